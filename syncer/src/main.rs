@@ -1,0 +1,2 @@
+//! vc-syncer.
+fn main() {}
