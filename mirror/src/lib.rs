@@ -1,1 +1,21 @@
-//! Placeholder until the first module lands.
+//! What to write, given what is: the pure core of the syncer. No async, no clock, no client, no dice.
+//!
+//! A *kind* ([`kind::Downward`], [`kind::Upward`]) says what a tenant's object asks of the super cluster and what the super cluster
+//! reports back; [`kinds::KINDS`] lists them. The planner ([`plan::plan`]) turns a pair of copies into steps, alike for all kinds.
+
+pub mod cx;
+pub mod facts;
+pub mod hold;
+pub mod kind;
+pub mod kinds;
+pub mod metadata;
+pub mod object;
+pub mod queue;
+pub mod shape;
+
+pub use cx::Cx;
+pub use facts::Facts;
+pub use hold::Hold;
+pub use kind::{Downward, Kind, KindId, Resource, Upward};
+pub use kinds::KINDS;
+pub use object::{Content, Object};

@@ -1,0 +1,76 @@
+//! Every label, annotation and reserved-name string of the project, each with its meaning and an example.
+
+/// The group of our custom resources, and the domain of our keys.
+pub const GROUP: &str = "tenancy.x-k8s.io";
+
+/// Label on every super object that is a tenant's: the 26-character [`TenantId`](crate::TenantId). Informers select by it.
+/// Example: `tenancy.x-k8s.io/tenant: 5wqfy3j2m6u7k2v4c5q3n6x7ya`.
+pub const TENANT: &str = "tenancy.x-k8s.io/tenant";
+
+/// Annotation on every super object that is a tenant's: the versioned record [`Owner`](crate::Owner), as JSON.
+pub const OWNER: &str = "tenancy.x-k8s.io/owner";
+
+/// Annotation on every super object that is a tenant's: `<tenant resourceVersion>/<128-bit hash of what was asked, hex>`.
+pub const BUILT: &str = "tenancy.x-k8s.io/built";
+
+/// Annotation on super Pods: the names of the containers in the tenant's own spec, comma-separated.
+/// Sidecars that the super cluster injects are not among them.
+pub const CONTAINERS: &str = "tenancy.x-k8s.io/containers";
+
+/// Annotation on super namespaces: the UID of the tenant's `kube-system`, which tells one life of a control plane from the next.
+pub const INCARNATION: &str = "tenancy.x-k8s.io/incarnation";
+
+/// Annotation on a tenant's Pod: set by our Binding (or our first status write); "this Pod was ours and ran".
+/// Value: the name of the node.
+pub const PLACED: &str = "tenancy.x-k8s.io/placed";
+
+/// Annotation on a token Secret: when its earliest token expires, RFC 3339.
+pub const TOKEN_EXPIRES: &str = "tenancy.x-k8s.io/token-expires";
+
+/// Annotation on a token Secret: when its earliest token was issued, RFC 3339. Renewal goes by the share of its life.
+pub const TOKEN_ISSUED: &str = "tenancy.x-k8s.io/token-issued";
+
+/// Label on a vNode in the tenant. Example: `tenancy.x-k8s.io/virtualnode: "true"`.
+pub const VIRTUAL_NODE: &str = "tenancy.x-k8s.io/virtualnode";
+
+/// Annotation on a vNode: the hash of what we wrote, so that a restart writes nothing.
+pub const NODE_BUILT: &str = "tenancy.x-k8s.io/node-built";
+
+/// Annotation on a VirtualCluster: the tenant's admin kubeconfig, base64 (the original's; needs a flag).
+pub const ADMIN_KUBECONFIG: &str = "tenancy.x-k8s.io/admin-kubeconfig";
+
+/// Annotation on a VirtualCluster: the name of the Secret (key `value`) with the tenant's admin kubeconfig.
+pub const ADMIN_KUBECONFIG_SECRET: &str = "tenancy.x-k8s.io/secret.admin-kubeconfig";
+
+/// Name and data key of the Secret that holds a tenant's admin kubeconfig.
+pub const ADMIN_KUBECONFIG_NAME: &str = "admin-kubeconfig";
+
+/// Annotation on a root namespace: the UID of its VirtualCluster (the original's).
+pub const ROOT_NAMESPACE_OF: &str = "tenancy.x-k8s.io/vcuid";
+
+/// Annotation on a VirtualCluster: the `kube-system` UID that a person has accepted after the control plane was emptied or restored.
+pub const ACCEPT_INCARNATION: &str = "tenancy.x-k8s.io/accept-incarnation";
+
+/// Prefix of hashed label keys: a tenant's label key with a domain that is not allow-listed becomes `<prefix><26-character hash>`.
+pub const HASHED_LABEL_PREFIX: &str = "t.tenancy.x-k8s.io/";
+
+/// Prefix of object names in super namespaces that are ours; a tenant's name that starts so is escaped.
+pub const RESERVED_NAME_PREFIX: &str = "vc.";
+
+/// The ConfigMap that each controller-manager publishes in each namespace, with its own cluster's CA bundle.
+pub const ROOT_CA_CONFIG_MAP: &str = "kube-root-ca.crt";
+
+/// The namespace that holds the writers' ServiceAccounts and nothing else.
+pub const WRITERS_NAMESPACE: &str = "vc-writers";
+
+/// The namespace of the syncer itself.
+pub const SYSTEM_NAMESPACE: &str = "vc-system";
+
+/// The ServiceAccount that the syncer runs as.
+pub const SYNCER: &str = "vc-syncer";
+
+/// The one ClusterRole that writers are bound to, and the name of the RoleBinding in each super namespace.
+pub const WRITER_ROLE: &str = "vc-tenant-writer";
+
+/// Key prefix of the built-in label domain that passes unhashed.
+pub const APP_LABEL_PREFIX: &str = "app.kubernetes.io/";

@@ -1,0 +1,69 @@
+//! Everything that a kind may read beside its own object: small records, taken out of passing events.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use common::{Namespace, Super, TenantId};
+
+/// The complete list of what a decision can depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Cx<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// What the administrator allows.
+    pub policy: &'a Policy,
+    /// What is known of the tenant's control plane.
+    pub profile: &'a Profile,
+    /// The tenant namespace of the object, if it has one.
+    pub namespace: Option<&'a str>,
+    /// Its super namespace.
+    pub super_namespace: Option<&'a Namespace<Super>>,
+    /// The nodes that the tenant sees (its vNodes).
+    pub nodes: &'a BTreeSet<String>,
+}
+
+/// What the administrator of the super cluster allows all tenants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Label keys with a domain that pass downward unhashed, beside `app.kubernetes.io/`: whole keys, or prefixes ending in `/`.
+    pub labels_down: BTreeSet<String>,
+    /// Annotation keys that pass downward: whole keys, or prefixes ending in `/`.
+    pub annotations_down: BTreeSet<String>,
+    /// A leaf that no table names is carried instead of refused.
+    pub pass_unknown_fields: bool,
+    /// The longest `terminationGracePeriodSeconds` that goes down, in seconds.
+    pub max_grace_seconds: u32,
+    /// Always force this runtime class, if set.
+    pub runtime_class: Option<String>,
+    /// Container fields that only `privileged` tenants use (privileged, capabilities beyond the baseline, host ports) are refused
+    /// unless this is set. Pod Security "baseline" is the default.
+    pub allow_privileged: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            labels_down: BTreeSet::new(),
+            annotations_down: BTreeSet::new(),
+            pass_unknown_fields: false,
+            max_grace_seconds: 3600,
+            runtime_class: None,
+            allow_privileged: false,
+        }
+    }
+}
+
+/// What is known of one tenant's control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// The DNS domain of the tenant, `cluster.local` unless the VirtualCluster says otherwise.
+    pub cluster_domain: String,
+    /// The slice of service addresses recorded for the tenant, as (network address, prefix length).
+    pub service_slice: Option<(IpAddr, u8)>,
+    /// The address and port, in the super cluster, of the tenant's `default/kubernetes` Service.
+    pub kubernetes: Option<(IpAddr, u16)>,
+    /// The address, in the super cluster, of the tenant's name server (`kube-system/kube-dns`).
+    pub dns: Option<IpAddr>,
+    /// The port on which a vNode's agent listens.
+    pub agent_port: u16,
+}

@@ -1,0 +1,266 @@
+//! Facts, not objects: what is remembered of a copy while its body is let go.
+
+use std::fmt;
+
+use common::{Owner, OwnerError, Uid, keys};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// What is known of one copy of an object: a few words and hashes, read off passing bytes without building the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The UID.
+    pub uid: Uid,
+    /// `resourceVersion` as a number; 0 if it is none.
+    pub version: u64,
+    /// Whether the object is being deleted.
+    pub deleting: bool,
+    /// `deletionGracePeriodSeconds`, if it is being deleted gracefully.
+    pub grace_seconds: Option<u32>,
+    /// Hash of everything but status: spec, data, labels, annotations.
+    pub main: u64,
+    /// Hash of the status.
+    pub status: u64,
+    /// `spec.nodeName`, if there is one.
+    pub node: Option<Box<str>>,
+    /// Whether our Binding or first status write marked it as placed.
+    pub placed: bool,
+    /// The hash in [`keys::BUILT`] and the tenant's version beside it, on super copies.
+    pub built: Option<Built>,
+}
+
+/// What the annotation [`keys::BUILT`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The tenant's `resourceVersion` when it was asked.
+    pub version: u64,
+    /// The hash of what was asked.
+    pub hash: u128,
+}
+
+impl Built {
+    /// Reads the annotation.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (version, hash) = text.split_once('/')?;
+        Some(Self { version: version.parse().ok()?, hash: u128::from_str_radix(hash, 16).ok()? })
+    }
+}
+
+impl fmt::Display for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:032x}", self.version, self.hash)
+    }
+}
+
+/// What is read off the bytes of one object: whose and which it is, and its facts.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// The namespace, unchecked; empty for cluster-scoped objects.
+    pub namespace: &'a str,
+    /// The name, unchecked.
+    pub name: &'a str,
+    /// The facts.
+    pub facts: Facts,
+    /// The tenant label, if any.
+    pub tenant_label: Option<String>,
+    /// The record, if it is a super copy of ours.
+    pub owner: Result<Owner, OwnerError>,
+}
+
+impl<'a> Seen<'a> {
+    /// Reads the facts off the JSON of one object.
+    ///
+    /// *Errors*: broken JSON, no metadata, a UID that is no UUID.
+    pub fn of(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let head: Head<'a> = serde_json::from_slice(bytes)?;
+        let metadata = head.metadata;
+        let uid = Uid::parse(metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string()))?;
+        let labels = metadata.labels.map(|raw| raw.get()).unwrap_or_default();
+        let annotations = metadata.annotations.map(|raw| raw.get()).unwrap_or_default();
+        let known: Known = if annotations.is_empty() { Known::default() } else { serde_json::from_str(annotations)? };
+        let known_labels: KnownLabels = if labels.is_empty() { KnownLabels::default() } else { serde_json::from_str(labels)? };
+        let owner = Owner::read(known_labels.tenant.as_deref(), known.owner.as_deref());
+        let mut hasher = Xxh3::new();
+        hasher.update(&head.main.to_le_bytes());
+        hasher.update(labels.as_bytes());
+        hasher.update(annotations.as_bytes());
+        let facts = Facts {
+            uid,
+            version: metadata.version.parse().unwrap_or(0),
+            deleting: metadata.deleting,
+            grace_seconds: metadata.grace_seconds,
+            main: hasher.digest(),
+            status: head.status.map(|raw| xxh3_64(raw.get().as_bytes())).unwrap_or_default(),
+            node: head.node.map(Into::into),
+            placed: known.placed.is_some(),
+            built: known.built.as_deref().and_then(Built::parse),
+        };
+        Ok(Self { namespace: metadata.namespace, name: metadata.name, facts, tenant_label: known_labels.tenant, owner })
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Known {
+    #[serde(rename = "tenancy.x-k8s.io/owner")]
+    owner: Option<String>,
+    #[serde(rename = "tenancy.x-k8s.io/built")]
+    built: Option<String>,
+    #[serde(rename = "tenancy.x-k8s.io/placed")]
+    placed: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct KnownLabels {
+    #[serde(rename = "tenancy.x-k8s.io/tenant")]
+    tenant: Option<String>,
+}
+
+#[derive(Default)]
+struct HeadMeta<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+    version: &'a str,
+    deleting: bool,
+    grace_seconds: Option<u32>,
+    labels: Option<&'a RawValue>,
+    annotations: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for HeadMeta<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
+            type Value = HeadMeta<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the metadata of an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut out = HeadMeta::default();
+                while let Some(key) = map.next_key::<&str>()? {
+                    match key {
+                        "name" => out.name = map.next_value()?,
+                        "namespace" => out.namespace = map.next_value()?,
+                        "uid" => out.uid = map.next_value()?,
+                        "resourceVersion" => out.version = map.next_value()?,
+                        "deletionTimestamp" => out.deleting = map.next_value::<Option<IgnoredAny>>()?.is_some(),
+                        "deletionGracePeriodSeconds" => {
+                            let seconds: Option<i64> = map.next_value()?;
+                            out.grace_seconds = seconds.map(|s| u32::try_from(s.max(0)).unwrap_or(u32::MAX));
+                        }
+                        "labels" => out.labels = map.next_value()?,
+                        "annotations" => out.annotations = map.next_value()?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(Fields(std::marker::PhantomData))
+    }
+}
+
+#[derive(Default)]
+struct Head<'a> {
+    metadata: HeadMeta<'a>,
+    main: u64,
+    status: Option<&'a RawValue>,
+    node: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct SpecHead<'a> {
+    #[serde(default, borrow, rename = "nodeName")]
+    node: Option<&'a str>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
+            type Value = Head<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of an API server")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut out = Head::default();
+                let mut main = Xxh3::new();
+                while let Some(key) = map.next_key::<&str>()? {
+                    match key {
+                        "metadata" => out.metadata = map.next_value()?,
+                        "status" => out.status = map.next_value()?,
+                        "kind" | "apiVersion" => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                        _ => {
+                            let raw: &'de RawValue = map.next_value()?;
+                            main.update(key.as_bytes());
+                            main.update(raw.get().as_bytes());
+                            if key == "spec" {
+                                out.node = serde_json::from_str::<SpecHead<'de>>(raw.get()).ok().and_then(|spec| spec.node);
+                            }
+                        }
+                    }
+                }
+                out.main = main.digest();
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(Fields(std::marker::PhantomData))
+    }
+}
+
+/// The keys that [`Known`] reads stand in its attributes, where a constant cannot; this holds them together.
+const _: () = {
+    assert!(matches!(keys::OWNER.as_bytes(), b"tenancy.x-k8s.io/owner"));
+    assert!(matches!(keys::BUILT.as_bytes(), b"tenancy.x-k8s.io/built"));
+    assert!(matches!(keys::PLACED.as_bytes(), b"tenancy.x-k8s.io/placed"));
+    assert!(matches!(keys::TENANT.as_bytes(), b"tenancy.x-k8s.io/tenant"));
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"d64ea0c0-91f8-46f5-8643-c0cab32ab0cd",
+        "resourceVersion":"12","labels":{"app":"x"},"annotations":{"tenancy.x-k8s.io/placed":"n1"},"managedFields":[{"a":1}]},
+        "spec":{"nodeName":"n1","containers":[]},"status":{"phase":"Running"}}"#;
+
+    #[test]
+    fn facts_are_read_off_the_bytes() {
+        let seen = Seen::of(POD.as_bytes()).unwrap();
+        assert_eq!((seen.namespace, seen.name, seen.facts.version), ("default", "a", 12));
+        assert!(seen.facts.placed && !seen.facts.deleting);
+        assert_eq!(seen.facts.node.as_deref(), Some("n1"));
+        assert_eq!(seen.owner, Err(OwnerError::Absent));
+    }
+
+    #[test]
+    fn a_status_change_moves_only_the_status() {
+        let before = Seen::of(POD.as_bytes()).unwrap().facts;
+        let text = POD.replace("Running", "Failed").replace("\"a\":1", "\"a\":2");
+        let after = Seen::of(text.as_bytes()).unwrap().facts;
+        assert_eq!(before.main, after.main);
+        assert_ne!(before.status, after.status);
+    }
+
+    #[test]
+    fn a_label_moves_the_main_part() {
+        let before = Seen::of(POD.as_bytes()).unwrap().facts;
+        let text = POD.replace("\"app\":\"x\"", "\"app\":\"y\"");
+        let after = Seen::of(text.as_bytes()).unwrap().facts;
+        assert_ne!(before.main, after.main);
+        assert_eq!(before.status, after.status);
+    }
+
+    #[test]
+    fn what_was_built_reads_back() {
+        let built = Built { version: 7, hash: 0xabc };
+        assert_eq!(Built::parse(&built.to_string()), Some(built));
+        assert_eq!(Built::parse("7"), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! What a kind is: a row of facts, and pure functions from one side to the other.
+
+use common::{InSuper, InTenant, Name, Super, Tenant};
+use serde_json::Value;
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::object::{Content, Object};
+
+/// How a kind is called in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// The API group, empty for the core group.
+    pub group: &'static str,
+    /// The version within the group.
+    pub version: &'static str,
+    /// Group and version as they stand in an object: `v1`, `apps/v1`.
+    pub api_version: &'static str,
+    /// The kind: `ConfigMap`.
+    pub kind: &'static str,
+    /// The plural: `configmaps`.
+    pub plural: &'static str,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// Whether there is a `/status` that is written upward.
+    pub status: bool,
+}
+
+impl Resource {
+    /// The URL path of the collection, of one namespace or of all.
+    pub fn collection(&self, namespace: Option<&str>) -> String {
+        let root = if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
+        match namespace {
+            Some(namespace) if self.namespaced => {
+                format!("{root}/namespaces/{namespace}/{}", self.plural)
+            }
+            _ => format!("{root}/{}", self.plural),
+        }
+    }
+
+    /// The URL path of one object.
+    pub fn path(&self, namespace: Option<&str>, name: &str) -> String {
+        format!("{}/{name}", self.collection(namespace))
+    }
+}
+
+/// When a tenant's object goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// As soon as it exists.
+    Always,
+    /// When an object that went down refers to it (a Pod's Secret), or when everything is asked for by configuration.
+    Referenced,
+    /// When something goes down into it (a Namespace).
+    Contents,
+}
+
+/// How the copies in the super cluster are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observe {
+    /// By a watch over all namespaces, selected by the tenant label.
+    Watched,
+    /// Never read as a whole: listed metadata-only, a namespace at a time, with the tenant's own writer (Secrets).
+    Patrolled,
+}
+
+/// An object that another one needs in its own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    /// The kind, as in [`Resource::kind`].
+    pub kind: &'static str,
+    /// The name, in the tenant.
+    pub name: String,
+}
+
+/// One ServiceAccount token that a Pod mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenAsk {
+    /// The data key in the Pod's token Secret.
+    pub key: String,
+    /// The ServiceAccount, in the Pod's namespace of the tenant.
+    pub service_account: String,
+    /// The audience asked for; `None` means the API server's own.
+    pub audience: Option<String>,
+    /// The lifetime asked for, in seconds, within what an API server accepts (at least 600).
+    pub expiration_seconds: u32,
+}
+
+/// What the super copy reports to the tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The node that the object runs on, once it has one.
+    pub node: Option<String>,
+    /// The whole new `status` of the tenant's copy.
+    pub status: Value,
+}
+
+/// A kind that tenants create and the super cluster runs.
+pub trait Downward: Sync {
+    /// How the kind is called.
+    fn resource(&self) -> Resource;
+
+    /// What the tenant's object asks of the super cluster.
+    fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold>;
+
+    /// What the existing super copy should become: `asked` as far as the kind can still change, what the super cluster added kept.
+    /// The default replaces the whole body. Equal to the current content means: nothing to write.
+    fn amend(&self, asked: InSuper<Content>, _current: &InSuper<Object>) -> InSuper<Content> {
+        asked
+    }
+
+    /// What the super copy reports to the tenant; `None` if the kind reports nothing. `tenant` is at hand when
+    /// [`Downward::report_needs_tenant`] says so.
+    fn up(&self, _sup: &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
+        Ok(None)
+    }
+
+    /// Whether a report depends on the tenant's copy too (readiness gates). Override if it can.
+    fn report_needs_tenant(&self, _sup: &InSuper<Object>) -> bool {
+        false
+    }
+
+    /// What of the tenant's status belongs into the super copy's status (conditions of the tenant's readiness gates): the whole new
+    /// list of conditions, or `None` if nothing is to be written.
+    fn conditions_down(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>) -> Option<InSuper<Value>> {
+        None
+    }
+
+    /// The objects that must go down with this one.
+    fn references(&self, _tenant: &InTenant<Object>) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    /// The tokens that this object mounts.
+    fn tokens(&self, _tenant: &InTenant<Object>) -> Vec<TokenAsk> {
+        Vec::new()
+    }
+
+    /// The super name of a tenant's object.
+    fn rename(&self, name: &Name<Tenant>) -> Name<Super> {
+        name.same()
+    }
+
+    /// Whether the tenant's copy outlives the super one: deleted with a grace period, and only after the super copy is gone (Pod).
+    fn graceful(&self) -> bool {
+        false
+    }
+
+    /// When a tenant's object goes down.
+    fn demand(&self) -> Demand {
+        Demand::Always
+    }
+
+    /// How super copies are seen.
+    fn observe(&self) -> Observe {
+        Observe::Watched
+    }
+}
+
+/// Who sees an object of the super cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The tenants that have a Pod on the node of this name.
+    OnNode(String),
+    /// The tenant that owns this super object: kind, super namespace, name and, if known, UID.
+    OwnerOf {
+        /// The kind of the owned object, as in [`Resource::kind`].
+        kind: String,
+        /// Its namespace in the super cluster.
+        namespace: String,
+        /// Its name in the super cluster.
+        name: String,
+        /// Its UID in the super cluster, as text; empty if not said.
+        uid: String,
+    },
+    /// Nobody.
+    Nobody,
+}
+
+/// The tenant's object that an upward object is about (an Event's).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About<'a> {
+    /// Its namespace in the tenant.
+    pub namespace: &'a str,
+    /// Its name in the tenant.
+    pub name: &'a str,
+    /// Its UID in the tenant, as text.
+    pub uid: &'a str,
+}
+
+/// A kind that the super cluster owns and tenants see.
+pub trait Upward: Sync {
+    /// How the kind is called.
+    fn resource(&self) -> Resource;
+
+    /// Who sees it.
+    fn audience(&self, sup: &InSuper<Object>) -> Audience;
+
+    /// The tenant's copy: name, and content with `status` in the body if there is one.
+    fn up(&self, sup: &InSuper<Object>, about: Option<&About<'_>>, cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold>;
+}
+
+/// A row of the table of kinds.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// The tenant creates, the super cluster runs.
+    Down(&'static dyn Downward),
+    /// The super cluster owns, tenants see.
+    Up(&'static dyn Upward),
+}
+
+impl Kind {
+    /// How the kind is called.
+    pub fn resource(&self) -> Resource {
+        match self {
+            Self::Down(kind) => kind.resource(),
+            Self::Up(kind) => kind.resource(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.resource().kind)
+    }
+}
+
+/// The place of a kind in [`crate::KINDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KindId(u8);
+
+impl KindId {
+    /// The row of this kind's name, for example `Pod`.
+    pub fn named(kind: &str) -> Option<Self> {
+        Self::all().find(|id| id.kind().resource().kind == kind)
+    }
+
+    /// All rows in order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..crate::KINDS.len()).filter_map(|row| u8::try_from(row).ok()).map(Self)
+    }
+
+    /// The row.
+    pub fn kind(self) -> Kind {
+        *crate::KINDS.get(usize::from(self.0)).expect("ids are made from the table")
+    }
+
+    /// The row, if it goes down.
+    pub fn downward(self) -> Option<&'static dyn Downward> {
+        match self.kind() {
+            Kind::Down(kind) => Some(kind),
+            Kind::Up(_) => None,
+        }
+    }
+}

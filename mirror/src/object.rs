@@ -1,0 +1,190 @@
+//! An object as the planner sees it: parsed metadata, and the rest as JSON.
+
+use std::collections::BTreeMap;
+
+use common::Uid;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::kind::Resource;
+
+/// The metadata that is read. What else stands there (managed fields, self links) is not kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meta {
+    /// The name, unchecked: what an API server said. Keys are made from checked names.
+    pub name: String,
+    /// The namespace, unchecked; `None` for cluster-scoped objects.
+    pub namespace: Option<String>,
+    /// The UID.
+    pub uid: Uid,
+    /// `resourceVersion` as sent back for optimistic locking.
+    pub version: String,
+    /// `generation`, 0 where the kind has none.
+    pub generation: i64,
+    /// Set once the object is being deleted.
+    pub deletion: Option<Deletion>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A deletion that has begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Seconds that the object was given, if the kind is deleted gracefully.
+    pub grace_seconds: Option<u32>,
+}
+
+/// A whole object: metadata, and every other top-level field but `apiVersion` and `kind`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Object {
+    /// The metadata.
+    pub meta: Meta,
+    /// `spec`, `status`, `data`, … as they came.
+    pub body: Map<String, Value>,
+}
+
+/// Bytes that are no object.
+#[derive(Debug, thiserror::Error)]
+#[error("the object cannot be read")]
+pub struct ObjectError(#[from] serde_json::Error);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawMeta {
+    name: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    generation: i64,
+    #[serde(default)]
+    deletion_timestamp: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    deletion_grace_period_seconds: Option<i64>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct RawObject {
+    metadata: RawMeta,
+    #[serde(flatten)]
+    body: Map<String, Value>,
+}
+
+impl Object {
+    /// Parses an object from the JSON of an API server.
+    ///
+    /// *Errors*: broken JSON, no name, a UID that is no UUID.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
+        let raw: RawObject = serde_json::from_slice(bytes)?;
+        let RawObject { metadata, mut body } = raw;
+        body.remove("apiVersion");
+        body.remove("kind");
+        let uid = Uid::parse(&metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string())).map_err(ObjectError)?;
+        let grace_seconds = metadata.deletion_grace_period_seconds.map(|s| u32::try_from(s.max(0)).unwrap_or(u32::MAX));
+        Ok(Self {
+            meta: Meta {
+                name: metadata.name,
+                namespace: metadata.namespace.filter(|n| !n.is_empty()),
+                uid,
+                version: metadata.resource_version,
+                generation: metadata.generation,
+                deletion: metadata.deletion_timestamp.map(|_| Deletion { grace_seconds }),
+                labels: metadata.labels.unwrap_or_default(),
+                annotations: metadata.annotations.unwrap_or_default(),
+            },
+            body,
+        })
+    }
+
+    /// The value at a JSON pointer below the top level, for example `/spec/nodeName`.
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        let rest = pointer.strip_prefix('/')?;
+        let (first, rest) = rest.split_once('/').map_or((rest, None), |(a, b)| (a, Some(b)));
+        let value = self.body.get(first)?;
+        rest.map_or(Some(value), |rest| value.pointer(&format!("/{rest}")))
+    }
+
+    /// The text at a JSON pointer, if there is a non-empty string.
+    pub fn text(&self, pointer: &str) -> Option<&str> {
+        self.at(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
+    }
+}
+
+/// What is asked of the other side: labels, annotations and the body, without name and record, which the planner adds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Content {
+    /// Labels, already mapped for the side they go to.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, already filtered for the side they go to.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec`, `data`, … .
+    pub body: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: WrittenMeta<'a>,
+    #[serde(flatten)]
+    body: &'a Map<String, Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenMeta<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource_version: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+impl Content {
+    /// The 128-bit hash of what is asked. Maps are sorted, so the same content gives the same hash in every run.
+    pub fn hash(&self) -> u128 {
+        let mut hasher = Xxh3::new();
+        for value in [serde_json::to_vec(&self.labels), serde_json::to_vec(&self.annotations), serde_json::to_vec(&self.body)] {
+            let bytes = value.expect("maps with string keys serialize");
+            hasher.update(&(bytes.len() as u64).to_be_bytes());
+            hasher.update(&bytes);
+        }
+        hasher.digest128()
+    }
+
+    /// The JSON of a create request.
+    pub fn to_create(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Vec<u8> {
+        self.json(resource, namespace, name, None, "")
+    }
+
+    /// The JSON of an update (PUT) of one certain object at one certain version.
+    pub fn to_update(&self, resource: &Resource, namespace: Option<&str>, name: &str, uid: Uid, version: &str) -> Vec<u8> {
+        self.json(resource, namespace, name, Some(uid.to_string()), version)
+    }
+
+    fn json(&self, resource: &Resource, namespace: Option<&str>, name: &str, uid: Option<String>, version: &str) -> Vec<u8> {
+        let written = Written {
+            api_version: resource.api_version,
+            kind: resource.kind,
+            metadata: WrittenMeta { name, namespace, uid, resource_version: version, labels: &self.labels, annotations: &self.annotations },
+            body: &self.body,
+        };
+        serde_json::to_vec(&written).expect("maps with string keys serialize")
+    }
+}
