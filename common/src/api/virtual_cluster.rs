@@ -29,7 +29,7 @@ use super::condition::Condition;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualClusterSpec {
-    /// Name of the ClusterVersion to make the control plane from. Leave it out for a control plane that you bring yourself.
+    /// Name of the `ClusterVersion` to make the control plane from. Leave it out for a control plane that you bring yourself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_version_name: Option<String>,
 
