@@ -1,2 +1,86 @@
-//! Tasks.
-fn main() {}
+//! The project's own tasks: `cargo xtask demo`, `test`, `bench`, `image`, `manifests` and `tidy`.
+#![allow(clippy::print_stdout, reason = "a task tells a person at a terminal what it does")]
+
+mod bench;
+mod demo;
+mod image;
+mod manifests;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// What can be done with this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// One task.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show the syncer at its main job: a super cluster and tenants on real Kubernetes API servers.
+    Demo {
+        /// How many tenants to start.
+        #[arg(long, default_value_t = 2)]
+        tenants: usize,
+        /// End by itself, with exit status 0 only if everything shown was true.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Check and test everything: format, lints, documentation, dependencies, unit tests and end-to-end tests.
+    Test(test::Options),
+    /// Measure.
+    Bench {
+        #[command(subcommand)]
+        bed: Bed,
+    },
+    /// Write the generated parts of `manifests/`.
+    Manifests {
+        /// Write nothing; fail if a file is not what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write the image of the syncer as an OCI archive.
+    Image {
+        /// The program to put into the image, in place of one built by this task.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+    /// Check the habits of this repository that no compiler knows.
+    Tidy,
+}
+
+/// What to measure on.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Bed {
+    /// Real Kubernetes API servers.
+    Real,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Demo { tenants, once } => wait(demo::run(tenants, once)),
+        Task::Test(options) => test::run(&options),
+        Task::Bench { bed: Bed::Real } => wait(bench::real()),
+        Task::Manifests { check } => manifests::run(check),
+        Task::Image { binary } => image::run(binary.as_deref()),
+        Task::Tidy => tidy::run(),
+    }
+}
+
+/// Runs a task that awaits something; the others need no runtime.
+fn wait(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(task)
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
