@@ -10,6 +10,7 @@ pub mod kind;
 pub mod kinds;
 pub mod metadata;
 pub mod object;
+pub mod plan;
 pub mod queue;
 pub mod shape;
 

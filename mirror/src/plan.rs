@@ -1,0 +1,474 @@
+//! The planner: what to do about one pair of copies, purely and alike for all downward kinds: existence, identity, deletion, difference.
+//!
+//! Each side is compared with *itself earlier* ([`Settled`]), never with the other, so server defaults, injected sidecars and our own
+//! echoes are not differences. What cannot be decided from facts asks for a body ([`Outcome::Fetch`]).
+
+use std::collections::BTreeMap;
+
+use common::{InSuper, InTenant, Owner, TenantId, Uid, keys};
+use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::cx::Cx;
+use crate::facts::{Built, Facts};
+use crate::hold::{Hold, Missing};
+use crate::kind::{Demand, Downward, Reference, TokenAsk};
+use crate::object::{Content, Object};
+
+/// One copy: what is known of it, and its body while that is at hand.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// What is remembered of it.
+    pub facts: Facts,
+    /// The body, if it has just passed or was fetched.
+    pub body: Option<Object>,
+}
+
+/// How the absence of a copy is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// A DELETE was seen on a watch of the current incarnation, or a quorum read said "not found".
+    Seen,
+    /// It was not in a list. Nothing is deleted on that word alone.
+    Inferred,
+}
+
+/// The tenant's side of a pair. Exists only for tenants whose informers have synced.
+#[derive(Clone, Debug)]
+pub enum TenantSide {
+    /// There is a copy.
+    Here(Copy),
+    /// There is none.
+    Absent(Evidence),
+}
+
+/// The super side of a pair.
+#[derive(Clone, Debug)]
+pub enum SuperSide {
+    /// Our copy, by its record.
+    Ours(Copy, Owner),
+    /// Somebody else's object has the name: never touched, never reported.
+    Foreign,
+    /// There is none.
+    Absent(Evidence),
+}
+
+/// The two copies of one object, and what is known of the last time that they agreed.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The tenant's side.
+    pub tenant: TenantSide,
+    /// The super side.
+    pub sup: SuperSide,
+    /// When they last agreed, in this process.
+    pub settled: Option<Settled>,
+    /// Whether something that went down refers to the object. Counts for [`Demand::Referenced`] only.
+    pub wanted: bool,
+}
+
+/// What a copy was when the pair last agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The UID.
+    pub uid: Uid,
+    /// [`Facts::main`].
+    pub main: u64,
+    /// [`Facts::status`].
+    pub status: u64,
+    /// Whether it was being deleted.
+    pub deleting: bool,
+}
+
+impl From<&Facts> for Mark {
+    fn from(facts: &Facts) -> Self {
+        Self { uid: facts.uid, main: facts.main, status: facts.status, deleting: facts.deleting }
+    }
+}
+
+/// A pair that agreed: as long as neither side has moved from its mark there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The tenant's copy then.
+    pub tenant: Option<Mark>,
+    /// The super copy then.
+    pub sup: Option<Mark>,
+    /// The hash of what was last reported up, if a report was written or seen to be there.
+    pub reported: Option<u64>,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The decision.
+    pub outcome: Outcome,
+    /// The objects that must go down with this one, if the tenant's body was at hand to say.
+    pub references: Option<Vec<Reference>>,
+}
+
+/// The decision on a pair.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Nothing to do until a side moves. Holds the last report, as [`Settled::reported`].
+    Settled(Option<u64>),
+    /// There is nothing on either side: forget the pair.
+    Forget,
+    /// These steps, in order. `reported` is the report's hash once they are done.
+    Write {
+        /// The steps.
+        steps: Vec<Step>,
+        /// As [`Settled::reported`].
+        reported: Option<u64>,
+    },
+    /// A body is needed, or an absence must be confirmed by a quorum read.
+    Fetch(Want),
+    /// Not now, and why.
+    Hold(Hold),
+}
+
+/// Which side is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The tenant's copy.
+    Tenant,
+    /// The super copy.
+    Super,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Create the super copy, with record; mount these tokens.
+    CreateSuper {
+        /// What to create; the record and [`keys::BUILT`] are in it.
+        content: Content,
+        /// The tokens that it mounts.
+        tokens: Vec<TokenAsk>,
+    },
+    /// Replace the super copy, at the version that was read.
+    UpdateSuper {
+        /// The whole new content.
+        content: Content,
+        /// The UID of the copy that was read.
+        uid: Uid,
+        /// Its version.
+        version: String,
+    },
+    /// Delete the super copy: this UID.
+    DeleteSuper {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The grace period in seconds; `None` for the kind's own.
+        grace_seconds: Option<u32>,
+    },
+    /// Write the conditions of the tenant's readiness gates into the super copy's status.
+    ConditionsDown {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The whole new list.
+        conditions: Value,
+    },
+    /// Show the node to the tenant (a vNode), before anything is bound to it.
+    ShowNode(String),
+    /// Bind the tenant's copy to a node, marked as placed in the same write.
+    Bind {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The node.
+        node: String,
+    },
+    /// Mark the tenant's copy as placed (it named its node itself).
+    MarkPlaced {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The node.
+        node: String,
+    },
+    /// Replace the status of the tenant's copy.
+    Report {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The whole new status.
+        status: Value,
+    },
+    /// Delete the tenant's copy: this UID.
+    DeleteTenant {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The grace period in seconds; `None` for the kind's own.
+        grace_seconds: Option<u32>,
+    },
+}
+
+/// Decides on a pair.
+pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
+    let references = match &pair.tenant {
+        TenantSide::Here(Copy { body: Some(body), .. }) if !body_is_going(body) => Some(kind.references(&InTenant(body.clone()))),
+        TenantSide::Here(_) | TenantSide::Absent(_) => None,
+    };
+    let outcome = match (&pair.tenant, &pair.sup) {
+        (TenantSide::Absent(_), SuperSide::Absent(_) | SuperSide::Foreign) => Outcome::Forget,
+        (TenantSide::Absent(Evidence::Inferred), SuperSide::Ours(..)) => Outcome::Fetch(Want::Tenant),
+        (TenantSide::Absent(Evidence::Seen), SuperSide::Ours(sup, _)) => end_super(sup, None),
+        (TenantSide::Here(tenant), SuperSide::Foreign) => foreign(kind, tenant, pair.wanted),
+        (TenantSide::Here(tenant), SuperSide::Absent(evidence)) => only_tenant(kind, tenant, *evidence, pair, cx),
+        (TenantSide::Here(tenant), SuperSide::Ours(sup, owner)) if owner.uid != tenant.facts.uid => end_super(sup, None),
+        (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) => both(kind, tenant, sup, pair, cx),
+    };
+    Plan { outcome, references }
+}
+
+fn body_is_going(body: &Object) -> bool {
+    body.meta.deletion.is_some()
+}
+
+/// Deletes the super copy, or waits where that has begun.
+fn end_super(sup: &Copy, grace_seconds: Option<u32>) -> Outcome {
+    if sup.facts.deleting {
+        return Outcome::Hold(Hold::Until(Missing::SuperGone));
+    }
+    write(Step::DeleteSuper { uid: sup.facts.uid, grace_seconds })
+}
+
+fn write(step: Step) -> Outcome {
+    Outcome::Write { steps: vec![step], reported: None }
+}
+
+fn foreign(kind: &dyn Downward, tenant: &Copy, wanted: bool) -> Outcome {
+    if kind.demand() == Demand::Referenced && !wanted {
+        return Outcome::Settled(None);
+    }
+    if tenant.facts.deleting {
+        return if kind.graceful() { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) };
+    }
+    Outcome::Hold(Hold::refuse(
+        "NameTaken",
+        "metadata.name",
+        "an object that is not this tenant's has this name in the super cluster; rename the object, or ask the administrator to remove the other",
+    ))
+}
+
+fn end_tenant(tenant: &Copy, grace_seconds: Option<u32>) -> Outcome {
+    write(Step::DeleteTenant { uid: tenant.facts.uid, grace_seconds })
+}
+
+fn only_tenant(kind: &dyn Downward, tenant: &Copy, evidence: Evidence, pair: &Pair, cx: &Cx<'_>) -> Outcome {
+    let facts = &tenant.facts;
+    match kind.demand() {
+        Demand::Contents => return Outcome::Settled(None),
+        Demand::Referenced if !pair.wanted => return Outcome::Settled(None),
+        Demand::Referenced | Demand::Always => {}
+    }
+    if facts.deleting {
+        return if kind.graceful() { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) };
+    }
+    if kind.graceful() && facts.placed {
+        return match evidence {
+            Evidence::Seen => end_tenant(tenant, None),
+            Evidence::Inferred => Outcome::Fetch(Want::Super),
+        };
+    }
+    let Some(body) = &tenant.body else {
+        return Outcome::Fetch(Want::Tenant);
+    };
+    if kind.graceful() && matches!(body.text("/status/phase"), Some("Succeeded" | "Failed")) {
+        return Outcome::Settled(None);
+    }
+    let body = InTenant(body.clone());
+    match kind.down(&body, cx) {
+        Err(hold) => Outcome::Hold(hold),
+        Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, &body, facts, cx), tokens: kind.tokens(&body) }),
+    }
+}
+
+/// Adds the record and the hash of what was asked.
+pub fn recorded(asked: Content, tenant: &Object, facts: &Facts, cx: &Cx<'_>) -> Content {
+    let built = Built { version: facts.version, hash: asked.hash() };
+    stamped(asked, tenant, built, cx.tenant)
+}
+
+fn stamped(mut asked: Content, tenant: &Object, built: Built, id: &TenantId) -> Content {
+    if let Some(owner) = owner_of(tenant, id) {
+        owner.write(id, &mut asked.labels, &mut asked.annotations);
+    }
+    asked.annotations.insert(keys::BUILT.to_owned(), built.to_string());
+    asked
+}
+
+fn owner_of(tenant: &Object, id: &TenantId) -> Option<Owner> {
+    Some(Owner {
+        tenant: id.uid(),
+        namespace: tenant.meta.namespace.as_deref().map(common::Namespace::parse).transpose().ok()?,
+        name: common::Name::parse(&tenant.meta.name).ok()?,
+        uid: tenant.meta.uid,
+    })
+}
+
+fn both(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Outcome {
+    if kind.demand() == Demand::Referenced && !pair.wanted {
+        return end_super(sup, None);
+    }
+    match (tenant.facts.deleting, sup.facts.deleting) {
+        (true, false) if kind.graceful() => return end_super(sup, tenant.facts.grace_seconds),
+        (true, true) if kind.graceful() && tenant.facts.grace_seconds < sup.facts.grace_seconds => {
+            return write(Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: tenant.facts.grace_seconds });
+        }
+        (false, true) if kind.graceful() => return end_tenant(tenant, sup.facts.grace_seconds),
+        (false, true) => return Outcome::Hold(Hold::Until(Missing::SuperGone)),
+        (true, false) => return Outcome::Settled(pair.settled.and_then(|s| s.reported)),
+        (true, true) | (false, false) => {}
+    }
+    let down = if tenant.facts.deleting { Ok(None) } else { difference_down(kind, tenant, sup, pair, cx) };
+    let steps_down = match down {
+        Err(outcome) => return *outcome,
+        Ok(step) => step,
+    };
+    match difference_up(kind, tenant, sup, pair, cx) {
+        Err(outcome) => *outcome,
+        Ok((mut steps, reported)) => {
+            steps.extend(steps_down);
+            if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported } }
+        }
+    }
+}
+
+type Early<T> = Result<T, Box<Outcome>>;
+
+fn early<T>(outcome: Outcome) -> Early<T> {
+    Err(Box::new(outcome))
+}
+
+/// What must change in the super copy, if a main part moved.
+fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Early<Option<Step>> {
+    let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.main != now.main);
+    let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
+    let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup));
+    if !tenant_moved && !sup_moved {
+        return Ok(None);
+    }
+    let Some(body) = &tenant.body else {
+        return early(Outcome::Fetch(Want::Tenant));
+    };
+    let body = InTenant(body.clone());
+    let asked = match kind.down(&body, cx) {
+        Ok(InSuper(asked)) => asked,
+        Err(hold) if bound_elsewhere(tenant, sup) => {
+            // A Pod that somebody else bound is refused, and what we run for it ends; the tenant's Pod is left alone.
+            let _ = hold;
+            return early(end_super(sup, None));
+        }
+        Err(hold) => return early(Outcome::Hold(hold)),
+    };
+    let hash = asked.hash();
+    let as_built = sup.facts.built.is_some_and(|built| built.hash == hash);
+    if bound_elsewhere(tenant, sup) && !as_built {
+        return early(end_super(sup, None));
+    }
+    // On the first look after a start the hash is trusted; drift made while no syncer ran is found by the deep patrol.
+    if as_built && (pair.settled.is_none() || !sup_moved) {
+        return Ok(None);
+    }
+    let Some(current) = &sup.body else {
+        return early(Outcome::Fetch(Want::Super));
+    };
+    let current = InSuper(current.clone());
+    let asked = stamped(asked, &body, Built { version: tenant.facts.version, hash }, cx.tenant);
+    let InSuper(mut amended) = kind.amend(InSuper(asked), &current);
+    if covered(&amended, &current) {
+        return Ok(None);
+    }
+    amended.body.remove("status");
+    Ok(Some(Step::UpdateSuper { content: amended, uid: sup.facts.uid, version: current.meta.version.clone() }))
+}
+
+/// Whether the tenant's copy names a node that neither we bound it to nor its super copy runs on.
+fn bound_elsewhere(tenant: &Copy, sup: &Copy) -> bool {
+    tenant.facts.node.is_some() && !tenant.facts.placed && tenant.facts.node != sup.facts.node
+}
+
+/// Whether the current super copy already is what `amended` says, status and the version in [`keys::BUILT`] aside.
+fn covered(amended: &Content, current: &Object) -> bool {
+    fn without<'a>(annotations: &'a BTreeMap<String, String>) -> BTreeMap<&'a str, &'a str> {
+        annotations.iter().filter(|(key, _)| *key != keys::BUILT).map(|(k, v)| (k.as_str(), v.as_str())).collect()
+    }
+    fn rest(body: &Map<String, Value>) -> BTreeMap<&str, &Value> {
+        body.iter().filter(|(key, _)| *key != "status").map(|(k, v)| (k.as_str(), v)).collect()
+    }
+    amended.labels == current.meta.labels
+        && without(&amended.annotations) == without(&current.meta.annotations)
+        && rest(&amended.body) == rest(&current.body)
+}
+
+/// What must be reported to the tenant, if a status moved.
+fn difference_up(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Early<(Vec<Step>, Option<u64>)> {
+    let reported = pair.settled.and_then(|s| s.reported);
+    if !kind.resource().status {
+        return Ok((Vec::new(), None));
+    }
+    let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.status != now.status);
+    let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup)) || sup.facts.node.is_some() && tenant.facts.node.is_none();
+    let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
+    let gated = tenant.body.as_ref().is_some_and(|body| body.at("/spec/readinessGates").is_some());
+    if !sup_moved && !(tenant_moved && (gated || reported.is_some())) {
+        return Ok((Vec::new(), reported));
+    }
+    let Some(sup_body) = &sup.body else {
+        return early(Outcome::Fetch(Want::Super));
+    };
+    let sup_body = InSuper(sup_body.clone());
+    let needs_tenant = kind.report_needs_tenant(&sup_body) || pair.settled.is_none() || (tenant_moved && !sup_moved);
+    if needs_tenant && tenant.body.is_none() {
+        return early(Outcome::Fetch(Want::Tenant));
+    }
+    let tenant_body = tenant.body.clone().map(InTenant);
+    let mut steps = Vec::new();
+    if let Some(tenant_body) = &tenant_body
+        && let Some(InSuper(conditions)) = kind.conditions_down(tenant_body, &sup_body)
+    {
+        steps.push(Step::ConditionsDown { uid: sup.facts.uid, conditions });
+    }
+    let report = match kind.up(&sup_body, tenant_body.as_ref(), cx) {
+        Ok(Some(InTenant(report))) => report,
+        Ok(None) => return Ok((steps, reported)),
+        Err(hold) => return early(Outcome::Hold(hold)),
+    };
+    let uid = tenant.facts.uid;
+    let hash = value_hash(&report.status);
+    let mut only_bound = false;
+    if let Some(node) = report.node {
+        if !tenant.facts.deleting && tenant.facts.node.is_none() {
+            if !cx.nodes.contains(&node) {
+                steps.push(Step::ShowNode(node.clone()));
+            }
+            steps.push(Step::Bind { uid, node });
+            // The tenant's API server sets PodScheduled itself; nothing else has happened yet.
+            only_bound = !has_started(&report.status);
+        } else if !tenant.facts.placed && tenant.facts.node.as_deref() == Some(&node) {
+            steps.push(Step::MarkPlaced { uid, node });
+        }
+    }
+    if only_bound {
+        return Ok((steps, None));
+    }
+    // Without a settled pair before, the tenant's body is compared; with one, the report is compared with the last report.
+    let known =
+        tenant_body.as_ref().filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
+    let there = known.as_ref().map_or(reported == Some(hash), |known| *known == report.status);
+    if !there && !is_blank(&report.status) {
+        steps.push(Step::Report { uid, status: report.status });
+    }
+    Ok((steps, Some(hash)))
+}
+
+fn has_started(status: &Value) -> bool {
+    ["containerStatuses", "initContainerStatuses", "podIP", "startTime"].iter().any(|key| status.get(key).is_some())
+        || status.get("phase").and_then(Value::as_str).is_some_and(|phase| phase != "Pending")
+}
+
+fn is_blank(status: &Value) -> bool {
+    status.as_object().is_none_or(Map::is_empty)
+}
+
+/// The hash of a JSON value; object keys are sorted.
+pub fn value_hash(value: &Value) -> u64 {
+    xxh3_64(value.to_string().as_bytes())
+}
