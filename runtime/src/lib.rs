@@ -1,1 +1,10 @@
-//! Placeholder until the first module lands.
+//! What every program has: flags, logs, metrics, probes, tasks with an owner, an orderly end, leader election, and the
+//! HTTP transport to API servers.
+
+pub mod args;
+pub mod lease;
+pub mod log;
+pub mod metrics;
+pub mod serve;
+pub mod shutdown;
+pub mod task;
