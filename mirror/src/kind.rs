@@ -105,7 +105,7 @@ pub trait Downward: Sync {
 
     /// What the existing super copy should become: `asked` as far as the kind can still change, what the super cluster added kept.
     /// The default replaces the whole body. Equal to the current content means: nothing to write.
-    fn amend(&self, asked: InSuper<Content>, _current: &InSuper<Object>) -> InSuper<Content> {
+    fn amend(&self, asked: InSuper<Content>, _current: &InSuper<Object>, _cx: &Cx<'_>) -> InSuper<Content> {
         asked
     }
 

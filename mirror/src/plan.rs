@@ -372,7 +372,7 @@ fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, 
     };
     let current = InSuper(current.clone());
     let asked = stamped(asked, &body, Built { version: tenant.facts.version, hash }, cx.tenant);
-    let InSuper(mut amended) = kind.amend(InSuper(asked), &current);
+    let InSuper(mut amended) = kind.amend(InSuper(asked), &current, cx);
     if covered(&amended, &current) {
         return Ok(None);
     }
