@@ -1,0 +1,252 @@
+//! List and watch of one kind on one side: WatchList where it is served, a paged list where not.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use common::Side;
+use rand::Rng;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::remote::{CallError, ListMeta, Remote};
+
+/// What an informer tells, in order.
+#[derive(Debug)]
+pub enum Told {
+    /// A whole list begins.
+    ListBegins,
+    /// An object is there, as it is now.
+    Object(Bytes),
+    /// An object was deleted; this was its last state.
+    Gone(Bytes),
+    /// The list is complete, and stands at this version.
+    ListEnds(String),
+    /// The last try failed; the informer goes on trying.
+    Failed(CallError),
+}
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The collection's URL path.
+    pub path: String,
+    /// A label selector, URL-encoded where needed.
+    pub selector: Option<String>,
+    /// Skip what is there and watch from now on (Events).
+    pub from_now: bool,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct BookmarkObject {
+    metadata: BookmarkMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMeta {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    annotations: Option<std::collections::HashMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct ErrorObject {
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(borrow, default)]
+    items: Vec<&'a RawValue>,
+}
+
+/// Pages asked for at most: beyond it an API server is taken for one that never ends its list.
+const MAX_PAGES: usize = 10_000;
+/// Objects a page.
+const PAGE: usize = 500;
+
+enum Next {
+    List,
+    Watch(String),
+}
+
+/// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped.
+pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMut(Told)) {
+    let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(30)).with_factor(2.0).with_jitter().without_max_times();
+    let mut backoff = builder.build();
+    let mut stream_lists = true;
+    let mut next = Next::List;
+    loop {
+        let outcome = match &next {
+            Next::List if source.from_now => start_now(&remote, &source, &mut sink).await,
+            Next::List if stream_lists => stream_list(&remote, &source, &mut sink).await,
+            Next::List => paged_list(&remote, &source, &mut sink).await,
+            Next::Watch(version) => watch(&remote, &source, version, &mut sink).await,
+        };
+        match outcome {
+            Ok(following) => {
+                next = following;
+                backoff = builder.build();
+            }
+            Err(error) if matches!(next, Next::List) && stream_lists && is_unserved(&error) => stream_lists = false,
+            Err(error) => {
+                if error.code() == Some(410) || error.reason() == "Expired" {
+                    next = Next::List;
+                }
+                sink(Told::Failed(error));
+                tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+            }
+        }
+    }
+}
+
+/// WatchList is off, or its storage cannot do it.
+fn is_unserved(error: &CallError) -> bool {
+    matches!(error.code(), Some(400 | 422 | 500 | 501))
+}
+
+fn query(source: &Source, rest: &str) -> String {
+    let selector = source.selector.as_ref().map(|s| format!("labelSelector={s}&")).unwrap_or_default();
+    format!("{}?{selector}{rest}", source.path)
+}
+
+/// Watches are asked for unequal times, so that they do not all come back together.
+fn watch_seconds() -> u64 {
+    rand::rng().random_range(240..420)
+}
+
+async fn stream_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+    let rest = format!("watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={}", watch_seconds());
+    follow(remote, query(source, &rest), None, true, sink).await
+}
+
+async fn watch<S: Side>(remote: &Remote<S>, source: &Source, version: &str, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+    let rest = format!("watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}", watch_seconds());
+    follow(remote, query(source, &rest), Some(version.to_owned()), false, sink).await
+}
+
+/// Follows one watch to its end, and says how to go on.
+async fn follow<S: Side>(
+    remote: &Remote<S>,
+    path: String,
+    mut version: Option<String>,
+    mut listing: bool,
+    sink: &mut impl FnMut(Told),
+) -> Result<Next, CallError> {
+    let mut lines = remote.watch(path, None).await?;
+    if listing {
+        sink(Told::ListBegins);
+    }
+    while let Some(line) = lines.next().await {
+        let bytes = line.map_err(|source| CallError::Transport { side: S::NAME, source });
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // A cut stream goes on where it was; a cut list starts anew.
+                sink(Told::Failed(error));
+                break;
+            }
+        };
+        let unreadable = |source| CallError::Unreadable { side: S::NAME, source };
+        let line: Line<'_> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let object = bytes.slice_ref(line.object.get().as_bytes());
+        match line.kind {
+            "ADDED" | "MODIFIED" => {
+                note_version(&object, &mut version);
+                sink(Told::Object(object));
+            }
+            "DELETED" => {
+                note_version(&object, &mut version);
+                sink(Told::Gone(object));
+            }
+            "BOOKMARK" => {
+                let mark: BookmarkObject = serde_json::from_slice(&object).map_err(unreadable)?;
+                let ends = mark.metadata.annotations.is_some_and(|a| a.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"));
+                if listing && ends {
+                    listing = false;
+                    sink(Told::ListEnds(mark.metadata.resource_version.clone()));
+                }
+                version = Some(mark.metadata.resource_version);
+            }
+            _ => {
+                let error: ErrorObject = serde_json::from_slice(&object).map_err(unreadable)?;
+                let message = error.message.chars().take(512).collect();
+                return Err(CallError::Status { side: S::NAME, code: error.code, reason: error.reason, message, retry_after: None });
+            }
+        }
+    }
+    Ok(match version {
+        Some(version) if !listing && !version.is_empty() => Next::Watch(version),
+        Some(_) | None => Next::List,
+    })
+}
+
+fn note_version(object: &Bytes, version: &mut Option<String>) {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        metadata: Meta<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(rename = "resourceVersion", borrow)]
+        version: &'a str,
+    }
+    if let Ok(head) = serde_json::from_slice::<Head<'_>>(object) {
+        match version {
+            Some(known) => head.metadata.version.clone_into(known),
+            None => *version = Some(head.metadata.version.to_owned()),
+        }
+    }
+}
+
+async fn paged_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+    let mut next = String::new();
+    let mut begun = false;
+    for _ in 0..MAX_PAGES {
+        let rest = if next.is_empty() { format!("limit={PAGE}") } else { format!("limit={PAGE}&continue={next}") };
+        let bytes = remote.list(query(source, &rest), None).await?;
+        let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
+        if !begun {
+            begun = true;
+            sink(Told::ListBegins);
+        }
+        for item in &page.items {
+            // Copied, so that one kept object does not keep the page.
+            sink(Told::Object(Bytes::copy_from_slice(item.get().as_bytes())));
+        }
+        if page.metadata.next.is_empty() {
+            let version = page.metadata.resource_version;
+            sink(Told::ListEnds(version.clone()));
+            return Ok(Next::Watch(version));
+        }
+        next = page.metadata.next;
+    }
+    Err(CallError::Status { side: S::NAME, code: 0, reason: "EndlessList".into(), message: format!("the list did not end after {MAX_PAGES} pages"), retry_after: None })
+}
+
+/// Where the collection stands now, without what is in it.
+async fn start_now<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+    let bytes = remote.list_metadata(query(source, "limit=1"), None).await?;
+    let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
+    sink(Told::ListBegins);
+    sink(Told::ListEnds(page.metadata.resource_version.clone()));
+    Ok(Next::Watch(page.metadata.resource_version))
+}

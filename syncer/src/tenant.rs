@@ -1,0 +1,148 @@
+//! One tenant in the syncer: its index, always; its control plane, while attached.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
+use dashmap::DashMap;
+use mirror::cx::Profile;
+use parking_lot::{Mutex, RwLock};
+use runtime::kubeconfig::Secret;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::index::Index;
+use crate::remote::Remote;
+use crate::work::Lane;
+
+/// A tenant, by the label on super objects. Exists as soon as the super cluster or a VirtualCluster speaks of it.
+pub struct Tenant {
+    /// Its 26-character id, which is its lane too.
+    pub lane: Lane,
+    /// What is known of its pairs.
+    pub index: Mutex<Index>,
+    /// Its control plane, once attached.
+    pub attached: ArcSwapOption<Attached>,
+    /// The super namespaces that are its own, with the incarnation in their record: super name → what is known.
+    pub namespaces: Mutex<HashMap<Arc<str>, SuperNamespace>>,
+}
+
+/// What is known of one super namespace of a tenant.
+#[derive(Clone, Debug)]
+pub struct SuperNamespace {
+    /// Its UID.
+    pub uid: Uid,
+    /// The tenant namespace that it stands for, by its record.
+    pub tenant_namespace: Arc<str>,
+    /// The UID of the tenant namespace, by its record.
+    pub tenant_uid: Uid,
+    /// The tenant incarnation (`kube-system` UID) in its record.
+    pub incarnation: Option<Uid>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether its RoleBinding is known to be there.
+    pub bound: bool,
+}
+
+/// A tenant's control plane, attached.
+pub struct Attached {
+    /// The identity that names are made from.
+    pub id: TenantId,
+    /// Namespace and name of the VirtualCluster, for logs and events.
+    pub virtual_cluster: (String, String),
+    /// Its API server.
+    pub remote: Remote<TenantSide>,
+    /// The UID of its `kube-system`: this life of the control plane.
+    pub incarnation: Uid,
+    /// What kinds may know of it.
+    pub profile: RwLock<Arc<Profile>>,
+    /// The vNodes that are in its node list.
+    pub nodes: RwLock<Arc<BTreeSet<String>>>,
+    /// Whether nothing may be written for it (paused, or held until a person decides).
+    pub halted: std::sync::atomic::AtomicBool,
+    /// The writer's token for the super API server, and when to renew it.
+    pub writer: tokio::sync::Mutex<Option<(Secret, Instant)>>,
+    /// Ends everything that runs for this attachment.
+    pub cancel: CancellationToken,
+    /// UIDs of the tenant's namespaces, as far as they passed.
+    pub tenant_namespaces: DashMap<Namespace<TenantSide>, Uid>,
+    /// One super namespace is made at a time.
+    pub making_namespace: tokio::sync::Mutex<()>,
+}
+
+impl Attached {
+    /// What kinds may know of the tenant, now.
+    pub fn profile(&self) -> Arc<Profile> {
+        self.profile.read().clone()
+    }
+
+    /// Changes what kinds may know; true if it was news.
+    pub fn learn(&self, change: impl FnOnce(&mut Profile)) -> bool {
+        let mut slot = self.profile.write();
+        let mut profile = Profile::clone(&slot);
+        change(&mut profile);
+        let news = profile != **slot;
+        *slot = Arc::new(profile);
+        news
+    }
+
+    /// The vNodes in the tenant's node list.
+    pub fn nodes(&self) -> Arc<BTreeSet<String>> {
+        self.nodes.read().clone()
+    }
+
+    /// Changes the set of vNodes.
+    pub fn change_nodes(&self, change: impl FnOnce(&mut BTreeSet<String>)) {
+        let mut slot = self.nodes.write();
+        let mut nodes = BTreeSet::clone(&slot);
+        change(&mut nodes);
+        *slot = Arc::new(nodes);
+    }
+
+    /// Whether nothing may be written for the tenant.
+    pub fn is_halted(&self) -> bool {
+        self.halted.load(std::sync::atomic::Ordering::Relaxed) || self.cancel.is_cancelled()
+    }
+}
+
+impl Tenant {
+    fn new(lane: Lane) -> Self {
+        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default() }
+    }
+
+    /// The attachment, if there is one.
+    pub fn attached(&self) -> Option<Arc<Attached>> {
+        self.attached.load_full()
+    }
+}
+
+/// All tenants that anything is known of. Cheap to clone; hands out `Arc`s, never guards.
+#[derive(Clone, Default)]
+pub struct Tenants(Arc<DashMap<Lane, Arc<Tenant>>>);
+
+impl Tenants {
+    /// The tenant of this id, made if nothing was known of it.
+    pub fn entry(&self, id: &str) -> Arc<Tenant> {
+        if let Some(tenant) = self.get(id) {
+            return tenant;
+        }
+        let lane: Lane = id.into();
+        self.0.entry(lane.clone()).or_insert_with(|| Arc::new(Tenant::new(lane))).clone()
+    }
+
+    /// The tenant of this id.
+    pub fn get(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.0.get(id).map(|entry| entry.value().clone())
+    }
+
+    /// Forgets a tenant.
+    pub fn remove(&self, id: &str) {
+        self.0.remove(id);
+    }
+
+    /// All tenants now.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.0.iter().map(|entry| entry.value().clone()).collect()
+    }
+}
