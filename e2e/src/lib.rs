@@ -1,1 +1,18 @@
-//! Placeholder until the first module lands.
+//! The real bed: etcd, API servers, controllers and fake nodes of a test, as a library.
+//!
+//! A [`Bed`](bed::Bed) is a super cluster and some tenants on loopback. Every server is a [`Process`](process::Process) of ours
+//! that ends with us, whatever ends us. Several beds run side by side: ports are claimed, state lies in a directory a bed.
+
+pub mod audit;
+pub mod bed;
+pub mod env;
+pub mod etcd;
+pub mod manifests;
+pub mod nodes;
+pub mod pki;
+pub mod plane;
+pub mod port;
+pub mod process;
+pub mod programs;
+pub mod syncer;
+pub mod wait;

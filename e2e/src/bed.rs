@@ -1,0 +1,197 @@
+//! A super cluster and tenants, started together and ended together.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use futures::future::try_join_all;
+use indicatif::MultiProgress;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret},
+    networking::v1::ServiceCIDR,
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    core::{GroupVersionKind, NamespaceResourceScope},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    env,
+    etcd::Etcd,
+    plane::{ControlPlane, PlaneOptions, Role},
+    programs::Programs,
+};
+
+/// Who writes for the bed, in managedFields.
+pub(crate) const FIELD_MANAGER: &str = "bed";
+
+/// What a bed consists of.
+#[derive(Clone, Debug)]
+pub struct BedOptions {
+    /// Names its folder, `target/e2e/<name>`, which is emptied first.
+    pub name: String,
+    /// How many tenants.
+    pub tenants: usize,
+    /// Whether the tenants' node-lifecycle, IPAM and taint-eviction controllers run.
+    pub tenant_node_lifecycle: bool,
+    /// Whether each tenant has an etcd of its own.
+    pub separate_etcd: bool,
+    /// Where the building of the programs shows.
+    pub progress: MultiProgress,
+}
+
+impl BedOptions {
+    /// One etcd, `tenants` tenants without care for Nodes.
+    pub fn new(name: &str, tenants: usize) -> Self {
+        Self { name: name.to_owned(), tenants, tenant_node_lifecycle: false, separate_etcd: false, progress: MultiProgress::new() }
+    }
+}
+
+/// Real control planes on loopback; all is ended when it is dropped.
+///
+/// Tenant `i`, from 0, serves Services in `10.128.<i>.0/24`; the super cluster has a `ServiceCIDR` `virtualcluster-tenants` over all.
+pub struct Bed {
+    dir: PathBuf,
+    programs: Programs,
+    /// The super cluster.
+    pub sup: ControlPlane,
+    /// The tenants.
+    pub tenants: Vec<ControlPlane>,
+    /// The etcd of the super cluster, and of the tenants unless they have their own.
+    pub etcd: Arc<Etcd>,
+}
+
+impl Bed {
+    /// Starts everything and waits until it is ready.
+    pub async fn start(options: BedOptions) -> anyhow::Result<Self> {
+        let programs = Programs::locate_or_build(&options.progress).await?;
+        let dir = env::workspace().join("target/e2e").join(&options.name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("could not empty {}", dir.display()))?;
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
+        let etcd = Arc::new(Etcd::start("etcd", &dir, &programs).await?);
+        let sup = async {
+            let sup = PlaneOptions {
+                name: "super".to_owned(),
+                role: Role::Super,
+                service_cidr: "10.96.0.0/16".to_owned(),
+                api_server_args: Vec::new(),
+            };
+            let sup = ControlPlane::start(sup, Arc::clone(&etcd), &dir, &programs).await?;
+            serve_tenants_addresses(&sup).await?;
+            anyhow::Ok(sup)
+        };
+        let tenants = (0..options.tenants).map(|i| start_tenant(i, &options, &etcd, &dir, &programs));
+        let (sup, tenants) = tokio::try_join!(sup, try_join_all(tenants))?;
+        Ok(Self { dir, programs, sup, tenants, etcd })
+    }
+
+    /// Where its state and logs are.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// The Kubernetes programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// A tenant, from 0.
+    pub fn tenant(&self, i: usize) -> anyhow::Result<&ControlPlane> {
+        self.tenants.get(i).with_context(|| format!("the bed has no tenant {i}"))
+    }
+
+    /// Makes tenant `i` known to the super cluster as the `VirtualCluster` `ns/name`, with its kubeconfig in a Secret beside it.
+    ///
+    /// # Errors
+    /// If the custom resource definitions were not applied.
+    pub async fn register(&self, i: usize, name: &str, ns: &str) -> anyhow::Result<DynamicObject> {
+        let tenant = self.tenant(i)?;
+        let (cidr, kubeconfig) = (tenant.service_cidr().to_owned(), tenant.kubeconfig_text()?);
+        self.register_with(name, ns, &json!({ "serviceCidr": cidr }), &kubeconfig).await
+    }
+
+    /// As [`Bed::register`], with any spec and kubeconfig.
+    pub async fn register_with(&self, name: &str, ns: &str, spec: &Value, kubeconfig: &str) -> anyhow::Result<DynamicObject> {
+        let client = self.sup.client();
+        let space = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": ns } });
+        apply(&Api::<Namespace>::all(client.clone()), ns, &space).await?;
+        self.put_kubeconfig(ns, kubeconfig).await?;
+        let object = json!({
+            "apiVersion": "tenancy.x-k8s.io/v1alpha1",
+            "kind": "VirtualCluster",
+            "metadata": { "name": name, "namespace": ns },
+            "spec": spec,
+        });
+        apply(&virtual_clusters(ns, client), name, &object).await
+    }
+
+    /// Writes the Secret `admin-kubeconfig` of a namespace: rotation is this once more.
+    pub async fn put_kubeconfig(&self, ns: &str, kubeconfig: &str) -> anyhow::Result<()> {
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": { "name": "admin-kubeconfig" },
+            "stringData": { "admin-kubeconfig": kubeconfig },
+        });
+        apply(&namespaced::<Secret>(ns, self.sup.client()), "admin-kubeconfig", &secret).await?;
+        Ok(())
+    }
+}
+
+/// The `VirtualCluster` objects of a namespace.
+pub fn virtual_clusters(ns: &str, client: Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("tenancy.x-k8s.io", "v1alpha1", "VirtualCluster");
+    Api::namespaced_with(client, ns, &ApiResource::from_gvk_with_plural(&kind, "virtualclusters"))
+}
+
+/// Server-side apply of one object, taking over every field.
+pub async fn apply<K>(api: &Api<K>, name: &str, object: &Value) -> anyhow::Result<K>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(name, &params, &Patch::Apply(object)).await.with_context(|| format!("could not apply {name}"))
+}
+
+fn namespaced<K>(ns: &str, client: Client) -> Api<K>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize,
+{
+    Api::namespaced(client, ns)
+}
+
+async fn start_tenant(
+    i: usize,
+    options: &BedOptions,
+    shared: &Arc<Etcd>,
+    dir: &std::path::Path,
+    programs: &Programs,
+) -> anyhow::Result<ControlPlane> {
+    let name = format!("tenant-{i}");
+    let etcd =
+        if options.separate_etcd { Arc::new(Etcd::start(&format!("etcd-{name}"), dir, programs).await?) } else { Arc::clone(shared) };
+    let plane = PlaneOptions {
+        name,
+        role: Role::Tenant { node_lifecycle: options.tenant_node_lifecycle },
+        service_cidr: format!("10.128.{i}.0/24"),
+        api_server_args: Vec::new(),
+    };
+    ControlPlane::start(plane, etcd, dir, programs).await
+}
+
+/// Lets the super cluster's Services have the tenants' addresses.
+async fn serve_tenants_addresses(sup: &ControlPlane) -> anyhow::Result<()> {
+    let name = "virtualcluster-tenants";
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": { "name": name },
+        "spec": { "cidrs": ["10.128.0.0/12"] },
+    });
+    apply(&Api::<ServiceCIDR>::all(sup.client()), name, &object).await?;
+    Ok(())
+}

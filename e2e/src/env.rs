@@ -1,0 +1,34 @@
+//! The one place where the test bed reads the environment.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// The value of an environment variable, if it is set, not empty, and text.
+#[expect(clippy::disallowed_methods, reason = "tests have no command line; this is the one place")]
+pub fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The folder for things that outlive a checkout: `virtualcluster` under `$XDG_CACHE_HOME` or `~/.cache`.
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
+    let base = match var("XDG_CACHE_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(var("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
+    };
+    Ok(base.join("virtualcluster"))
+}
+
+/// The root of this workspace.
+pub fn workspace() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
+}
+
+/// The folder that cargo builds into: where the running program lies, without `deps`.
+pub fn build_dir() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("could not find the running program")?;
+    let dir = own.parent().context("the running program has no folder")?;
+    let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+    Ok(dir.to_owned())
+}

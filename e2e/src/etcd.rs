@@ -1,0 +1,136 @@
+//! One etcd, and its keys: emptied, saved and put back, a control plane at a time.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::Request;
+use kube::Client;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    port::Port,
+    process::{Process, Spec},
+    programs::Programs,
+    wait::{Seen, eventually},
+};
+
+/// An etcd of one member, without encryption, on loopback.
+pub struct Etcd {
+    /// The server.
+    pub process: Process,
+    client: Client,
+    port: Port,
+    _peers: Port,
+}
+
+/// Keys and values of one prefix, as they were.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pairs: Vec<Pair>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Pair {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+impl Etcd {
+    /// Starts etcd with its data under `dir/<name>`, and waits until it answers.
+    pub async fn start(name: &str, dir: &Path, programs: &Programs) -> anyhow::Result<Self> {
+        let (port, peers) = (Port::claim()?, Port::claim()?);
+        let [clients, peer] = [&port, &peers].map(|port| format!("http://127.0.0.1:{}", port.number()));
+        let args = [
+            format!("--data-dir={}", dir.join(name).display()),
+            // Nothing here outlives a power cut.
+            "--unsafe-no-fsync".to_owned(),
+            format!("--listen-client-urls={clients}"),
+            format!("--advertise-client-urls={clients}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+            "--log-level=warn".to_owned(),
+        ];
+        let client = plain_client(&clients)?;
+        let process = Process::start(Spec::new(name, &programs.etcd(), args, dir))?;
+        let etcd = Self { process, client, port, _peers: peers };
+        etcd.wait_ready().await?;
+        Ok(etcd)
+    }
+
+    /// Where clients reach it.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port.number())
+    }
+
+    /// Waits until it answers.
+    pub async fn wait_ready(&self) -> anyhow::Result<()> {
+        eventually("etcd answers", Duration::from_secs(30), async || {
+            self.process.check_running()?;
+            let health = self.client.request_text(Request::get("/health").body(Vec::new())?).await?;
+            Ok(Seen::when(health.contains("true"), health))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Deletes every key under `prefix`.
+    ///
+    /// # Caveats
+    /// The API server that keeps its objects there must be down, and sees its watches end in surprise otherwise.
+    pub async fn wipe(&self, prefix: &str) -> anyhow::Result<()> {
+        self.call("deleterange", &range(prefix)).await.context("could not delete keys")?;
+        Ok(())
+    }
+
+    /// Copies every key under `prefix`.
+    pub async fn save(&self, prefix: &str) -> anyhow::Result<Snapshot> {
+        let answer = self.call("range", &range(prefix)).await.context("could not read keys")?;
+        let pairs = answer.get("kvs").cloned().unwrap_or_else(|| json!([]));
+        Ok(Snapshot { pairs: serde_json::from_value(pairs)? })
+    }
+
+    /// Makes `prefix` what it was, in new revisions.
+    pub async fn restore(&self, prefix: &str, snapshot: &Snapshot) -> anyhow::Result<()> {
+        self.wipe(prefix).await?;
+        let puts = snapshot.pairs.iter().map(|pair| async {
+            let body = json!({ "key": pair.key, "value": pair.value });
+            self.call("put", &body).await.context("could not put a key back")
+        });
+        futures::stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await?;
+        Ok(())
+    }
+
+    async fn call(&self, verb: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = Request::post(format!("/v3/kv/{verb}")).body(serde_json::to_vec(body)?)?;
+        Ok(self.client.request(request).await?)
+    }
+}
+
+impl Snapshot {
+    /// How many keys it holds.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+}
+
+/// A client for plain HTTP on loopback: what kube's client is without a Kubernetes server.
+pub(crate) fn plain_client(url: &str) -> anyhow::Result<Client> {
+    let uri = url.parse().with_context(|| format!("{url} is no address"))?;
+    Ok(Client::try_from(kube::Config::new(uri))?)
+}
+
+/// All keys that start with `prefix/`: up to the same text with `0`, the character after `/`.
+fn range(prefix: &str) -> Value {
+    let prefix = prefix.trim_end_matches('/');
+    json!({ "key": STANDARD.encode(format!("{prefix}/")), "range_end": STANDARD.encode(format!("{prefix}0")) })
+}

@@ -1,0 +1,113 @@
+//! Installs what `manifests/` says, as an administrator would, without the Deployment.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use kube::{
+    Api, Client,
+    api::DynamicObject,
+    core::GroupVersionKind,
+    discovery::{self, Scope},
+};
+use serde_json::Value;
+
+use crate::{
+    bed::apply,
+    env,
+    wait::{Seen, eventually},
+};
+
+/// Applies every object of `manifests/**/*.yaml` but Deployments: the test bed runs the programs itself.
+pub async fn install(client: &Client) -> anyhow::Result<()> {
+    let mut objects = objects(&env::workspace().join("manifests"))?;
+    objects.sort_by_key(rank);
+    for object in &objects {
+        install_one(object, client).await?;
+    }
+    Ok(())
+}
+
+/// All objects under a folder, templates of charts left out.
+fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for path in files(dir)? {
+        let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+        let parsed: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", path.display()))?;
+        let here = parsed.into_iter().filter(|object| object.is_object() && kind(object) != "Deployment");
+        objects.extend(here);
+    }
+    Ok(objects)
+}
+
+fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() && !path.ends_with("templates") {
+            found.extend(files(&path)?);
+        } else if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("Chart.yaml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What others need comes first.
+fn rank(object: &Value) -> u8 {
+    match kind(object) {
+        "Namespace" => 0,
+        "CustomResourceDefinition" => 1,
+        "ServiceAccount" | "ClusterRole" | "Role" => 2,
+        _ => 3,
+    }
+}
+
+fn kind(object: &Value) -> &str {
+    text(object, "/kind")
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+async fn install_one(object: &Value, client: &Client) -> anyhow::Result<()> {
+    let name = text(object, "/metadata/name");
+    if name.is_empty() {
+        bail!("a {} in manifests/ has no name", kind(object));
+    }
+    let (group, version) = text(object, "/apiVersion").rsplit_once('/').unwrap_or(("", text(object, "/apiVersion")));
+    let wanted = GroupVersionKind::gvk(group, version, kind(object));
+    // A kind that was defined a moment ago is served a moment later.
+    let (resource, capabilities) = eventually(format!("{} is served", kind(object)), Duration::from_secs(30), async || {
+        Ok(Seen::Done(discovery::pinned_kind(client, &wanted).await?))
+    })
+    .await?;
+    let api: Api<DynamicObject> = match capabilities.scope {
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+        Scope::Namespaced => {
+            let ns = text(object, "/metadata/namespace");
+            Api::namespaced_with(client.clone(), if ns.is_empty() { "default" } else { ns }, &resource)
+        }
+    };
+    apply(&api, name, object).await.with_context(|| format!("could not install {} {name}", kind(object)))?;
+    if kind(object) == "CustomResourceDefinition" {
+        established(name, &api).await?;
+    }
+    Ok(())
+}
+
+async fn established(name: &str, api: &Api<DynamicObject>) -> anyhow::Result<()> {
+    eventually(format!("{name} is established"), Duration::from_secs(30), async || {
+        let object = api.get(name).await?;
+        let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let done = conditions.iter().any(|c| text(c, "/type") == "Established" && text(c, "/status") == "True");
+        Ok(Seen::when(done, conditions))
+    })
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! `vc-syncer` as it runs in a cluster: the shipped manifests, its own `ServiceAccount`, a token, and nothing else.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use http::Request;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
+use kube::{Api, Client, api::PostParams};
+
+use crate::{
+    bed::Bed,
+    env,
+    etcd::plain_client,
+    manifests,
+    pki::write,
+    plane::ControlPlane,
+    port::Port,
+    process::{Process, Spec},
+    wait::{Seen, eventually},
+};
+
+/// The namespace and name of the `ServiceAccount` that `manifests/` makes for the syncer.
+pub const IDENTITY: (&str, &str) = ("vc-system", "vc-syncer");
+
+/// How to run a syncer.
+#[derive(Clone, Debug)]
+pub struct SyncerOptions {
+    /// Names its log and its kubeconfig; two syncers of one bed need two names.
+    pub name: String,
+    /// Further flags.
+    pub args: Vec<String>,
+    /// The program; found beside the running one if not set.
+    pub program: Option<PathBuf>,
+    /// Value of `RUST_LOG`, if set.
+    pub log: Option<String>,
+}
+
+impl Default for SyncerOptions {
+    fn default() -> Self {
+        Self { name: "vc-syncer".to_owned(), args: Vec::new(), program: None, log: None }
+    }
+}
+
+/// A running syncer; ended when dropped.
+pub struct SyncerProcess {
+    /// The program: kill, stop, pause, resume, restart, CPU time and memory are its methods.
+    pub process: Process,
+    client: Client,
+    _port: Port,
+}
+
+impl SyncerProcess {
+    /// Installs `manifests/` in the super cluster and starts a syncer under the identity made there.
+    pub async fn start(bed: &Bed, options: SyncerOptions) -> anyhow::Result<Self> {
+        manifests::install(&bed.sup.client()).await?;
+        Self::start_installed(bed, options).await
+    }
+
+    /// Starts a syncer where the manifests are installed already: a second replica, or one with changed rights.
+    pub async fn start_installed(bed: &Bed, options: SyncerOptions) -> anyhow::Result<Self> {
+        let program = match options.program {
+            Some(program) => program,
+            None => program()?,
+        };
+        let kubeconfig = bed.dir().join(format!("{}.kubeconfig", options.name));
+        write(&kubeconfig, &bed.sup.kubeconfig_with_token(&token(&bed.sup).await?))?;
+        let port = Port::claim()?;
+        let args = [
+            "--super-kubeconfig".to_owned(),
+            kubeconfig.display().to_string(),
+            "--allow-addresses".to_owned(),
+            "127.0.0.0/8".to_owned(),
+            "--listen".to_owned(),
+            format!("127.0.0.1:{}", port.number()),
+            "--log-format".to_owned(),
+            "json".to_owned(),
+        ];
+        let mut spec = Spec::new(&options.name, &program, args.into_iter().chain(options.args), bed.dir());
+        spec.env.extend(options.log.map(|filter| ("RUST_LOG".to_owned(), filter)));
+        // Two syncers on one machine must not take themselves for the same one.
+        spec.env.push(("POD_NAME".to_owned(), options.name));
+        let client = plain_client(&format!("http://127.0.0.1:{}", port.number()))?;
+        Ok(Self { process: Process::start(spec)?, client, _port: port })
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub async fn wait_ready(&self, timeout: Duration) -> anyhow::Result<()> {
+        let ready = eventually("vc-syncer is ready", timeout, async || {
+            self.process.check_running()?;
+            Ok(Seen::Done(self.get("/readyz").await?))
+        });
+        ready.await.map(drop).with_context(|| format!("the end of its log:\n{}", self.process.log_tail(15)))
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        self.get("/metrics").await
+    }
+
+    /// The sum of a metric over all its labels that contain `labels`; 0 if there is none.
+    pub async fn metric(&self, name: &str, labels: &str) -> anyhow::Result<f64> {
+        let text = self.metrics().await?;
+        let lines = text.lines().filter(|line| line.contains(labels));
+        let values = lines.filter_map(|line| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit_once(' ')?.1.parse::<f64>().ok()
+        });
+        Ok(values.sum())
+    }
+
+    /// CPU time so far, in seconds, over all runs.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.process.cpu().as_secs_f64()
+    }
+
+    /// Resident memory now.
+    pub fn rss_bytes(&self) -> u64 {
+        self.process.rss_bytes()
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<String> {
+        Ok(self.client.request_text(Request::get(path).body(Vec::new())?).await?)
+    }
+}
+
+/// The program: `$VC_SYNCER`, or what cargo built beside the running program.
+pub fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = env::var("VC_SYNCER") {
+        return Ok(path.into());
+    }
+    let path = env::build_dir()?.join("vc-syncer");
+    anyhow::ensure!(path.is_file(), "{} is missing; build it with `cargo build -p syncer`", path.display());
+    Ok(path)
+}
+
+async fn token(sup: &ControlPlane) -> anyhow::Result<String> {
+    let (ns, name) = IDENTITY;
+    let api: Api<ServiceAccount> = Api::namespaced(sup.client(), ns);
+    let spec = TokenRequestSpec { expiration_seconds: Some(24 * 3600), ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+    let answer = api.create_token_request(name, &PostParams::default(), &request).await;
+    let answer = answer.with_context(|| format!("could not get a token for {ns}/{name}"))?;
+    answer.status.and_then(|status| status.token).context("a token request was answered without a token")
+}
