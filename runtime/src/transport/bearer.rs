@@ -1,0 +1,77 @@
+//! The `Authorization` header.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::TransportError;
+use crate::kubeconfig::{Identity, Secret};
+
+/// How long a token read from a file is used: the kubelet renews it at 80 % of its life, so a minute is early enough.
+const FRESH: Duration = Duration::from_mins(1);
+
+/// Largest token file that is read.
+const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+
+/// Where the token of the kubeconfig comes from.
+pub(super) enum Bearer {
+    /// There is none: a certificate says who we are.
+    Absent,
+    /// It stands in the kubeconfig.
+    Fixed(HeaderValue),
+    /// It stands in a file that is read again.
+    File { path: PathBuf, last: Mutex<Option<(Instant, HeaderValue)>> },
+}
+
+impl Bearer {
+    pub(super) fn new(identity: &Identity) -> Result<Self, TransportError> {
+        Ok(match identity {
+            Identity::Certificate { .. } => Self::Absent,
+            Identity::Token(token) => Self::Fixed(header(token.expose())?),
+            Identity::TokenFile(path) => Self::File { path: path.clone(), last: Mutex::new(None) },
+        })
+    }
+
+    /// The header to send; the last known one if the file cannot be read just now.
+    pub(super) async fn current(&self) -> Result<Option<HeaderValue>, TransportError> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Fixed(header) => Ok(Some(header.clone())),
+            Self::File { path, last } => {
+                let known = last.lock().clone();
+                match known {
+                    Some((read, header)) if read.elapsed() < FRESH => Ok(Some(header)),
+                    Some((_, stale)) => Ok(Some(from_file(path, last).await.unwrap_or(stale))),
+                    None => from_file(path, last).await.map(Some),
+                }
+            }
+        }
+    }
+}
+
+async fn from_file(path: &PathBuf, last: &Mutex<Option<(Instant, HeaderValue)>>) -> Result<HeaderValue, TransportError> {
+    let failed = |source| TransportError::Token { path: path.clone(), source };
+    let bytes = tokio::fs::metadata(path).await.map_err(failed)?.len();
+    if bytes > MAX_TOKEN_BYTES {
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+    }
+    let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
+    let header = header(text.trim())?;
+    *last.lock() = Some((Instant::now(), header.clone()));
+    Ok(header)
+}
+
+/// The header for a token given with a call.
+pub(super) fn given(token: &Secret) -> Result<HeaderValue, TransportError> {
+    header(token.expose())
+}
+
+fn header(token: &str) -> Result<HeaderValue, TransportError> {
+    let mut header = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| TransportError::Invalid { what: "the token holds characters that no header can" })?;
+    header.set_sensitive(true);
+    Ok(header)
+}
