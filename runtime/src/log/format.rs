@@ -10,9 +10,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::escape::Cleaner;
+use super::{escape::Cleaner, json::Json};
 
-/// How long a field of a text line may be: a chain of errors, each within its own limit, fits.
+/// How long a field may be: a chain of errors, each within its own limit, fits.
 pub const FIELD_LIMIT_BYTES: usize = 2048;
 
 /// Lines for people: every field passes through the escaping, whoever logged it.
@@ -32,11 +32,11 @@ fn write_field(out: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Deb
     write!(Cleaner::new(out, FIELD_LIMIT_BYTES), "{value:?}")
 }
 
-/// Lines for collectors; JSON escapes by itself.
+/// Lines for collectors: the same care, in JSON.
 pub(super) fn json<S, W>(writer: W) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer)
+    tracing_subscriber::fmt::layer().fmt_fields(Json).event_format(Json).with_writer(writer)
 }
