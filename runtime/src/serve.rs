@@ -1,7 +1,7 @@
 //! Probes and metrics on one port: `/livez`, `/readyz` (with `?verbose`), `/metrics`.
 //!
 //! Anyone on the network may talk to this port, so it answers from memory, one request a connection, and a caller who
-//! takes his time is shown out: past [`CONNECTIONS`] the oldest connection makes room for the newest, so that nobody
+//! takes his time is shown out: past `CONNECTIONS` the oldest connection makes room for the newest, so that nobody
 //! can keep the kubelet's probes out.
 
 mod health;
