@@ -7,8 +7,10 @@ mod image;
 mod manifests;
 mod test;
 mod tidy;
+mod tool;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -62,8 +64,18 @@ enum Bed {
     Real,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().task {
+fn main() -> ExitCode {
+    match run(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Demo { tenants, once } => wait(demo::run(tenants, once)),
         Task::Test(options) => test::run(&options),
         Task::Bench { bed: Bed::Real } => wait(bench::real()),
@@ -74,7 +86,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Runs a task that awaits something; the others need no runtime.
-fn wait(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn wait<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(task)
 }
 

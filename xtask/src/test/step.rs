@@ -1,0 +1,166 @@
+//! The steps of `cargo xtask test`: what each is for, and the command that it is.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use e2e::programs::Programs;
+use indicatif::MultiProgress;
+
+use super::summary::Tests;
+use crate::{root, tool};
+
+/// One step.
+pub(super) struct Step {
+    /// What `--only` takes.
+    pub(super) name: &'static str,
+    /// What it does, for the reader of the output.
+    pub(super) about: &'static str,
+    /// Does it, with the filter for tests; says which tests ran.
+    pub(super) run: fn(&[String]) -> Result<Tests, Failure>,
+}
+
+/// A step that failed, and the tests that ran all the same.
+pub(super) struct Failure {
+    /// Why.
+    pub(super) error: anyhow::Error,
+    /// What ran.
+    pub(super) tests: Tests,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, tests: Tests::default() }
+    }
+}
+
+/// All steps, the quick ones first.
+pub(super) const STEPS: &[Step] = &[
+    Step { name: "format", about: "the code is formatted", run: format },
+    Step { name: "tidy", about: "the habits that no compiler knows", run: |_| Ok(crate::tidy::run().map(none)?) },
+    Step { name: "manifests", about: "manifests/ is what the code says", run: |_| Ok(crate::manifests::run(true).map(none)?) },
+    Step { name: "deny", about: "dependencies: bans, licenses, sources; advisories only warn", run: deny },
+    Step { name: "clippy", about: "lints, warnings are errors", run: clippy },
+    Step { name: "unit", about: "unit tests, snapshots and laws", run: unit },
+    Step { name: "doctest", about: "the examples in the documentation", run: doctest },
+    Step { name: "docs", about: "the documentation builds, private items too", run: docs },
+    Step { name: "e2e", about: "end-to-end tests on real Kubernetes API servers, two beds at a time", run: e2e },
+];
+
+fn format(_: &[String]) -> Result<Tests, Failure> {
+    Ok(say_and_run(cargo().args(["fmt", "--all", "--check"])).map(none)?)
+}
+
+fn clippy(_: &[String]) -> Result<Tests, Failure> {
+    let mut command = cargo();
+    command.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    Ok(say_and_run(&mut command).map(none)?)
+}
+
+fn docs(_: &[String]) -> Result<Tests, Failure> {
+    let mut command = cargo();
+    command.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]).env("RUSTDOCFLAGS", "-D warnings");
+    Ok(say_and_run(&mut command).map(none)?)
+}
+
+fn deny(_: &[String]) -> Result<Tests, Failure> {
+    let program = tool::DENY.ensure()?;
+    let check = |what: &[&str]| say_and_run(Command::new(&program).arg("check").args(what).current_dir(root()));
+    if let Err(error) = check(&["advisories"]) {
+        println!("    warning, blocks nothing: advisories were not checked, or there are some (above): {error:#}");
+    }
+    Ok(check(&["bans", "licenses", "sources"]).map(none)?)
+}
+
+fn unit(filter: &[String]) -> Result<Tests, Failure> {
+    nextest("not (package(e2e) & kind(test))", filter)
+}
+
+fn doctest(_: &[String]) -> Result<Tests, Failure> {
+    Ok(say_and_run(cargo().args(["test", "--doc", "--workspace", "--locked", "--quiet"])).map(none)?)
+}
+
+fn e2e(filter: &[String]) -> Result<Tests, Failure> {
+    kubernetes()?;
+    // The tests start `vc-syncer` as a program; nothing else builds it. The whole workspace, so that features are the same
+    // as for the tests and no dependency is built twice.
+    say_and_run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
+    nextest("package(e2e) & kind(test)", filter)
+}
+
+/// Finds the Kubernetes programs, or builds them.
+fn kubernetes() -> anyhow::Result<()> {
+    let programs = crate::wait(Programs::locate_or_build(&MultiProgress::new()))?;
+    println!("    Kubernetes programs: {}", programs.dir().display());
+    Ok(())
+}
+
+fn nextest(set: &str, filter: &[String]) -> Result<Tests, Failure> {
+    let program = tool::NEXTEST.ensure()?;
+    let report = root().join("target/nextest/default/junit.xml");
+    forget(&report)?;
+    let mut command = Command::new(program);
+    command.args(["nextest", "run", "--workspace", "--locked", "-E", set]).args(filter).current_dir(root());
+    let ran = say_and_run(&mut command);
+    let tests = std::fs::read_to_string(&report).ok().and_then(|text| Tests::of_junit(&text)).unwrap_or_default();
+    match ran {
+        Ok(()) => Ok(tests),
+        Err(error) => Err(Failure { error, tests }),
+    }
+}
+
+/// An earlier run's report must not be taken for this one's.
+fn forget(report: &Path) -> anyhow::Result<()> {
+    if report.exists() {
+        std::fs::remove_file(report).with_context(|| format!("could not remove {}", report.display()))?;
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root());
+    command
+}
+
+/// Shows a command as one would type it, then runs it with our output.
+fn say_and_run(command: &mut Command) -> anyhow::Result<()> {
+    println!("    $ {}", typed(command));
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("could not run {name}"))?;
+    ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
+
+fn typed(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let variables = command.get_envs().filter_map(|(name, value)| Some(format!("{}='{}' ", name.display(), value?.display())));
+    let args = command.get_args().map(|arg| {
+        let arg = arg.to_string_lossy();
+        if arg.contains([' ', '(']) { format!(" '{arg}'") } else { format!(" {arg}") }
+    });
+    variables.chain([program]).chain(args).collect()
+}
+
+/// A check that is no test.
+fn none((): ()) -> Tests {
+    Tests::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_as_one_would_type_it() {
+        let mut command = Command::new("/cache/bin/cargo-nextest");
+        command.args(["run", "-E", "package(e2e) & kind(test)"]).env("A", "b c");
+        assert_eq!(typed(&command), "A='b c' cargo-nextest run -E 'package(e2e) & kind(test)'");
+    }
+
+    #[test]
+    fn a_command_that_fails_says_how() {
+        let error = say_and_run(Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
+        assert_eq!(error.to_string(), "sh ended with exit status: 3");
+    }
+}
