@@ -28,6 +28,18 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Finalizers and owner references as they came, so that replacing the object does not take them away.
+    pub kept: Kept,
+}
+
+/// Metadata that is never asked for, only written back as it was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    #[serde(skip_serializing_if = "Value::is_null")]
+    finalizers: Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    owner_references: Value,
 }
 
 /// A deletion that has begun.
@@ -70,6 +82,10 @@ struct RawMeta {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    finalizers: Value,
+    #[serde(default)]
+    owner_references: Value,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +116,7 @@ impl Object {
                 deletion: metadata.deletion_timestamp.map(|_| Deletion { grace_seconds }),
                 labels: metadata.labels.unwrap_or_default(),
                 annotations: metadata.annotations.unwrap_or_default(),
+                kept: Kept { finalizers: metadata.finalizers, owner_references: metadata.owner_references },
             },
             body,
         })
@@ -128,6 +145,8 @@ pub struct Content {
     pub annotations: BTreeMap<String, String>,
     /// `spec`, `data`, … .
     pub body: Map<String, Value>,
+    /// The finalizers and owner references of the object that is replaced; a kind never sets them.
+    pub kept: Kept,
 }
 
 #[derive(Serialize)]
@@ -154,10 +173,12 @@ struct WrittenMeta<'a> {
     labels: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    kept: &'a Kept,
 }
 
 impl Content {
-    /// The 128-bit hash of what is asked. Maps are sorted, so the same content gives the same hash in every run.
+    /// The 128-bit hash of what is asked, what is kept aside. Maps are sorted, so the same content gives the same hash in every run.
     pub fn hash(&self) -> u128 {
         let mut hasher = Xxh3::new();
         for value in [serde_json::to_vec(&self.labels), serde_json::to_vec(&self.annotations), serde_json::to_vec(&self.body)] {
@@ -182,9 +203,36 @@ impl Content {
         let written = Written {
             api_version: resource.api_version,
             kind: resource.kind,
-            metadata: WrittenMeta { name, namespace, uid, resource_version: version, labels: &self.labels, annotations: &self.annotations },
+            metadata: WrittenMeta {
+                name,
+                namespace,
+                uid,
+                resource_version: version,
+                labels: &self.labels,
+                annotations: &self.annotations,
+                kept: &self.kept,
+            },
             body: &self.body,
         };
         serde_json::to_vec(&written).expect("maps with string keys serialize")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_an_object_keeps_its_finalizers_and_owners() {
+        let text = r#"{"metadata":{"name":"a","uid":"00000000-0000-4000-8000-000000000001","finalizers":["x/y"],"ownerReferences":[{"uid":"u"}]}}"#;
+        let current = Object::parse(text.as_bytes()).unwrap();
+        let resource =
+            Resource { group: "", version: "v1", api_version: "v1", kind: "Service", plural: "services", namespaced: true, status: true };
+        let content = Content { kept: current.meta.kept, ..Content::default() };
+        let written: Value = serde_json::from_slice(&content.to_update(&resource, Some("n"), "a", current.meta.uid, "7")).unwrap();
+        assert_eq!(written.pointer("/metadata/finalizers/0"), Some(&Value::from("x/y")));
+        assert_eq!(written.pointer("/metadata/ownerReferences/0/uid"), Some(&Value::from("u")));
+        let created: Value = serde_json::from_slice(&Content::default().to_create(&resource, None, "a")).unwrap();
+        assert_eq!(created.get("metadata"), Some(&serde_json::json!({"name": "a"})));
     }
 }

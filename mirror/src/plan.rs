@@ -377,6 +377,7 @@ fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, 
         return Ok(None);
     }
     amended.body.remove("status");
+    amended.kept = current.meta.kept.clone();
     Ok(Some(Step::UpdateSuper { content: amended, uid: sup.facts.uid, version: current.meta.version.clone() }))
 }
 
