@@ -27,6 +27,10 @@ use crate::{
 /// Who writes for the bed, in managedFields.
 pub(crate) const FIELD_MANAGER: &str = "bed";
 
+/// Who the syncer is in a tenant, by the registered kubeconfig. Its calls are told from others' by it: with the identities in the
+/// super cluster it has `vc-` in common, see [`Calls::by`](crate::audit::Calls::by).
+pub const TENANT_USER: &str = "vc-syncer";
+
 /// What a bed consists of.
 #[derive(Clone, Debug)]
 pub struct BedOptions {
@@ -104,13 +108,14 @@ impl Bed {
         self.tenants.get(i).with_context(|| format!("the bed has no tenant {i}"))
     }
 
-    /// Makes tenant `i` known to the super cluster as the `VirtualCluster` `ns/name`, with its kubeconfig in a Secret beside it.
+    /// Makes tenant `i` known to the super cluster as the `VirtualCluster` `ns/name`, with a kubeconfig in a Secret
+    /// beside it that has every right in the tenant, as [`TENANT_USER`].
     ///
     /// # Errors
     /// If the custom resource definitions were not applied.
     pub async fn register(&self, i: usize, name: &str, ns: &str) -> anyhow::Result<DynamicObject> {
         let tenant = self.tenant(i)?;
-        let (cidr, kubeconfig) = (tenant.service_cidr().to_owned(), tenant.kubeconfig_text()?);
+        let (cidr, kubeconfig) = (tenant.service_cidr().to_owned(), tenant.kubeconfig_for(TENANT_USER, Some("system:masters"))?);
         self.register_with(name, ns, &json!({ "serviceCidr": cidr }), &kubeconfig).await
     }
 

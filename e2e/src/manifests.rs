@@ -20,7 +20,7 @@ use crate::{
     wait::{Seen, eventually},
 };
 
-/// Applies every object of `manifests/**/*.yaml` but Deployments: the test bed runs the programs itself.
+/// Applies every object of `manifests/**/*.yaml` but Deployments and samples: the test bed runs the programs itself.
 pub async fn install(client: &Client) -> anyhow::Result<()> {
     let mut objects = objects(&env::workspace().join("manifests"))?;
     objects.sort_by_key(rank);
@@ -30,7 +30,7 @@ pub async fn install(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All objects under a folder, templates of charts left out.
+/// All objects under a folder, samples left out.
 fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for path in files(dir)? {
@@ -47,7 +47,7 @@ fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))?;
     for entry in entries {
         let path = entry?.path();
-        if path.is_dir() && !path.ends_with("templates") {
+        if path.is_dir() && !path.ends_with("templates") && !path.ends_with("samples") {
             found.extend(files(&path)?);
         } else if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("Chart.yaml") {
             found.push(path);

@@ -104,15 +104,26 @@ impl Programs {
         let dir = cache()?;
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         let minutes = PROGRAMS.iter().map(|program| program.took).sum::<Duration>().as_secs().div_ceil(60);
-        progress.println(format!(
-            "Building the Kubernetes programs from the Go module proxy into {}, once: {minutes} minutes on 2 cores.",
-            dir.display()
-        ))?;
+        let where_to = dir.display();
+        let text =
+            format!("Building the Kubernetes programs from the Go module proxy into {where_to}, once: {minutes} minutes on 2 cores.");
+        note(&text, progress);
         let bars: Vec<_> = PROGRAMS.iter().map(|program| (program, progress.add(waiting_bar(program)))).collect();
         for (program, bar) in bars {
             build_one(program, &dir, &bar).await?;
+            note(&format!("{}: {} after {} s", program.name, bar.message(), bar.elapsed().as_secs()), progress);
         }
         Ok(Self { dir })
+    }
+}
+
+/// Says something above the bars, or where there is no terminal, in their place.
+fn note(text: &str, progress: &MultiProgress) {
+    if progress.is_hidden() {
+        eprintln!("{text}");
+    } else {
+        // A terminal that can't be written to misses a remark.
+        let _ = progress.println(text);
     }
 }
 

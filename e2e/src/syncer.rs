@@ -34,7 +34,7 @@ pub struct SyncerOptions {
     pub args: Vec<String>,
     /// The program; found beside the running one if not set.
     pub program: Option<PathBuf>,
-    /// Value of `RUST_LOG`, if set.
+    /// What is logged, as `--log` takes it; the default of the program if not set.
     pub log: Option<String>,
 }
 
@@ -79,9 +79,7 @@ impl SyncerProcess {
             "json".to_owned(),
         ];
         let mut spec = Spec::new(&options.name, &program, args.into_iter().chain(options.args), bed.dir());
-        spec.env.extend(options.log.map(|filter| ("RUST_LOG".to_owned(), filter)));
-        // Two syncers on one machine must not take themselves for the same one.
-        spec.env.push(("POD_NAME".to_owned(), options.name));
+        spec.env.extend(options.log.map(|filter| ("VC_LOG".to_owned(), filter)));
         let client = plain_client(&format!("http://127.0.0.1:{}", port.number()))?;
         Ok(Self { process: Process::start(spec)?, client, _port: port })
     }

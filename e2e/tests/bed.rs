@@ -66,6 +66,16 @@ async fn a_deployment_in_the_super_cluster_runs_and_nothing_outlives_the_bed() {
     assert!(!started.iter().any(|pid| alive(*pid)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifests_are_accepted_twice_and_a_tenant_can_be_registered() {
+    let bed = Bed::start(BedOptions::new("manifests", 1)).await.unwrap();
+    for _ in 0..2 {
+        e2e::manifests::install(&bed.sup.client()).await.unwrap();
+    }
+    let made = bed.register(0, "acme", "tenants").await.unwrap();
+    assert!(made.uid().is_some());
+}
+
 fn processes(bed: &Bed) -> Vec<&e2e::process::Process> {
     let planes = bed.tenants.iter().chain([&bed.sup]);
     let servers = planes.flat_map(|plane| [&plane.api_server, &plane.controller_manager].into_iter().chain(&plane.scheduler));

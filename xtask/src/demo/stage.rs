@@ -1,0 +1,137 @@
+//! What the story plays on: control planes, nodes, and the syncer.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use common::{Namespace, TenantId, Uid};
+use e2e::{
+    audit::Mark,
+    bed::{Bed, BedOptions, virtual_clusters},
+    env,
+    nodes::{FakeNodes, NodeOptions},
+    plane::ControlPlane,
+    syncer::{SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually},
+};
+use kube::{Api, Resource, ResourceExt as _, core::NamespaceResourceScope};
+use serde_json::Value;
+use tokio::{process::Command, time::Instant};
+
+use super::tell;
+
+/// The namespace in which tenants work.
+pub(super) const NAMESPACE: &str = "default";
+
+/// How long any single thing may take: seconds here, more on a machine that does other things too.
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Everything that runs. Dropping it ends all.
+pub(super) struct Stage {
+    pub(super) syncer: SyncerProcess,
+    pub(super) tenants: Vec<Tenant>,
+    _nodes: FakeNodes,
+    pub(super) bed: Bed,
+    /// The super cluster's audit log, before the tenants were registered.
+    pub(super) mark: Mark,
+}
+
+/// One tenant, as registered.
+pub(super) struct Tenant {
+    pub(super) name: String,
+    pub(super) index: usize,
+    /// What the tenant's namespace is called in the super cluster.
+    pub(super) below: String,
+    pub(super) mark: Mark,
+}
+
+impl Stage {
+    /// Builds, starts, installs and registers.
+    pub(super) async fn set(tenants: usize) -> anyhow::Result<Self> {
+        tell::line(
+            "VirtualCluster gives every tenant a Kubernetes control plane of its own and runs the Pods of all on one super cluster.",
+        );
+        tell::scene("Setting the stage");
+        build_syncer().await?;
+        let begin = Instant::now();
+        let bed = Bed::start(BedOptions::new("demo", tenants)).await?;
+        let plural = if tenants == 1 { "a tenant" } else { "tenants, each" };
+        tell::so(&format!(
+            "a super cluster, and {tenants} {plural} with a kube-apiserver and kube-controller-manager of its own, real ones ({:.1} s)",
+            begin.elapsed().as_secs_f64()
+        ));
+        let nodes = FakeNodes::start(bed.sup.client(), NodeOptions::new(2)).await?;
+        tell::so(&format!("{} nodes in the super cluster (no kubelet: Pods become Running, nothing is executed)", nodes.names().len()));
+        let mark = bed.sup.audit().mark();
+        let syncer = SyncerProcess::start(&bed, SyncerOptions::default()).await?;
+        syncer.wait_ready(PATIENCE).await?;
+        tell::so("manifests/ installed, and vc-syncer running under the identity that they give it");
+        let tenants = register(&bed).await?;
+        let names: Vec<_> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        tell::so(&format!("{} registered as VirtualCluster objects, all Ready", names.join(", ")));
+        Ok(Self { syncer, tenants, _nodes: nodes, bed, mark })
+    }
+
+    /// The control plane of a tenant.
+    pub(super) fn plane(&self, tenant: &Tenant) -> anyhow::Result<&ControlPlane> {
+        self.bed.tenant(tenant.index)
+    }
+
+    /// Objects as the tenant sees them.
+    pub(super) fn above<K>(&self, tenant: &Tenant) -> anyhow::Result<Api<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Ok(Api::namespaced(self.plane(tenant)?.client(), NAMESPACE))
+    }
+
+    /// The same objects, as the super cluster holds them.
+    pub(super) fn below<K>(&self, tenant: &Tenant) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.bed.sup.client(), &tenant.below)
+    }
+}
+
+/// Builds the program that is shown, unless one is given.
+async fn build_syncer() -> anyhow::Result<()> {
+    if env::var("VC_SYNCER").is_some() {
+        return Ok(());
+    }
+    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.current_dir(env::workspace()).args(["build", "--quiet", "--package", "syncer", "--bin", "vc-syncer"]);
+    let status = command.kill_on_drop(true).status().await.context("could not run cargo")?;
+    anyhow::ensure!(status.success(), "vc-syncer could not be built");
+    tell::so("vc-syncer built (without optimizations, as `cargo build` does)");
+    Ok(())
+}
+
+async fn register(bed: &Bed) -> anyhow::Result<Vec<Tenant>> {
+    let mut tenants = Vec::new();
+    for (index, plane) in bed.tenants.iter().enumerate() {
+        let (name, mark) = (plane.name().to_owned(), plane.audit().mark());
+        let made = bed.register(index, &name, &name).await?;
+        let uid = Uid::parse(&made.uid().unwrap_or_default())?;
+        let below = TenantId::new(uid, &name).namespace(&Namespace::parse(NAMESPACE)?).to_string();
+        tenants.push(Tenant { name, index, below, mark });
+    }
+    for tenant in &tenants {
+        ready(tenant, bed).await?;
+    }
+    Ok(tenants)
+}
+
+async fn ready(tenant: &Tenant, bed: &Bed) -> anyhow::Result<()> {
+    let api = virtual_clusters(&tenant.name, bed.sup.client());
+    eventually(format!("{} is Ready", tenant.name), PATIENCE, async || {
+        let object = api.get(&tenant.name).await?;
+        let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+        let is = |condition: &Value, key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
+        let mut all = conditions.as_array().into_iter().flatten();
+        let ready = all.any(|condition| is(condition, "type", "Ready") && is(condition, "status", "True"));
+        Ok(Seen::when(ready, conditions))
+    })
+    .await
+    .map(drop)
+}
