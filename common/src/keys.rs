@@ -51,6 +51,10 @@ pub const ROOT_NAMESPACE_OF: &str = "tenancy.x-k8s.io/vcuid";
 /// Annotation on a VirtualCluster: the `kube-system` UID that a person has accepted after the control plane was emptied or restored.
 pub const ACCEPT_INCARNATION: &str = "tenancy.x-k8s.io/accept-incarnation";
 
+/// Annotation on super namespaces: `Orphan` where they are to outlive their VirtualCluster, so that whoever finds them without one leaves
+/// them alone. Absent otherwise.
+pub const DELETION_POLICY: &str = "tenancy.x-k8s.io/deletion-policy";
+
 /// Prefix of hashed label keys: a tenant's label key with a domain that is not allow-listed becomes `<prefix><26-character hash>`.
 pub const HASHED_LABEL_PREFIX: &str = "t.tenancy.x-k8s.io/";
 

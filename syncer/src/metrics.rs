@@ -1,0 +1,230 @@
+//! What the syncer counts: writes, decisions, refusals, failures, and how long a pair takes to agree.
+//!
+//! No metric has a tenant's name among its labels: there may be thousands.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// All metrics of the syncer. Clones count together.
+#[derive(Clone)]
+pub struct SyncMetrics {
+    writes: Family<WriteLabels, Counter>,
+    plans: Family<PlanLabels, Counter>,
+    refusals: Family<KindLabels, Counter>,
+    failures: Family<FailureLabels, Counter>,
+    events_told: Counter,
+    token_renewals: Family<OutcomeLabels, Counter>,
+    relists: Family<SideKindLabels, Counter>,
+    watch_failures: Family<SideKindLabels, Counter>,
+    pair_seconds: Family<KindLabels, Histogram, fn() -> Histogram>,
+    queue: Gauge,
+    pairs: Gauge,
+    tenants: Family<TenantLabels, Gauge>,
+    attaches: Counter,
+    status_writes: Family<OutcomeLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    side: &'static str,
+    kind: &'static str,
+    step: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlanLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    kind: &'static str,
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SideKindLabels {
+    side: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TenantLabels {
+    state: &'static str,
+}
+
+/// Upper bounds in seconds: from one round trip on a quiet machine to what somebody would call broken.
+const PAIR_BUCKETS_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+fn pair_histogram() -> Histogram {
+    Histogram::new(PAIR_BUCKETS_SECONDS)
+}
+
+fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
+
+impl Default for SyncMetrics {
+    fn default() -> Self {
+        Self {
+            writes: Family::default(),
+            plans: Family::default(),
+            refusals: Family::default(),
+            failures: Family::default(),
+            events_told: Counter::default(),
+            token_renewals: Family::default(),
+            relists: Family::default(),
+            watch_failures: Family::default(),
+            pair_seconds: Family::new_with_constructor(pair_histogram),
+            queue: Gauge::default(),
+            pairs: Gauge::default(),
+            tenants: Family::default(),
+            attaches: Counter::default(),
+            status_writes: Family::default(),
+        }
+    }
+}
+
+impl SyncMetrics {
+    /// Metrics that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("writes", "Requests that were to change something", metrics.writes.clone());
+        registry.register("plans", "Decisions on a pair of copies", metrics.plans.clone());
+        registry.register("refusals", "Objects of tenants that were refused", metrics.refusals.clone());
+        registry.register("failures", "Requests that failed, by what is done about it", metrics.failures.clone());
+        registry.register("events_told", "Events written about tenants' objects", metrics.events_told.clone());
+        registry.register("token_renewals", "Service account tokens renewed", metrics.token_renewals.clone());
+        registry.register("relists", "Whole lists begun", metrics.relists.clone());
+        registry.register("watch_failures", "Lists and watches that ended in an error", metrics.watch_failures.clone());
+        registry.register("pair_seconds", "From an event to both copies agreeing", metrics.pair_seconds.clone());
+        registry.register("queue_length", "Keys that wait or are worked on", metrics.queue.clone());
+        registry.register("pairs", "Pairs of copies that are known", metrics.pairs.clone());
+        registry.register("tenants", "Tenants, by the reason of their condition Ready", metrics.tenants.clone());
+        registry.register("attaches", "Tenants' control planes attached, anew or again", metrics.attaches.clone());
+        registry.register("status_writes", "Status of VirtualClusters written", metrics.status_writes.clone());
+        metrics
+    }
+
+    /// A request that was to change something has ended.
+    pub fn wrote(&self, side: &'static str, kind: &'static str, step: &'static str, ok: bool) {
+        self.writes.get_or_create(&WriteLabels { side, kind, step, outcome: outcome(ok) }).inc();
+    }
+
+    /// The planner has decided.
+    pub fn planned(&self, kind: &'static str, outcome: &'static str) {
+        self.plans.get_or_create(&PlanLabels { kind, outcome }).inc();
+    }
+
+    /// A tenant's object was refused.
+    pub fn refused(&self, kind: &'static str) {
+        self.refusals.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// A request about a pair failed; `class` says what is done about it.
+    pub fn failed(&self, kind: &'static str, class: &'static str) {
+        self.failures.get_or_create(&FailureLabels { kind, class }).inc();
+    }
+
+    /// A tenant was told something by an Event.
+    pub fn told_event(&self) {
+        self.events_told.inc();
+    }
+
+    /// A token was renewed, or could not be.
+    pub fn renewed_token(&self, ok: bool) {
+        self.token_renewals.get_or_create(&OutcomeLabels { outcome: outcome(ok) }).inc();
+    }
+
+    /// A whole list of a kind has begun.
+    pub fn relisted(&self, side: &'static str, kind: &'static str) {
+        self.relists.get_or_create(&SideKindLabels { side, kind }).inc();
+    }
+
+    /// A list or watch of a kind ended in an error.
+    pub fn watch_failed(&self, side: &'static str, kind: &'static str) {
+        self.watch_failures.get_or_create(&SideKindLabels { side, kind }).inc();
+    }
+
+    /// A pair agrees, this long after the event that moved it.
+    pub fn agreed(&self, kind: &'static str, after: Duration) {
+        self.pair_seconds.get_or_create(&KindLabels { kind }).observe(after.as_secs_f64());
+    }
+
+    /// How many keys wait or are worked on, and how many pairs are known.
+    pub fn show_load(&self, queue: usize, pairs: usize) {
+        self.queue.set(i64::try_from(queue).unwrap_or(i64::MAX));
+        self.pairs.set(i64::try_from(pairs).unwrap_or(i64::MAX));
+    }
+
+    /// A tenant has gone from one state to another; `None` before the first and after the last.
+    pub fn tenant_moved(&self, from: Option<&'static str>, to: Option<&'static str>) {
+        if let Some(state) = from {
+            self.tenants.get_or_create(&TenantLabels { state }).dec();
+        }
+        if let Some(state) = to {
+            self.tenants.get_or_create(&TenantLabels { state }).inc();
+        }
+    }
+
+    /// A tenant's control plane was attached.
+    pub fn attached(&self) {
+        self.attaches.inc();
+    }
+
+    /// The status of a VirtualCluster was written, or could not be.
+    pub fn wrote_status(&self, ok: bool) {
+        self.status_writes.get_or_create(&OutcomeLabels { outcome: outcome(ok) }).inc();
+    }
+}
+
+impl std::fmt::Debug for SyncMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncMetrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_counted_is_shown() {
+        let mut registry = Registry::default();
+        let metrics = SyncMetrics::register(&mut registry);
+        metrics.wrote("super", "Pod", "create", true);
+        metrics.planned("Pod", "settled");
+        metrics.agreed("Pod", Duration::from_millis(7));
+        metrics.tenant_moved(None, Some("Starting"));
+        metrics.tenant_moved(Some("Starting"), Some("Synced"));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"writes_total{side="super",kind="Pod",step="create",outcome="ok"} 1"#,
+            r#"plans_total{kind="Pod",outcome="settled"} 1"#,
+            r#"tenants{state="Starting"} 0"#,
+            r#"tenants{state="Synced"} 1"#,
+            r#"pair_seconds_bucket{le="0.01",kind="Pod"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}
