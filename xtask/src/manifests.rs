@@ -1,6 +1,320 @@
 //! `cargo xtask manifests`: writes the generated parts of `manifests/`, or checks them.
+//!
+//! Custom resource definitions come from the types in `common::api`, roles from the table of kinds in `mirror`: a kind that is
+//! added there brings its rights along, and a right that no kind asks for goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use common::api::{ClusterVersion, VirtualCluster};
+use common::keys;
+use kube::CustomResourceExt;
+use mirror::kind::{Kind, Observe};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// What stands above every generated file.
+const HEADER: &str = "# Written by `cargo xtask manifests`; changes made here by hand are lost.\n";
+
+/// What a writer does to objects of its tenant. No `watch`: what is watched, the syncer watches for all. No `deletecollection`.
+const WRITES: &[&str] = &["create", "delete", "get", "list", "patch", "update"];
+
+/// What the syncer does to see them.
+const READS: &[&str] = &["get", "list", "watch"];
+
+/// Subresources that writers write, beside the plain resource: conditions of the tenant's readiness gates go down to a super Pod.
+const SUBRESOURCES: &[(&str, &str)] = &[("pods", "pods/status")];
 
 /// Writes the files, or with `check` fails if one of them differs.
-pub(crate) fn run(_check: bool) -> anyhow::Result<()> {
-    anyhow::bail!("the manifests are not generated yet")
+pub(crate) fn run(check: bool) -> anyhow::Result<()> {
+    let root = crate::root().join("manifests");
+    let files = generated()?;
+    let mut stale = strangers(&root, &files)?;
+    for (name, wanted) in &files {
+        let path = root.join(name);
+        if fs::read_to_string(&path).is_ok_and(|held| held == *wanted) {
+            continue;
+        }
+        if check {
+            stale.push(path);
+        } else {
+            fs::create_dir_all(path.parent().unwrap_or(&root)).context("could not create the folder of the manifests")?;
+            fs::write(&path, wanted).with_context(|| format!("could not write {}", path.display()))?;
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = stale.iter().map(|path| path.display().to_string()).collect();
+    bail!("not as `cargo xtask manifests` would write or leave it: {}", names.join(", "))
+}
+
+/// Definitions that lie in `crds/` and come from no type.
+fn strangers(root: &std::path::Path, files: &BTreeMap<String, String>) -> anyhow::Result<Vec<PathBuf>> {
+    let Ok(entries) = fs::read_dir(root.join("crds")) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context("could not list the definitions")?;
+        if !files.contains_key(&format!("crds/{}", entry.file_name().to_string_lossy())) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Every generated file: its name below `manifests/`, and what stands in it.
+fn generated() -> anyhow::Result<BTreeMap<String, String>> {
+    let rows = rows();
+    Ok(BTreeMap::from([
+        ("crds/virtualclusters.yaml".to_owned(), yaml(&[VirtualCluster::crd()])?),
+        ("crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
+        ("rbac.yaml".to_owned(), yaml(&identities(&rows))?),
+    ]))
+}
+
+/// Documents of one file.
+fn yaml<T: Serialize>(documents: &[T]) -> anyhow::Result<String> {
+    let mut text = HEADER.to_owned();
+    for (n, document) in documents.iter().enumerate() {
+        if n > 0 {
+            text.push_str("---\n");
+        }
+        // Through a value: keys in one order, whatever the types say.
+        let value = serde_json::to_value(document).context("could not serialize a manifest")?;
+        text.push_str(&serde_saphyr::to_string(&value).context("could not write a manifest as YAML")?);
+    }
+    Ok(text)
+}
+
+/// What roles need to know of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    group: &'static str,
+    plural: &'static str,
+    /// Tenants create it, writers write it.
+    down: bool,
+    /// The syncer lists and watches it in the super cluster.
+    watched: bool,
+}
+
+/// The kinds of the first release, while the table is still empty.
+const PLANNED: &[Row] = &[
+    Row { group: "", plural: "namespaces", down: true, watched: true },
+    Row { group: "", plural: "pods", down: true, watched: true },
+    Row { group: "", plural: "services", down: true, watched: true },
+    Row { group: "", plural: "configmaps", down: true, watched: true },
+    Row { group: "", plural: "secrets", down: true, watched: false },
+    Row { group: "", plural: "nodes", down: false, watched: true },
+    Row { group: "", plural: "events", down: false, watched: true },
+];
+
+/// The table of kinds, as far as roles are concerned.
+fn rows() -> Vec<Row> {
+    if mirror::KINDS.is_empty() {
+        return PLANNED.to_vec();
+    }
+    mirror::KINDS
+        .iter()
+        .map(|kind| {
+            let (down, watched) = match kind {
+                Kind::Down(kind) => (true, kind.observe() == Observe::Watched),
+                Kind::Up(_) => (false, true),
+            };
+            let resource = kind.resource();
+            Row { group: resource.group, plural: resource.plural, down, watched }
+        })
+        .collect()
+}
+
+/// Who may do what in the super cluster.
+fn identities(rows: &[Row]) -> Vec<Value> {
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": keys::SYNCER, "namespace": keys::SYSTEM_NAMESPACE},
+        }),
+        cluster_role(keys::SYNCER, &syncer_rules(rows)),
+        cluster_role(keys::WRITER_ROLE, &writer_rules(rows)),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": keys::SYNCER},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::SYNCER},
+            "subjects": [syncer()],
+        }),
+        role(keys::SYSTEM_NAMESPACE, &lease_rules()),
+        role_binding(keys::SYSTEM_NAMESPACE),
+        role(keys::WRITERS_NAMESPACE, &mint_rules()),
+        role_binding(keys::WRITERS_NAMESPACE),
+    ]
+}
+
+/// What the syncer may do as itself, in the whole super cluster.
+///
+/// *Guarantees*: no wildcard, no `escalate`, no `impersonate`; `bind` on one `ClusterRole`; Secrets only by `get` on the one name
+/// of kubeconfigs. What RBAC cannot say (which namespaces, which subjects), `admission.yaml` does.
+fn syncer_rules(rows: &[Row]) -> Vec<Value> {
+    let mut rules = vec![
+        rule("tenancy.x-k8s.io", &["virtualclusters"], READS),
+        rule("tenancy.x-k8s.io", &["virtualclusters/status"], &["patch", "update"]),
+        rule("", &["namespaces"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
+        named("", "secrets", keys::ADMIN_KUBECONFIG_NAME, &["get"]),
+        rule("", &["events"], &["create", "patch"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
+        rule("rbac.authorization.k8s.io", &["rolebindings"], &["create"]),
+        named("rbac.authorization.k8s.io", "rolebindings", keys::WRITER_ROLE, &["delete", "get", "update"]),
+        named("rbac.authorization.k8s.io", "clusterroles", keys::WRITER_ROLE, &["bind"]),
+    ];
+    let watched = rows.iter().filter(|row| row.watched && row.plural != "namespaces");
+    rules.extend(by_group(watched).into_iter().map(|(group, plurals)| rule(group, &plurals, READS)));
+    rules
+}
+
+/// What a tenant's writer may do in the namespaces that it is bound in. Nothing on Namespaces.
+fn writer_rules(rows: &[Row]) -> Vec<Value> {
+    let written: Vec<&Row> = rows.iter().filter(|row| row.down && row.plural != "namespaces").collect();
+    let mut rules: Vec<_> = by_group(written.iter().copied()).into_iter().map(|(group, plurals)| rule(group, &plurals, WRITES)).collect();
+    for (plural, subresource) in SUBRESOURCES {
+        if let Some(row) = written.iter().find(|row| row.plural == *plural) {
+            rules.push(rule(row.group, &[subresource], &["patch", "update"]));
+        }
+    }
+    rules
+}
+
+/// The Lease that one of the replicas holds.
+fn lease_rules() -> Vec<Value> {
+    vec![
+        rule("coordination.k8s.io", &["leases"], &["create"]),
+        named("coordination.k8s.io", "leases", keys::SYNCER, &["get", "patch", "update"]),
+    ]
+}
+
+/// Making writers and their tokens; in the namespace that holds nothing else.
+fn mint_rules() -> Vec<Value> {
+    vec![rule("", &["serviceaccounts"], &["create", "delete", "get", "list"]), rule("", &["serviceaccounts/token"], &["create"])]
+}
+
+fn by_group<'a>(rows: impl Iterator<Item = &'a Row>) -> BTreeMap<&'static str, Vec<&'static str>> {
+    let mut groups: BTreeMap<&'static str, BTreeSet<&'static str>> = BTreeMap::new();
+    for row in rows {
+        groups.entry(row.group).or_default().insert(row.plural);
+    }
+    groups.into_iter().map(|(group, plurals)| (group, plurals.into_iter().collect())).collect()
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
+}
+
+fn named(group: &str, resource: &str, name: &str, verbs: &[&str]) -> Value {
+    json!({"apiGroups": [group], "resources": [resource], "resourceNames": [name], "verbs": verbs})
+}
+
+fn cluster_role(name: &str, rules: &[Value]) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": name},
+        "rules": rules,
+    })
+}
+
+fn role(namespace: &str, rules: &[Value]) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": keys::SYNCER, "namespace": namespace},
+        "rules": rules,
+    })
+}
+
+fn role_binding(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": keys::SYNCER, "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": keys::SYNCER},
+        "subjects": [syncer()],
+    })
+}
+
+fn syncer() -> Value {
+    json!({"kind": "ServiceAccount", "name": keys::SYNCER, "namespace": keys::SYSTEM_NAMESPACE})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: &[Row] = &[
+        Row { group: "", plural: "namespaces", down: true, watched: true },
+        Row { group: "", plural: "pods", down: true, watched: true },
+        Row { group: "", plural: "secrets", down: true, watched: false },
+        Row { group: "networking.k8s.io", plural: "ingresses", down: true, watched: true },
+        Row { group: "", plural: "nodes", down: false, watched: true },
+    ];
+
+    /// Every (resource, verb, names) that these rules grant.
+    fn grants(rules: &[Value]) -> Vec<(String, String, bool)> {
+        let mut all = Vec::new();
+        for rule in rules {
+            for resource in rule["resources"].as_array().unwrap() {
+                for verb in rule["verbs"].as_array().unwrap() {
+                    let (resource, verb) = (resource.as_str().unwrap(), verb.as_str().unwrap());
+                    all.push((resource.to_owned(), verb.to_owned(), rule.get("resourceNames").is_some()));
+                }
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn nobody_has_a_wildcard_or_a_right_to_become_somebody_else() {
+        for identity in identities(ROWS) {
+            let text = identity.to_string();
+            for word in ["\"*\"", "escalate", "impersonate", "deletecollection", "pods/exec", "eviction", "nodes/proxy"] {
+                assert!(!text.contains(word), "{word} in {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_syncer_binds_one_role_and_reads_one_name_of_secret() {
+        let grants = grants(&syncer_rules(ROWS));
+        let bind: Vec<_> = grants.iter().filter(|(_, verb, _)| verb == "bind").collect();
+        assert_eq!(bind, [&("clusterroles".to_owned(), "bind".to_owned(), true)]);
+        let secrets: Vec<_> = grants.iter().filter(|(resource, ..)| resource == "secrets").collect();
+        assert_eq!(secrets, [&("secrets".to_owned(), "get".to_owned(), true)]);
+    }
+
+    #[test]
+    fn the_syncer_only_reads_what_tenants_write() {
+        for (resource, verb, _) in grants(&syncer_rules(ROWS)) {
+            if ["pods", "ingresses", "nodes"].contains(&resource.as_str()) {
+                assert!(READS.contains(&verb.as_str()), "{verb} {resource}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_writer_has_what_goes_down_and_nothing_else() {
+        let grants = grants(&writer_rules(ROWS));
+        let resources: BTreeSet<_> = grants.iter().map(|(resource, ..)| resource.as_str()).collect();
+        assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/status", "secrets"]));
+        assert!(grants.iter().all(|(_, verb, _)| verb != "watch"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_alike() {
+        for document in identities(ROWS) {
+            let text = yaml(&[&document]).unwrap();
+            let read: Value = serde_saphyr::from_str(&text).unwrap();
+            assert_eq!(read, document);
+        }
+    }
+
+    #[test]
+    fn the_files_in_the_repository_are_the_generated_ones() {
+        run(true).unwrap();
+    }
 }

@@ -55,7 +55,7 @@ pub struct VirtualClusterSpec {
 
     /// Share of the syncer's attention when tenants compete, relative to the others'.
     #[serde(default = "default_weight")]
-    #[schemars(range(min = 1, max = 100))]
+    #[schemars(with = "i32", range(min = 1, max = 100))]
     pub weight: u8,
 
     /// While true nothing is written for the tenant, in either direction; what runs goes on running.

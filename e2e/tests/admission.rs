@@ -1,0 +1,632 @@
+//! The rights that `manifests/` gives, and the policies that fence them, tried on a real API server.
+//!
+//! Each try is one request of one identity. A try that must fail must fail for the reason stated: by RBAC, or by the message of
+//! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S62, S63, S65.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
+#![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
+
+mod fence;
+
+use common::{Name, Namespace, Owner, TenantId, Uid, keys};
+use e2e::bed::{Bed, BedOptions};
+use fence::{
+    Fence,
+    Verdict::{self, Allowed, Invalid, Policy, Rbac},
+    Who,
+};
+use serde_json::{Value, json};
+
+/// A tenant as the syncer would know it.
+struct Tenant {
+    id: TenantId,
+    namespace: String,
+}
+
+impl Tenant {
+    fn new(uid: &str, name: &str) -> Self {
+        let id = TenantId::new(Uid::parse(uid).unwrap(), name);
+        let namespace = id.namespace(&Namespace::parse("default").unwrap()).to_string();
+        Self { id, namespace }
+    }
+
+    /// The record that an object of this tenant carries.
+    fn record(&self) -> Value {
+        let owner = Owner { tenant: self.id.uid(), namespace: None, name: Name::parse("default").unwrap(), uid: self.id.uid() };
+        json!({"labels": {keys::TENANT: self.id.as_str()}, "annotations": {keys::OWNER: owner.annotation()}})
+    }
+
+    /// An object of this tenant.
+    fn object(&self, api_version: &str, kind: &str, name: &str, rest: Value) -> Value {
+        let mut metadata = self.record();
+        metadata["name"] = json!(name);
+        merged(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}), rest)
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/api/v1/namespaces/{}/{rest}", self.namespace)
+    }
+
+    /// The super namespace of the tenant's namespace `default`.
+    fn space(&self) -> Value {
+        let level = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+        self.object("v1", "Namespace", &self.namespace, level)
+    }
+
+    /// The `RoleBinding` of its writer in `namespace`.
+    fn binding(&self, namespace: &str, change: Value) -> Value {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": keys::WRITER_ROLE, "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::WRITER_ROLE},
+            "subjects": [self.subject()],
+        });
+        merged(binding, change)
+    }
+
+    fn subject(&self) -> Value {
+        json!({"kind": "ServiceAccount", "name": self.id.writer(), "namespace": keys::WRITERS_NAMESPACE})
+    }
+
+    /// A Pod as the syncer makes it, with something changed.
+    fn pod(&self, name: &str, change: Value) -> Value {
+        let spec = json!({"spec": {
+            "automountServiceAccountToken": false,
+            "containers": [{"name": "main", "image": "web"}],
+            "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "token", "projected": {"sources": [{"secret": {"name": "vc.token.x"}}]}}],
+        }});
+        merged(self.object("v1", "Pod", name, spec), change)
+    }
+}
+
+/// A JSON merge patch: null takes away.
+fn merged(mut base: Value, change: Value) -> Value {
+    match (base.as_object_mut(), change) {
+        (Some(fields), Value::Object(changes)) => {
+            for (key, value) in changes {
+                if value.is_null() {
+                    fields.remove(&key);
+                } else {
+                    let held = fields.remove(&key).unwrap_or(Value::Null);
+                    fields.insert(key, merged(held, value));
+                }
+            }
+            base
+        }
+        (_, change) => change,
+    }
+}
+
+fn labeled(key: &str, value: Value) -> Value {
+    json!({"metadata": {"labels": {key: value}}})
+}
+
+fn annotated(key: &str, value: Value) -> Value {
+    json!({"metadata": {"annotations": {key: value}}})
+}
+
+const ROLE_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces";
+const WRITERS: &str = "/api/v1/namespaces/vc-writers/serviceaccounts";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
+    let bed = Bed::start(BedOptions::new("admission", 0)).await.unwrap();
+    let a = Tenant::new("6f9b1c1e-6a55-4e0c-8a8e-3a1d5c0b7f01", "alpha");
+    let b = Tenant::new("0b8f6d0a-2a2c-4f0e-9a57-a1f6f7f0c902", "beta");
+    let mut fence = Fence::start(&bed).await.unwrap();
+
+    what_the_manifests_ship_is_accepted(&mut fence).await;
+    the_syncer_makes_namespaces_with_a_record_and_touches_no_others(&a, &b, &mut fence).await;
+    the_syncer_binds_one_role_to_the_right_writer(&a, &b, &mut fence).await;
+    the_syncer_makes_and_speaks_for_writers_only(&a, &b, &mut fence).await;
+    fence.learn(Who::WriterA, &a.id.writer()).await.unwrap();
+    fence.learn(Who::WriterB, &b.id.writer()).await.unwrap();
+    the_syncer_has_no_right_beyond_its_own(&a, &mut fence).await;
+    a_writer_writes_in_its_own_namespaces_only(&a, &b, &mut fence).await;
+    a_writer_writes_only_what_carries_its_record(&a, &b, &mut fence).await;
+    a_writer_has_no_right_beyond_the_kinds_that_go_down(&a, &mut fence).await;
+    secrets_and_services_stay_what_tenants_may_have(&a, &mut fence).await;
+    pods_stay_harmless_where_pod_security_does_not_look(&a, &mut fence).await;
+    the_status_of_a_pod_stays_its_nodes(&a, &mut fence).await;
+    the_record_of_a_namespace_is_beyond_everybody(&a, &mut fence).await;
+    the_writers_namespace_holds_nothing_else(&mut fence).await;
+    fence.grant_everything(&[&a.id.writer(), "imposter"]).await.unwrap();
+    the_fence_holds_where_rbac_does_not(&a, &b, &mut fence).await;
+
+    fence.finish();
+}
+
+/// The Deployment's Pod passes Pod Security restricted, the original's sample applies, and the definition refuses nonsense.
+async fn what_the_manifests_ship_is_accepted(fence: &mut Fence<'_>) {
+    let deployment = fence::manifest("deployment.yaml", "Deployment");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": deployment["spec"]["template"]["spec"]});
+    fence.attempt("the syncer's Pod", Who::Admin, "POST", "/api/v1/namespaces/vc-system/pods?dryRun=All", &pod, Allowed).await;
+    let list = "/apis/tenancy.x-k8s.io/v1alpha1/namespaces/innocent/virtualclusters";
+    let sample = merged(fence::manifest("samples/virtualcluster.yaml", "VirtualCluster"), json!({"metadata": {"namespace": "innocent"}}));
+    fence.attempt("the original's sample", Who::Admin, "POST", list, &sample, Allowed).await;
+    let original = json!({"status": {"phase": "Running", "conditions": [{"status": "True", "reason": "TenantControlPlaneRunning"}]}});
+    let status = format!("{list}/vc-sample-1/status");
+    fence.attempt("the original's status", Who::Syncer, "PATCH", &status, &original, Allowed).await;
+    let one = format!("{list}/vc-sample-1");
+    for (what, spec, verdict) in [
+        ("weight 0", json!({"weight": 0}), Invalid("spec.weight")),
+        ("weight 101", json!({"weight": 101}), Invalid("spec.weight")),
+        ("weight 100", json!({"weight": 100}), Allowed),
+        ("a selector of nodes on demand", json!({"nodes": {"selector": {}}}), Invalid("a selector needs mode mirrored")),
+        ("mirrored nodes", json!({"nodes": {"mode": "mirrored", "selector": {"matchLabels": {"pool": "a"}}}}), Allowed),
+        ("another deletion policy", json!({"deletionPolicy": "Retain"}), Invalid("spec.deletionPolicy")),
+        ("orphaning", json!({"deletionPolicy": "Orphan"}), Allowed),
+    ] {
+        fence.attempt(&format!("a tenant with {what}"), Who::Admin, "PATCH", &one, &json!({"spec": spec}), verdict).await;
+    }
+    let bundle = json!({"spec": {"etcd": {"metadata": {"name": "etcd"}, "statefulset": {"spec": {"replicas": 1}}, "service": {}}}});
+    let version = merged(json!({"apiVersion": "tenancy.x-k8s.io/v1alpha1", "kind": "ClusterVersion", "metadata": {"name": "cv"}}), bundle);
+    fence.attempt("a template", Who::Admin, "POST", "/apis/tenancy.x-k8s.io/v1alpha1/clusterversions", &version, Allowed).await;
+}
+
+async fn the_syncer_makes_namespaces_with_a_record_and_touches_no_others(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    const SPACES: &str = "/api/v1/namespaces";
+    let odd = |change: Value| merged(a.space(), change);
+    for (what, body, verdict) in [
+        ("without a label", odd(labeled(keys::TENANT, Value::Null)), Policy("without a tenant's label")),
+        ("with a label that is no id", odd(labeled(keys::TENANT, json!("UPPER"))), Policy("without a tenant's label")),
+        ("without a record", odd(annotated(keys::OWNER, Value::Null)), Policy("without a tenant's record")),
+        ("of another name", odd(json!({"metadata": {"name": "team-a"}})), Policy("named vc-<hint>-<hash>")),
+        ("without Pod Security", odd(labeled("pod-security.kubernetes.io/enforce", Value::Null)), Policy("Pod Security baseline")),
+        ("for privileged Pods", odd(labeled("pod-security.kubernetes.io/enforce", json!("privileged"))), Policy("Pod Security baseline")),
+        ("with the record", a.space(), Allowed),
+        ("of a second tenant", b.space(), Allowed),
+    ] {
+        fence.attempt(&format!("syncer makes a namespace {what}"), Who::Syncer, "POST", SPACES, &body, verdict).await;
+    }
+    let own = format!("{SPACES}/{}", a.namespace);
+    let immutable = |key: &'static str| {
+        Policy(if key == keys::TENANT {
+            "tenancy.x-k8s.io/tenant of a namespace cannot"
+        } else {
+            "tenancy.x-k8s.io/owner of a namespace cannot"
+        })
+    };
+    for (what, path, change, verdict) in [
+        ("notes the incarnation", own.as_str(), annotated(keys::INCARNATION, json!("x")), Allowed),
+        ("gives its namespace to another tenant", &own, labeled(keys::TENANT, json!(b.id.as_str())), immutable(keys::TENANT)),
+        ("rewrites a namespace's record", &own, annotated(keys::OWNER, json!("{}")), immutable(keys::OWNER)),
+        ("lowers Pod Security", &own, labeled("pod-security.kubernetes.io/enforce", json!("privileged")), Policy("Pod Security baseline")),
+        ("labels a foreign namespace", "/api/v1/namespaces/innocent", labeled("x", json!("y")), Policy("without a tenant's label")),
+        ("takes over a foreign namespace", "/api/v1/namespaces/innocent", a.record_patch(), Policy("tenant")),
+        ("labels kube-system", "/api/v1/namespaces/kube-system", labeled("x", json!("y")), Policy("without a tenant's label")),
+    ] {
+        fence.attempt(&format!("syncer {what}"), Who::Syncer, "PATCH", path, &change, verdict).await;
+    }
+    for name in ["innocent", "vc-system", "vc-writers"] {
+        let path = format!("{SPACES}/{name}");
+        fence
+            .attempt(&format!("syncer deletes {name}"), Who::Syncer, "DELETE", &path, &json!({}), Policy("without a tenant's label"))
+            .await;
+    }
+}
+
+impl Tenant {
+    fn record_patch(&self) -> Value {
+        json!({"metadata": self.record()})
+    }
+}
+
+async fn the_syncer_binds_one_role_to_the_right_writer(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    let bindings = |namespace: &str| format!("{ROLE_BINDINGS}/{namespace}/rolebindings");
+    let here = bindings(&a.namespace);
+    let odd = |change: Value| a.binding(&a.namespace, change);
+    let role = |kind: &str, name: &str| json!({"roleRef": {"kind": kind, "name": name}});
+    let subject = |change: Value| json!({"subjects": [merged(a.subject(), change)]});
+    let person = |kind: &str| json!({"subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": a.id.writer()}]});
+    for (what, body, verdict) in [
+        ("under another name", odd(json!({"metadata": {"name": "other"}})), Policy("is called vc-tenant-writer")),
+        ("of a role it holds itself", odd(role("ClusterRole", "vc-syncer")), Policy("ClusterRole vc-tenant-writer and no other")),
+        ("of cluster-admin", odd(role("ClusterRole", "cluster-admin")), Rbac),
+        ("of view", odd(role("ClusterRole", "view")), Rbac),
+        ("for another tenant's writer", odd(json!({"subjects": [b.subject()]})), Policy("the namespace's own tenant")),
+        ("for itself", odd(subject(json!({"name": "vc-syncer", "namespace": "vc-system"}))), Policy("the namespace's own tenant")),
+        ("for a namesake elsewhere", odd(subject(json!({"namespace": "innocent"}))), Policy("the namespace's own tenant")),
+        ("for one more", odd(json!({"subjects": [a.subject(), b.subject()]})), Policy("the namespace's own tenant")),
+        ("for a user", odd(person("User")), Policy("the namespace's own tenant")),
+        ("for a group", odd(person("Group")), Policy("the namespace's own tenant")),
+        ("as it should", odd(json!({})), Allowed),
+    ] {
+        fence.attempt(&format!("syncer makes a binding {what}"), Who::Syncer, "POST", &here, &body, verdict).await;
+    }
+    for namespace in ["innocent", "kube-system", "vc-system", "vc-writers"] {
+        let body = a.binding(namespace, json!({}));
+        let verdict = Policy("only in namespaces with a tenant's record");
+        fence.attempt(&format!("syncer makes a binding in {namespace}"), Who::Syncer, "POST", &bindings(namespace), &body, verdict).await;
+    }
+    let one = format!("{here}/vc-tenant-writer");
+    let widened = odd(json!({"subjects": [a.subject(), b.subject()]}));
+    fence.attempt("syncer widens its binding", Who::Syncer, "PUT", &one, &widened, Policy("the namespace's own tenant")).await;
+    let foreign = format!("{}/vc-tenant-writer", bindings("innocent"));
+    let verdict = Policy("only in namespaces with a tenant's record");
+    fence.attempt("syncer deletes a foreign binding", Who::Syncer, "DELETE", &foreign, &json!({}), verdict).await;
+    fence.attempt("syncer deletes a binding of another name", Who::Syncer, "DELETE", &format!("{here}/other"), &json!({}), Rbac).await;
+    fence.attempt("syncer deletes its binding", Who::Syncer, "DELETE", &one, &json!({}), Allowed).await;
+    fence.attempt("syncer makes its binding anew", Who::Syncer, "POST", &here, &odd(json!({})), Allowed).await;
+    let theirs = b.binding(&b.namespace, json!({}));
+    fence.attempt("syncer binds the second writer", Who::Syncer, "POST", &bindings(&b.namespace), &theirs, Allowed).await;
+}
+
+async fn the_syncer_makes_and_speaks_for_writers_only(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    let account = |name: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+    for (name, verdict) in [
+        (a.id.writer(), Allowed),
+        (b.id.writer(), Allowed),
+        ("other".to_owned(), Policy("named w-<tenant id> only")),
+        ("w-short".to_owned(), Policy("named w-<tenant id> only")),
+    ] {
+        fence.attempt(&format!("syncer makes the account {name}"), Who::Syncer, "POST", WRITERS, &account(&name), verdict).await;
+    }
+    let token = |name: &str| format!("{WRITERS}/{name}/token");
+    fence.attempt("syncer speaks for a writer", Who::Syncer, "POST", &token(&a.id.writer()), &request, Allowed).await;
+    fence.attempt("syncer speaks for another", Who::Syncer, "POST", &token("imposter"), &request, Policy("named w-<tenant id> only")).await;
+    fence
+        .attempt(
+            "syncer deletes another",
+            Who::Syncer,
+            "DELETE",
+            &format!("{WRITERS}/imposter"),
+            &json!({}),
+            Policy("named w-<tenant id> only"),
+        )
+        .await;
+    for namespace in ["kube-system", "vc-system", "innocent", &a.namespace] {
+        let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        fence
+            .attempt(&format!("syncer makes an account in {namespace}"), Who::Syncer, "POST", &accounts, &account(&a.id.writer()), Rbac)
+            .await;
+        fence
+            .attempt(
+                &format!("syncer speaks for one in {namespace}"),
+                Who::Syncer,
+                "POST",
+                &format!("{accounts}/default/token"),
+                &request,
+                Rbac,
+            )
+            .await;
+    }
+}
+
+async fn the_syncer_has_no_right_beyond_its_own(a: &Tenant, fence: &mut Fence<'_>) {
+    let empty = json!({});
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "x"}, "rules": []});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "x"}});
+    let vc = "/apis/tenancy.x-k8s.io/v1alpha1/namespaces/innocent/virtualclusters";
+    for (what, method, path, body, verdict) in [
+        ("lists all Secrets", "GET", "/api/v1/secrets".to_owned(), &empty, Rbac),
+        ("lists a tenant's Secrets", "GET", a.path("secrets"), &empty, Rbac),
+        ("reads some Secret", "GET", "/api/v1/namespaces/innocent/secrets/password".to_owned(), &empty, Rbac),
+        ("reads a kubeconfig", "GET", "/api/v1/namespaces/innocent/secrets/admin-kubeconfig".to_owned(), &empty, Allowed),
+        ("sees Pods", "GET", "/api/v1/pods".to_owned(), &empty, Allowed),
+        ("sees nodes", "GET", "/api/v1/nodes".to_owned(), &empty, Allowed),
+        ("makes a Pod", "POST", a.path("pods"), &a.pod("x", json!({})), Rbac),
+        ("makes a ConfigMap", "POST", a.path("configmaps"), &a.object("v1", "ConfigMap", "x", json!({})), Rbac),
+        ("makes a node", "POST", "/api/v1/nodes".to_owned(), &node, Rbac),
+        ("makes a role", "POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned(), &role, Rbac),
+        ("changes the writers' role", "PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/vc-tenant-writer".to_owned(), &empty, Rbac),
+        (
+            "removes the fence",
+            "DELETE",
+            "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/vc-tenant-writers".to_owned(),
+            &empty,
+            Rbac,
+        ),
+        ("sees the tenants", "GET", "/apis/tenancy.x-k8s.io/v1alpha1/virtualclusters".to_owned(), &empty, Allowed),
+        ("changes a tenant's spec", "PATCH", format!("{vc}/alpha"), &json!({"spec": {"paused": true}}), Rbac),
+        ("reports on a tenant", "PATCH", format!("{vc}/alpha/status"), &json!({"status": {"pods": 1}}), Allowed),
+    ] {
+        fence.attempt(&format!("syncer {what}"), Who::Syncer, method, &path, body, verdict).await;
+    }
+    let path = "/api/v1/namespaces/kube-system/secrets";
+    fence.attempt_as("syncer plays an admin", Who::Syncer, "system:masters", "GET", path, Rbac).await;
+}
+
+async fn a_writer_writes_in_its_own_namespaces_only(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    let map = |tenant: &Tenant| tenant.object("v1", "ConfigMap", "settings", json!({"data": {"k": "v"}}));
+    fence.attempt("A writes at home", Who::WriterA, "POST", &a.path("configmaps"), &map(a), Allowed).await;
+    fence.attempt("B writes at home", Who::WriterB, "POST", &b.path("configmaps"), &map(b), Allowed).await;
+    fence.attempt("A reads at home", Who::WriterA, "GET", &a.path("configmaps/settings"), &json!({}), Allowed).await;
+    fence.attempt("A lists Secrets at home", Who::WriterA, "GET", &a.path("secrets"), &json!({}), Allowed).await;
+    for kind in ["configmaps", "secrets", "services", "pods"] {
+        let list = b.path(kind);
+        let one = format!("{list}/settings");
+        let body = a.object("v1", "ConfigMap", "settings", json!({}));
+        for (method, path) in
+            [("GET", &list), ("POST", &list), ("GET", &one), ("PUT", &one), ("PATCH", &one), ("DELETE", &one), ("DELETE", &list)]
+        {
+            fence.attempt(&format!("A in B's home: {method} {kind}"), Who::WriterA, method, path, &body, Rbac).await;
+        }
+    }
+    for path in [
+        "/api/v1/configmaps",
+        "/api/v1/pods",
+        "/api/v1/secrets",
+        "/api/v1/namespaces",
+        "/api/v1/nodes",
+        "/api/v1/namespaces/innocent/configmaps",
+    ] {
+        fence.attempt(&format!("A looks at {path}"), Who::WriterA, "GET", path, &json!({}), Rbac).await;
+    }
+}
+
+async fn a_writer_writes_only_what_carries_its_record(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    let maps = a.path("configmaps");
+    let odd = |change: Value| a.object("v1", "ConfigMap", "odd", change);
+    for (what, body, verdict) in [
+        ("without a label", odd(labeled(keys::TENANT, Value::Null)), Policy("carries that tenant's label")),
+        ("with B's label", odd(labeled(keys::TENANT, json!(b.id.as_str()))), Policy("carries that tenant's label")),
+        ("without a record", odd(annotated(keys::OWNER, Value::Null)), Policy("carries its record")),
+    ] {
+        fence.attempt(&format!("A makes an object {what}"), Who::WriterA, "POST", &maps, &body, verdict).await;
+    }
+    let (own, foreign) = (format!("{maps}/settings"), format!("{maps}/platform"));
+    for (what, method, path, body, verdict) in [
+        ("changes its object", "PATCH", &own, json!({"data": {"k": "w"}}), Allowed),
+        ("gives its object to B", "PATCH", &own, labeled(keys::TENANT, json!(b.id.as_str())), Policy("carries that tenant's label")),
+        ("takes its label off", "PATCH", &own, labeled(keys::TENANT, Value::Null), Policy("carries that tenant's label")),
+        ("rewrites the record", "PATCH", &own, annotated(keys::OWNER, json!("{}")), Policy("cannot change")),
+        ("takes the record off", "PATCH", &own, annotated(keys::OWNER, Value::Null), Policy("carries its record")),
+        ("takes over a foreign object", "PATCH", &foreign, a.record_patch(), Policy("not the tenant's")),
+        ("deletes a foreign object", "DELETE", &foreign, json!({}), Policy("not the tenant's")),
+        ("deletes all at once", "DELETE", &maps, json!({}), Rbac),
+        ("deletes its object", "DELETE", &own, json!({}), Allowed),
+    ] {
+        if path == &foreign && method == "PATCH" {
+            fence.admin_makes(&maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "platform"}})).await;
+        }
+        fence.attempt(&format!("A {what}"), Who::WriterA, method, path, &body, verdict).await;
+    }
+}
+
+async fn a_writer_has_no_right_beyond_the_kinds_that_go_down(a: &Tenant, fence: &mut Fence<'_>) {
+    let none = json!({});
+    let evict = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "x"}});
+    let bind = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "x"}, "target": {"kind": "Node", "name": "n"}});
+    let rbac = format!("{ROLE_BINDINGS}/{}/rolebindings", a.namespace);
+    for (what, method, path, body) in [
+        ("watches", "GET", a.path("pods?watch=true"), &none),
+        ("evicts", "POST", a.path("pods/x/eviction"), &evict),
+        ("binds a Pod", "POST", a.path("pods/x/binding"), &bind),
+        ("runs a command", "POST", a.path("pods/x/exec?command=id"), &none),
+        ("reads logs", "GET", a.path("pods/x/log"), &none),
+        ("adds a container", "PATCH", a.path("pods/x/ephemeralcontainers"), &none),
+        ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none),
+        ("makes an account", "POST", a.path("serviceaccounts"), &a.object("v1", "ServiceAccount", "x", json!({}))),
+        ("binds a role", "POST", rbac, &a.binding(&a.namespace, json!({}))),
+        ("reads its namespace", "GET", format!("/api/v1/namespaces/{}", a.namespace), &none),
+        ("deletes its namespace", "DELETE", format!("/api/v1/namespaces/{}", a.namespace), &none),
+        ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space()),
+        ("makes endpoints", "POST", a.path("endpoints"), &a.object("v1", "Endpoints", "x", json!({}))),
+        ("reads nodes", "GET", "/api/v1/nodes".to_owned(), &none),
+    ] {
+        fence.attempt(&format!("A {what}"), Who::WriterA, method, &path, body, Rbac).await;
+    }
+}
+
+async fn secrets_and_services_stay_what_tenants_may_have(a: &Tenant, fence: &mut Fence<'_>) {
+    let kind = |type_: &str| json!({"type": type_, "metadata": {"annotations": {"kubernetes.io/service-account.name": "default"}}});
+    for (what, rest, verdict) in [
+        ("with a token of the super cluster", kind("kubernetes.io/service-account-token"), Policy("controllers of the super cluster")),
+        ("to join machines with", kind("bootstrap.kubernetes.io/token"), Policy("controllers of the super cluster")),
+        ("of no special type", kind("Opaque"), Allowed),
+        (
+            "with a key pair",
+            merged(kind("kubernetes.io/tls"), json!({"metadata": {"name": "tls"}, "stringData": {"tls.crt": "", "tls.key": ""}})),
+            Allowed,
+        ),
+    ] {
+        let body = a.object("v1", "Secret", "password", rest);
+        fence.attempt(&format!("A makes a Secret {what}"), Who::WriterA, "POST", &a.path("secrets"), &body, verdict).await;
+    }
+    let ports = json!([{"port": 80}]);
+    for (what, spec, verdict) in [
+        ("with an external address", json!({"ports": ports, "externalIPs": ["192.0.2.1"]}), Policy("no address from outside")),
+        (
+            "with a load balancer's address",
+            json!({"ports": ports, "type": "LoadBalancer", "loadBalancerIP": "192.0.2.1"}),
+            Policy("no address from outside"),
+        ),
+        ("that is an alias", json!({"type": "ExternalName", "externalName": "kubernetes.default.svc"}), Policy("no alias")),
+        ("with ports", json!({"ports": ports}), Allowed),
+    ] {
+        let body = a.object("v1", "Service", "web", json!({"spec": spec}));
+        fence.attempt(&format!("A makes a Service {what}"), Who::WriterA, "POST", &a.path("services"), &body, verdict).await;
+    }
+    let change = json!({"spec": {"externalIPs": ["192.0.2.1"]}});
+    fence
+        .attempt("A adds an external address", Who::WriterA, "PATCH", &a.path("services/web"), &change, Policy("no address from outside"))
+        .await;
+}
+
+/// In a namespace without Pod Security, as if that line of defense were not there.
+async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: &mut Fence<'_>) {
+    let bare = a.id.namespace(&Namespace::parse("bare").unwrap()).to_string();
+    let space = merged(a.space(), json!({"metadata": {"name": bare, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}));
+    fence.admin_makes("/api/v1/namespaces", &space).await;
+    let bindings = format!("{ROLE_BINDINGS}/{bare}/rolebindings");
+    fence.attempt("syncer binds the writer there", Who::Syncer, "POST", &bindings, &a.binding(&bare, json!({})), Allowed).await;
+    fence.wait_for_account(&bare).await.unwrap();
+    let pods = format!("/api/v1/namespaces/{bare}/pods");
+    let mut tries: Vec<(String, Value, Verdict)> = Vec::new();
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        tries.push((field.to_owned(), json!({"spec": {field: true}}), Policy("does not share the node's")));
+    }
+    tries.push(("nodeName".into(), json!({"spec": {"nodeName": "n"}}), Policy("never by nodeName")));
+    tries.push(("automount".into(), json!({"spec": {"automountServiceAccountToken": true}}), Policy("no identity in the super cluster")));
+    tries.push((
+        "automount left out".into(),
+        json!({"spec": {"automountServiceAccountToken": null}}),
+        Policy("no identity in the super cluster"),
+    ));
+    for (source, value) in [
+        ("hostPath", json!({"path": "/"})),
+        ("nfs", json!({"server": "s", "path": "/"})),
+        ("csi", json!({"driver": "d"})),
+        ("gitRepo", json!({"repository": "r"})),
+        ("flexVolume", json!({"driver": "a/b"})),
+        ("iscsi", json!({"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:storage", "lun": 0})),
+        ("image", json!({"reference": "r"})),
+    ] {
+        tries.push((source.into(), json!({"spec": {"volumes": [{"name": "v", source: value}]}}), Policy("volumes only")));
+    }
+    for (source, value) in [("serviceAccountToken", json!({"path": "token"})), ("clusterTrustBundle", json!({"name": "x", "path": "ca"}))] {
+        let volume = json!({"name": "kube-api-access-x", "projected": {"sources": [{source: value}]}});
+        tries.push((source.into(), json!({"spec": {"volumes": [volume]}}), Policy("projected into it")));
+    }
+    for list in ["containers", "initContainers"] {
+        let with = |field: &str, value: Value| {
+            let plain = json!({"name": "main", "image": "web"});
+            let odd = json!({"name": "odd", "image": "web", field: value});
+            let spec = if list == "containers" { json!({"containers": [plain, odd]}) } else { json!({list: [odd]}) };
+            json!({"spec": spec})
+        };
+        tries.push((format!("privileged {list}"), with("securityContext", json!({"privileged": true})), Policy("is not privileged")));
+        tries.push((
+            format!("capabilities of {list}"),
+            with("securityContext", json!({"capabilities": {"add": ["SYS_ADMIN"]}})),
+            Policy("no capability beyond"),
+        ));
+        tries.push((
+            format!("ports of {list}"),
+            with("ports", json!([{"containerPort": 80, "hostPort": 80}])),
+            Policy("no port of the node"),
+        ));
+    }
+    tries.push(("priority".into(), json!({"spec": {"priorityClassName": "system-node-critical"}}), Policy("no priority of the system's")));
+    tries.push((
+        "devices".into(),
+        json!({"spec": {"resourceClaims": [{"name": "c", "resourceClaimName": "c"}]}}),
+        Policy("claims no device"),
+    ));
+    tries.push(("nothing odd".into(), json!({}), Allowed));
+    for (what, change, verdict) in tries {
+        let body = a.pod("web", change);
+        fence.attempt(&format!("A makes a Pod with {what}"), Who::WriterA, "POST", &pods, &body, verdict).await;
+    }
+}
+
+async fn the_status_of_a_pod_stays_its_nodes(a: &Tenant, fence: &mut Fence<'_>) {
+    fence.wait_for_account(&a.namespace).await.unwrap();
+    let body = a.pod("web", json!({}));
+    fence.attempt("A makes a Pod at home", Who::WriterA, "POST", &a.path("pods"), &body, Allowed).await;
+    let status = a.path("pods/web/status");
+    let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}});
+    fence.admin_patches(&status, &running).await;
+    let address = json!({"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}});
+    fence.attempt("A says another address", Who::WriterA, "PATCH", &status, &address, Policy("at which address")).await;
+    let condition = |type_: &str| json!({"status": {"conditions": [{"type": type_, "status": "True"}]}});
+    for (what, change, verdict) in [
+        ("another phase", json!({"status": {"phase": "Succeeded"}}), Policy("how far it is")),
+        ("that it is Ready", condition("Ready"), Policy("readiness gates only")),
+        (
+            "what its containers do",
+            json!({"status": {"containerStatuses": [{"name": "main", "image": "web", "imageID": "", "ready": true, "restartCount": 0}]}}),
+            Policy("containers do"),
+        ),
+        ("that the tenant's gate is open", condition("example.com/gate"), Allowed),
+    ] {
+        fence.attempt_strategic(&format!("A says {what}"), Who::WriterA, &status, &change, verdict).await;
+    }
+}
+
+async fn the_record_of_a_namespace_is_beyond_everybody(a: &Tenant, fence: &mut Fence<'_>) {
+    let own = format!("/api/v1/namespaces/{}", a.namespace);
+    for who in [Who::Admin, Who::Platform] {
+        for path in [own.clone(), format!("{own}/status")] {
+            let take = labeled(keys::TENANT, Value::Null);
+            fence.attempt(&format!("{who:?} takes the label off {path}"), who, "PATCH", &path, &take, Policy("cannot be added")).await;
+            let change = annotated(keys::OWNER, json!("{}"));
+            fence.attempt(&format!("{who:?} rewrites the record of {path}"), who, "PATCH", &path, &change, Policy("cannot be added")).await;
+        }
+        let adopt = a.record_patch();
+        fence
+            .attempt(
+                &format!("{who:?} puts a record on innocent"),
+                who,
+                "PATCH",
+                "/api/v1/namespaces/innocent",
+                &adopt,
+                Policy("cannot be added"),
+            )
+            .await;
+    }
+    let forged = merged(a.space(), json!({"metadata": {"name": "forged"}}));
+    fence.attempt("Platform forges a record", Who::Platform, "POST", "/api/v1/namespaces", &forged, Policy("only vc-syncer makes")).await;
+    let free = labeled("team", json!("x"));
+    fence.attempt("Platform labels a tenant's namespace", Who::Platform, "PATCH", &own, &free, Allowed).await;
+}
+
+async fn the_writers_namespace_holds_nothing_else(fence: &mut Fence<'_>) {
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 1, "seccompProfile": {"type": "RuntimeDefault"}},
+        "automountServiceAccountToken": false,
+        "containers": [{"name": "x", "image": "x", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
+    }});
+    for (kind, body) in [("secrets", secret), ("pods", pod)] {
+        let path = format!("/api/v1/namespaces/vc-writers/{kind}");
+        fence
+            .attempt(
+                &format!("Platform makes {kind} among the writers"),
+                Who::Platform,
+                "POST",
+                &path,
+                &body,
+                Policy("act as a tenant's writer"),
+            )
+            .await;
+    }
+}
+
+/// The same identities with every right of RBAC: a mistake in a role is not yet a hole.
+async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
+    let none = json!({});
+    let map = |tenant: &Tenant| tenant.object("v1", "ConfigMap", "late", json!({}));
+    let innocent = "/api/v1/namespaces/innocent/configmaps".to_owned();
+    let role = a.object("rbac.authorization.k8s.io/v1", "ClusterRole", "x", json!({"rules": []}));
+    let own = format!("/api/v1/namespaces/{}", a.namespace);
+    let evict = merged(a.object("policy/v1", "Eviction", "web", json!({})), json!({}));
+    for (what, method, path, body, verdict) in [
+        ("writes in B's home", "POST", b.path("configmaps"), &map(a), Policy("whose record is its own tenant's")),
+        ("deletes B's object", "DELETE", b.path("configmaps/settings"), &none, Policy("whose record is its own tenant's")),
+        ("writes elsewhere", "POST", innocent.clone(), &map(a), Policy("whose record is its own tenant's")),
+        (
+            "writes cluster-wide",
+            "POST",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned(),
+            &role,
+            Policy("no cluster-wide object"),
+        ),
+        ("changes its namespace", "PATCH", own.clone(), &labeled("x", json!("y")), Policy("no Namespace")),
+        ("deletes its namespace", "DELETE", own, &none, Policy("no Namespace")),
+        ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space(), Policy("amespace")),
+        ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("their status, nothing else")),
+        ("runs a command", "POST", a.path("pods/web/exec?command=id"), &none, Policy("nothing else")),
+        ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none, Policy("nothing else")),
+        ("writes at home still", "POST", a.path("configmaps"), &map(a), Allowed),
+    ] {
+        fence.attempt(&format!("A with every right {what}"), Who::WriterA, method, &path, body, verdict).await;
+    }
+    let imposter = Policy("not named w-<tenant id> write nothing");
+    fence.attempt("an imposter writes at A's", Who::Imposter, "POST", &a.path("configmaps"), &map(a), imposter).await;
+    fence.attempt("an imposter writes elsewhere", Who::Imposter, "POST", &innocent, &map(a), imposter).await;
+    fence.grant_everything(&["vc-syncer"]).await.unwrap();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": a.id.writer()}});
+    let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let here = "only in vc-writers";
+    for (what, path, body) in [
+        ("makes an account elsewhere", "/api/v1/namespaces/innocent/serviceaccounts", &account),
+        ("speaks for one elsewhere", "/api/v1/namespaces/kube-system/serviceaccounts/default/token", &ask),
+    ] {
+        fence.attempt(&format!("syncer with every right {what}"), Who::Syncer, "POST", path, body, Policy(here)).await;
+    }
+    let admin = a.binding(&a.namespace, json!({"metadata": {"name": "other"}, "roleRef": {"name": "cluster-admin"}}));
+    let bindings = format!("{ROLE_BINDINGS}/{}/rolebindings", a.namespace);
+    fence.attempt("syncer with every right binds cluster-admin", Who::Syncer, "POST", &bindings, &admin, Policy("vc-tenant-writer")).await;
+}
