@@ -1,8 +1,236 @@
 //! `cargo xtask image`: writes the image of the syncer as an OCI archive.
+//!
+//! One layer with one static program, no base image and no container engine. The same program gives the same bytes: no times,
+//! no owners, sorted entries. `ctr images import`, `podman load` and `skopeo copy oci-archive:` read it.
+//!
+//! *Sources*: OCI image specification 1.1 (layout, manifest, config).
 
-use std::path::Path;
+use std::env::consts::ARCH;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The image's name, as `manifests/deployment.yaml` has it.
+const NAME: &str = concat!("ghcr.io/virtualcluster/vc-syncer:", env!("CARGO_PKG_VERSION"));
+
+/// The program in the image.
+const PROGRAM: &str = "vc-syncer";
+
+/// User and group that the program runs as: nobody's, by the convention of distroless images.
+const USER: &str = "65532:65532";
+
+/// Nothing in the image says when it was made.
+const EPOCH: &str = "1970-01-01T00:00:00Z";
 
 /// Writes the image with this program in it, or with one built first.
-pub(crate) fn run(_binary: Option<&Path>) -> anyhow::Result<()> {
-    anyhow::bail!("the image is not built yet")
+pub(crate) fn run(binary: Option<&Path>) -> anyhow::Result<()> {
+    let built;
+    let binary = if let Some(given) = binary {
+        given
+    } else {
+        built = build()?;
+        &built
+    };
+    let program = fs::read(binary).with_context(|| format!("could not read {}", binary.display()))?;
+    needs_nothing(&program).with_context(|| format!("{} cannot run in an empty image", binary.display()))?;
+    let path = crate::root().join("target/image/vc-syncer.tar");
+    fs::create_dir_all(path.parent().context("the archive has a folder")?).context("could not create the folder of the image")?;
+    let archive = archive(&program)?;
+    fs::write(&path, &archive).with_context(|| format!("could not write {}", path.display()))?;
+    eprintln!("wrote {} ({} KiB): {NAME}", path.display(), archive.len() / 1024);
+    Ok(())
+}
+
+/// Builds the program, linked statically: glibc's resolver needs no files of its own since 2.34.
+///
+/// With an explicit `--target` the flags are not applied to build scripts and macros, which cannot be static.
+fn build() -> anyhow::Result<PathBuf> {
+    let (root, triple) = (crate::root(), format!("{ARCH}-unknown-linux-gnu"));
+    let flags = ["-Ctarget-feature=+crt-static".to_owned(), format!("--remap-path-prefix={}=/src", root.display())].join("\x1f");
+    let status = Command::new(env!("CARGO"))
+        .current_dir(&root)
+        .args(["build", "--release", "--locked", "--package", "syncer", "--bin", PROGRAM, "--target", &triple])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .status()
+        .context("could not start cargo")?;
+    ensure!(status.success(), "the syncer did not build");
+    Ok(root.join("target").join(triple).join("release").join(PROGRAM))
+}
+
+/// Refuses what would need a loader or libraries, which the image does not have.
+fn needs_nothing(program: &[u8]) -> anyhow::Result<()> {
+    /// Type of the program header that names a loader.
+    const INTERP: u32 = 3;
+    ensure!(program.starts_with(b"\x7fELF\x02\x01"), "it is no 64-bit little-endian ELF program");
+    let table = usize::try_from(number(program, 0x20, 8)?).context("its program headers lie outside of it")?;
+    let (size, count) = (number(program, 0x36, 2)?, number(program, 0x38, 2)?);
+    for n in 0..count {
+        let at =
+            usize::try_from(n * size).ok().and_then(|offset| table.checked_add(offset)).context("a program header lies outside of it")?;
+        if number(program, at, 4)? == u64::from(INTERP) {
+            bail!("it is linked dynamically; build it with -Ctarget-feature=+crt-static");
+        }
+    }
+    Ok(())
+}
+
+/// A little-endian number of `size` bytes.
+fn number(bytes: &[u8], at: usize, size: usize) -> anyhow::Result<u64> {
+    let end = at.checked_add(size).context("a header lies outside of it")?;
+    let field = bytes.get(at..end).context("a header lies outside of it")?;
+    Ok(field.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
+}
+
+/// The image as an OCI layout in a tar archive.
+fn archive(program: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let layer = tar(&[(PROGRAM.to_owned(), 0o755, program)])?;
+    let packed = gzip(&layer)?;
+    let config = serde_json::to_vec(&config(&layer))?;
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+    }))?;
+    let index = serde_json::to_vec(&index(&manifest))?;
+    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    let mut files: Vec<(String, u32, &[u8])> =
+        [&packed, &config, &manifest].into_iter().map(|blob| (format!("blobs/sha256/{}", sha256(blob)), 0o644, blob.as_slice())).collect();
+    files.sort();
+    files.push(("index.json".to_owned(), 0o644, &index));
+    files.push(("oci-layout".to_owned(), 0o644, layout));
+    tar(&files)
+}
+
+/// How the image is run.
+fn config(layer: &[u8]) -> Value {
+    json!({
+        "created": EPOCH,
+        "architecture": architecture(),
+        "os": "linux",
+        "config": {"User": USER, "Entrypoint": [format!("/{PROGRAM}")], "WorkingDir": "/", "ExposedPorts": {"8080/tcp": {}}},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", sha256(layer))]},
+        "history": [{"created": EPOCH, "created_by": "cargo xtask image"}],
+    })
+}
+
+/// What the archive holds: one image under its name, for tools that go by either annotation.
+fn index(manifest: &[u8]) -> Value {
+    let mut image = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+    if let Some(image) = image.as_object_mut() {
+        image.insert("platform".to_owned(), json!({"architecture": architecture(), "os": "linux"}));
+        let names = json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME});
+        image.insert("annotations".to_owned(), names);
+    }
+    json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [image]})
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{}", sha256(blob)), "size": blob.len()})
+}
+
+/// As OCI calls the machine this runs on.
+fn architecture() -> &'static str {
+    match ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Files as (path, mode, content), owned by root, of no time.
+fn tar(files: &[(String, u32, &[u8])]) -> anyhow::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, mode, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(*mode);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, *content).with_context(|| format!("could not pack {path}"))?;
+    }
+    builder.into_inner().context("could not finish a tar archive")
+}
+
+fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut packer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+    packer.write_all(bytes).context("could not compress the layer")?;
+    packer.finish().context("could not compress the layer")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    fn unpacked(bytes: &[u8]) -> BTreeMap<String, (u32, u64, Vec<u8>)> {
+        let mut archive = tar::Archive::new(bytes);
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            files.insert(path, (entry.header().mode().unwrap(), entry.header().mtime().unwrap(), content));
+        }
+        files
+    }
+
+    fn blob(files: &BTreeMap<String, (u32, u64, Vec<u8>)>, descriptor: &Value) -> Vec<u8> {
+        let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let content = files[&format!("blobs/sha256/{digest}")].2.clone();
+        assert_eq!(sha256(&content), digest);
+        assert_eq!(descriptor["size"], content.len());
+        content
+    }
+
+    #[test]
+    fn the_archive_leads_from_the_index_to_the_program() {
+        let files = unpacked(&archive(b"a program").unwrap());
+        let index: Value = serde_json::from_slice(&files["index.json"].2).unwrap();
+        let manifest: Value = serde_json::from_slice(&blob(&files, &index["manifests"][0])).unwrap();
+        let config: Value = serde_json::from_slice(&blob(&files, &manifest["config"])).unwrap();
+        let mut layer = Vec::new();
+        GzDecoder::new(blob(&files, &manifest["layers"][0]).as_slice()).read_to_end(&mut layer).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"], json!([format!("sha256:{}", sha256(&layer))]));
+        assert_eq!(config["config"]["Entrypoint"], json!(["/vc-syncer"]));
+        assert_eq!(config["config"]["User"], "65532:65532");
+        assert_eq!(unpacked(&layer), BTreeMap::from([("vc-syncer".to_owned(), (0o755, 0, b"a program".to_vec()))]));
+    }
+
+    #[test]
+    fn the_same_program_gives_the_same_bytes() {
+        assert_eq!(archive(b"a program").unwrap(), archive(b"a program").unwrap());
+        assert_ne!(archive(b"a program").unwrap(), archive(b"another").unwrap());
+    }
+
+    #[test]
+    fn a_program_that_needs_a_loader_is_refused() {
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        let error = needs_nothing(&own).unwrap_err().to_string();
+        assert!(error.contains("crt-static"), "{error}");
+        let error = needs_nothing(b"#!/bin/sh").unwrap_err().to_string();
+        assert!(error.contains("ELF"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_program_is_refused() {
+        assert!(needs_nothing(b"\x7fELF\x02\x01").is_err());
+    }
 }
