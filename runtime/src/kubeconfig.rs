@@ -7,8 +7,8 @@
 mod error;
 mod file;
 mod secret;
-//cfgtest
-//mod tests;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
