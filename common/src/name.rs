@@ -154,6 +154,13 @@ impl Name<Tenant> {
     }
 }
 
+impl Name<Super> {
+    /// The name of the super namespace that stands for a tenant namespace, as an object's name.
+    pub fn of_namespace(tenant: &TenantId, namespace: &Name<Tenant>) -> Self {
+        Self(tenant.namespace(&Namespace(namespace.0.clone(), PhantomData)).0, PhantomData)
+    }
+}
+
 /// Who a tenant is: the UID of its VirtualCluster, with the readable name for hints.
 ///
 /// The 26-character id is SHA-256 over the length-prefixed fields (`vc-tenant-v1`, UID), cut to 128 bits, in lower-case base32.

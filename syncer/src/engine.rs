@@ -1,1 +1,293 @@
 //! The engine: attaches tenants, lets informers fill the index, and works on keys by turn.
+
+mod intake;
+mod patrol;
+mod process;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use common::{Super, Tenant as TenantSide, TenantId, Uid};
+use dashmap::{DashMap, DashSet};
+use mirror::KINDS;
+use mirror::cx::{Policy, Profile};
+use mirror::kind::{Kind, KindId, Observe};
+use parking_lot::{Mutex, RwLock};
+use runtime::lease::Held;
+use runtime::task::Tasks;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Copier, Recorder};
+use crate::index::Slot;
+use crate::metrics::SyncMetrics;
+use crate::nodes::Nodes;
+use crate::remote::Remote;
+use crate::tenant::{Attached, Tenant, Tenants};
+use crate::work::Work;
+use crate::writer::{Fence, Writer};
+
+/// How the engine is set.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Keys worked on at once.
+    pub workers: usize,
+    /// Time between two patrols.
+    pub patrol_interval: Duration,
+    /// The share of a token's life after which it is renewed.
+    pub renew_share: f64,
+    /// Send all Secrets and ConfigMaps, not only those that Pods refer to.
+    pub sync_unreferenced: bool,
+    /// Tenant namespaces that never go down.
+    pub exclude_namespaces: BTreeSet<String>,
+}
+
+/// A tenant to be attached.
+pub struct AttachSpec {
+    /// The identity that names are made from.
+    pub id: TenantId,
+    /// Namespace and name of the VirtualCluster.
+    pub virtual_cluster: (String, String),
+    /// Its API server.
+    pub remote: Remote<TenantSide>,
+    /// The UID of its `kube-system`.
+    pub incarnation: Uid,
+    /// What kinds may know of it.
+    pub profile: Profile,
+    /// Its share of attention, 1–100.
+    pub weight: u8,
+    /// Whether nothing is to be written for it yet.
+    pub halted: bool,
+}
+
+/// How a tenant is doing.
+#[derive(Clone, Debug, Default)]
+pub struct TenantHealth {
+    /// Whether all its informers have listed once.
+    pub synced: bool,
+    /// What is wrong with its API server, if anything.
+    pub unreachable: Option<String>,
+    /// Its Pods in the super cluster.
+    pub pods: u32,
+    /// Its API server showed a state older than what super copies were built from: the version it was at, and the version built from.
+    pub regression: Option<(u64, u64)>,
+    /// Its API server did not take our credentials.
+    pub unauthorized: bool,
+}
+
+/// What is seen of a tenant's health while it is attached.
+#[derive(Debug, Default)]
+pub(crate) struct Watchfulness {
+    pub(crate) unreachable: Mutex<Option<String>>,
+    pub(crate) unauthorized: AtomicBool,
+    pub(crate) regression: Mutex<Option<(u64, u64)>>,
+    pub(crate) synced: DashSet<KindId>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) writer: Writer,
+    pub(crate) tenants: Tenants,
+    pub(crate) work: Work,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: EngineOptions,
+    pub(crate) metrics: Arc<SyncMetrics>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) copier: Arc<Copier>,
+    pub(crate) super_synced: DashSet<KindId>,
+    pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
+    pub(crate) tasks: ArcSwapOption<Tasks>,
+    pub(crate) super_failure: RwLock<Option<String>>,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(pub(crate) Arc<Shared>);
+
+/// What the engine is made of.
+pub struct EngineParts {
+    /// The super API server.
+    pub sup: Remote<Super>,
+    /// All tenants.
+    pub tenants: Tenants,
+    /// The queue.
+    pub work: Work,
+    /// What the administrator allows.
+    pub policy: Arc<Policy>,
+    /// How the engine is set.
+    pub options: EngineOptions,
+    /// What leader election says.
+    pub held: watch::Receiver<Option<Held>>,
+    /// Where it counts.
+    pub metrics: Arc<SyncMetrics>,
+    /// vNodes.
+    pub nodes: Arc<Nodes>,
+    /// Events for tenants, of our own.
+    pub recorder: Arc<Recorder>,
+    /// Events for tenants, from the super cluster.
+    pub copier: Arc<Copier>,
+}
+
+impl Engine {
+    /// An engine that does nothing yet.
+    pub fn new(parts: EngineParts) -> Self {
+        let writer = Writer::new(parts.sup, Fence::new(parts.held), parts.policy.clone());
+        Self(Arc::new(Shared {
+            writer,
+            tenants: parts.tenants,
+            work: parts.work,
+            policy: parts.policy,
+            options: parts.options,
+            metrics: parts.metrics,
+            nodes: parts.nodes,
+            recorder: parts.recorder,
+            copier: parts.copier,
+            super_synced: DashSet::new(),
+            health: DashMap::new(),
+            tasks: ArcSwapOption::empty(),
+            super_failure: RwLock::new(None),
+        }))
+    }
+
+    /// Starts what is there once: the super cluster's informers, the workers and the patrol.
+    pub fn start(&self, tasks: &Arc<Tasks>) {
+        self.0.tasks.store(Some(tasks.clone()));
+        self.watch_super(tasks);
+        for _ in 0..self.0.options.workers {
+            let engine = self.clone();
+            tasks.spawn("worker", async move { engine.work_for_ever().await });
+        }
+        let engine = self.clone();
+        tasks.spawn("patrol", async move { engine.patrol_for_ever().await });
+    }
+
+    /// Whether every kind of the super cluster has been listed once.
+    pub fn super_synced(&self) -> bool {
+        watched_kinds().all(|kind| self.0.super_synced.contains(&kind))
+    }
+
+    /// What is wrong with the super API server, if anything.
+    pub fn super_failure(&self) -> Option<String> {
+        self.0.super_failure.read().clone()
+    }
+
+    /// All tenants that anything is known of.
+    pub fn tenants(&self) -> &Tenants {
+        &self.0.tenants
+    }
+
+    /// The right to write.
+    pub fn fence(&self) -> &Fence {
+        self.0.writer.fence()
+    }
+
+    /// The super API server.
+    pub fn sup(&self) -> &Remote<Super> {
+        self.0.writer.sup()
+    }
+
+    /// Attaches a tenant and starts its informers. An earlier attachment ends; what is known of the super side stays.
+    pub fn attach(&self, spec: AttachSpec, tasks: &Tasks) -> Arc<Attached> {
+        let tenant = self.0.tenants.entry(spec.id.as_str());
+        let before = tenant.attached();
+        let same_life = before.as_ref().is_some_and(|before| before.incarnation == spec.incarnation);
+        let attached = Arc::new(Attached {
+            id: spec.id,
+            virtual_cluster: spec.virtual_cluster,
+            remote: spec.remote,
+            incarnation: spec.incarnation,
+            profile: RwLock::new(Arc::new(spec.profile)),
+            nodes: RwLock::new(Arc::new(BTreeSet::new())),
+            halted: AtomicBool::new(spec.halted),
+            writer: tokio::sync::Mutex::new(None),
+            cancel: CancellationToken::new(),
+            tenant_namespaces: DashMap::new(),
+            making_namespace: tokio::sync::Mutex::new(()),
+        });
+        if let Some(before) = before {
+            before.cancel.cancel();
+            // Addresses that were learned of the super side hold for the same tenant.
+            let learned = before.profile();
+            attached.learn(|profile| {
+                profile.kubernetes = learned.kubernetes;
+                profile.dns = learned.dns;
+            });
+        }
+        if !same_life {
+            tenant.index.lock().reset_tenant();
+        }
+        self.0.health.insert(tenant.lane.clone(), Arc::new(Watchfulness::default()));
+        self.0.work.weigh(&tenant.lane, spec.weight);
+        tenant.attached.store(Some(attached.clone()));
+        self.learn_addresses(&tenant, &attached);
+        self.watch_tenant(&tenant, &attached, tasks);
+        attached
+    }
+
+    /// Ends a tenant's attachment. Nothing is deleted.
+    pub fn detach(&self, id: &str) {
+        if let Some(tenant) = self.0.tenants.get(id) {
+            if let Some(attached) = tenant.attached.swap(None) {
+                attached.cancel.cancel();
+            }
+            tenant.index.lock().reset_tenant();
+            self.0.work.remove(&tenant.lane);
+            self.0.health.remove(&tenant.lane);
+        }
+    }
+
+    /// Lets a halted tenant go on, or halts it.
+    pub fn halt(&self, id: &str, halted: bool) {
+        let Some(tenant) = self.0.tenants.get(id) else { return };
+        let Some(attached) = tenant.attached() else { return };
+        if attached.halted.swap(halted, Ordering::Relaxed) && !halted {
+            if let Some(health) = self.0.health.get(&tenant.lane) {
+                *health.regression.lock() = None;
+            }
+            let keys: Vec<_> = tenant.index.lock().iter().map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                self.0.work.push(&tenant.lane, key);
+            }
+        }
+    }
+
+    /// Changes a tenant's share of attention.
+    pub fn weigh(&self, id: &str, weight: u8) {
+        if let Some(tenant) = self.0.tenants.get(id) {
+            self.0.work.weigh(&tenant.lane, weight);
+        }
+    }
+
+    /// How a tenant is doing; `None` if it is not attached.
+    pub fn health(&self, id: &str) -> Option<TenantHealth> {
+        let tenant = self.0.tenants.get(id)?;
+        tenant.attached()?;
+        let seen = self.0.health.get(id).map(|entry| entry.value().clone())?;
+        let pod = KindId::named("Pod");
+        let pods = tenant.index.lock().iter().filter(|(key, entry)| Some(key.kind) == pod && matches!(entry.sup, Slot::Here(..))).count();
+        let regression = *seen.regression.lock();
+        let unreachable = seen.unreachable.lock().clone();
+        Some(TenantHealth {
+            synced: downward_kinds().all(|kind| seen.synced.contains(&kind)),
+            unreachable,
+            pods: u32::try_from(pods).unwrap_or(u32::MAX),
+            regression,
+            unauthorized: seen.unauthorized.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// The kinds that tenants create.
+pub(crate) fn downward_kinds() -> impl Iterator<Item = KindId> {
+    KindId::all().filter(|id| matches!(id.kind(), Kind::Down(_)))
+}
+
+/// The kinds whose super copies are watched.
+pub(crate) fn watched_kinds() -> impl Iterator<Item = KindId> {
+    KindId::all().filter(|id| id.downward().is_some_and(|kind| kind.observe() == Observe::Watched))
+}
+
+const _: () = assert!(KINDS.len() < 256, "a KindId is one byte");

@@ -129,7 +129,6 @@ impl Default for Entry {
 struct Sync {
     epoch: u32,
     synced: bool,
-    listing: bool,
 }
 
 /// All pairs of one tenant.
@@ -242,14 +241,12 @@ impl Index {
     pub fn list_begins(&mut self, kind: KindId, tenant_side: bool) {
         let sync = if tenant_side { self.tenant.entry(kind) } else { self.sup.entry(kind) }.or_default();
         sync.epoch += 1;
-        sync.listing = true;
     }
 
     /// A list of a kind is complete: the keys that it did not name, now absent by inference.
     pub fn list_ends(&mut self, kind: KindId, tenant_side: bool) -> Vec<Key> {
         let sync = if tenant_side { self.tenant.entry(kind) } else { self.sup.entry(kind) }.or_default();
         sync.synced = true;
-        sync.listing = false;
         let epoch = sync.epoch;
         let mut missed = Vec::new();
         for (key, entry) in self.entries.iter_mut().filter(|(key, _)| key.kind == kind) {
@@ -277,6 +274,11 @@ impl Index {
     pub fn synced(&self, kind: KindId, watched: bool) -> bool {
         let done = |map: &HashMap<KindId, Sync>| map.get(&kind).is_some_and(|sync| sync.synced);
         done(&self.tenant) && (!watched || done(&self.sup))
+    }
+
+    /// Whether the super copies of a kind have been listed for this tenant.
+    pub fn super_listed(&self, kind: KindId) -> bool {
+        self.sup.get(&kind).is_some_and(|sync| sync.synced)
     }
 
     /// Forgets what was known of the tenant's side, keeping the super side: another incarnation, or a new attachment.

@@ -128,27 +128,27 @@ impl<S: Side> Remote<S> {
 
     /// Reads one object (a quorum read).
     pub async fn get(&self, path: &str, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
-        self.call(Method::GET, path.to_owned(), None, Bytes::new(), bearer, JSON, Class::Unary).await
+        self.call(Method::GET, path.to_owned(), JSON, Bytes::new(), bearer, JSON, Class::Unary).await
     }
 
     /// Reads one page of a list.
     pub async fn list(&self, path: String, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
-        self.call(Method::GET, path, None, Bytes::new(), bearer, JSON, Class::List).await
+        self.call(Method::GET, path, JSON, Bytes::new(), bearer, JSON, Class::List).await
     }
 
     /// Reads one page of a list, the metadata of the objects only.
     pub async fn list_metadata(&self, path: String, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
-        self.call(Method::GET, path, None, Bytes::new(), bearer, METADATA_LIST, Class::List).await
+        self.call(Method::GET, path, JSON, Bytes::new(), bearer, METADATA_LIST, Class::List).await
     }
 
     /// Creates an object; `path` is the collection or a subresource.
     pub async fn create(&self, path: &str, body: Vec<u8>, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
-        self.call(Method::POST, path.to_owned(), Some(JSON), body.into(), bearer, JSON, Class::Unary).await
+        self.call(Method::POST, path.to_owned(), JSON, body.into(), bearer, JSON, Class::Unary).await
     }
 
     /// Replaces an object.
     pub async fn replace(&self, path: &str, body: Vec<u8>, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
-        self.call(Method::PUT, path.to_owned(), Some(JSON), body.into(), bearer, JSON, Class::Unary).await
+        self.call(Method::PUT, path.to_owned(), JSON, body.into(), bearer, JSON, Class::Unary).await
     }
 
     /// Patches an object or a subresource.
@@ -157,7 +157,7 @@ impl<S: Side> Remote<S> {
             Patch::Merge => "application/merge-patch+json",
             Patch::Json => "application/json-patch+json",
         };
-        self.call(Method::PATCH, path.to_owned(), Some(content_type), body.to_string().into(), bearer, JSON, Class::Unary).await
+        self.call(Method::PATCH, path.to_owned(), content_type, body.to_string().into(), bearer, JSON, Class::Unary).await
     }
 
     /// Deletes one certain object: another UID is a conflict. The answer is the object or a Status.
@@ -170,15 +170,14 @@ impl<S: Side> Remote<S> {
         if let (Some(seconds), Some(fields)) = (grace_seconds, options.as_object_mut()) {
             fields.insert("gracePeriodSeconds".into(), seconds.into());
         }
-        self.call(Method::DELETE, path.to_owned(), Some(JSON), options.to_string().into(), bearer, JSON, Class::Unary).await
+        self.call(Method::DELETE, path.to_owned(), JSON, options.to_string().into(), bearer, JSON, Class::Unary).await
     }
 
     /// Opens a watch; each item is one line.
     pub async fn watch(&self, path: String, bearer: Option<&Secret>) -> Result<Lines, CallError> {
-        match self.transport.watch(path, bearer).await {
-            Ok(Ok(lines)) => Ok(lines),
-            Ok(Err(reply)) => Err(Self::status(&reply)),
-            Err(source) => Err(CallError::Transport { side: S::NAME, source }),
+        match self.transport.watch(&path, bearer).await {
+            Ok(lines) => Ok(lines),
+            Err(error) => Err(error.reply().map(Self::status).unwrap_or(CallError::Transport { side: S::NAME, source: error })),
         }
     }
 
@@ -187,13 +186,13 @@ impl<S: Side> Remote<S> {
         &self,
         method: Method,
         path_and_query: String,
-        content_type: Option<&'static str>,
+        content_type: &'static str,
         body: Bytes,
         bearer: Option<&Secret>,
         accept: &'static str,
         class: Class,
     ) -> Result<Bytes, CallError> {
-        let call = Call { method, path_and_query, content_type, accept, body, bearer: bearer.cloned(), class };
+        let call = Call { method, path_and_query, content_type, accept, body, bearer, class };
         let reply = self.transport.call(call).await.map_err(|source| CallError::Transport { side: S::NAME, source })?;
         if reply.status.is_success() { Ok(reply.body) } else { Err(Self::status(&reply)) }
     }

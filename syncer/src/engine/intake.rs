@@ -1,0 +1,334 @@
+//! What informers tell, into the index.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use common::{Name, Namespace, Owner, Uid, keys};
+use mirror::facts::Seen;
+use mirror::kind::{Demand, KindId, Observe};
+use mirror::plan::Evidence;
+use runtime::task::Tasks;
+use serde_json::Value;
+
+use super::{Engine, Watchfulness, downward_kinds, watched_kinds};
+use crate::index::{Key, Place, Slot};
+use crate::informer::{Source, Told, run};
+use crate::remote::CallError;
+use crate::tenant::{Attached, Tenant};
+use crate::writer::{note_namespace, super_facts};
+
+/// The Service that leads a tenant's Pods to their own API server, and the one of its name server.
+const KUBERNETES: (&str, &str) = ("default", "kubernetes");
+const NAME_SERVER: (&str, &str) = ("kube-system", "kube-dns");
+
+impl Engine {
+    /// Starts the informers of the super cluster.
+    pub(super) fn watch_super(&self, tasks: &Tasks) {
+        for kind in watched_kinds() {
+            let engine = self.clone();
+            let source = Source { path: kind.kind().resource().collection(None), selector: Some(keys::TENANT.replace('/', "%2F")), from_now: false };
+            let remote = self.sup().clone();
+            tasks.spawn("super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
+        }
+        let nodes = self.0.nodes.clone();
+        let remote = self.sup().clone();
+        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false };
+        tasks.spawn("super-nodes", async move { run(remote, source, move |told| nodes.super_told(told)).await });
+        let copier = self.0.copier.clone();
+        let remote = self.sup().clone();
+        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true };
+        tasks.spawn("super-events", async move { run(remote, source, move |told| copier.super_told(told)).await });
+    }
+
+    fn super_told(&self, kind: KindId, told: Told) {
+        match told {
+            Told::ListBegins => self.0.tenants.all().iter().for_each(|tenant| tenant.index.lock().list_begins(kind, false)),
+            Told::Object(bytes) => {
+                self.super_failure_clear();
+                self.super_object(kind, &bytes);
+            }
+            Told::Gone(bytes) => self.super_object_gone(kind, &bytes),
+            Told::ListEnds(_) => {
+                self.super_failure_clear();
+                self.0.super_synced.insert(kind);
+                for tenant in self.0.tenants.all() {
+                    let missed = tenant.index.lock().list_ends(kind, false);
+                    self.namespaces_missed(kind, &tenant);
+                    missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+                }
+                if self.super_synced() {
+                    self.push_all();
+                }
+            }
+            Told::Failed(error) => {
+                tracing::warn!(kind = kind.kind().resource().kind, error = %chain(&error), "super informer failed");
+                *self.0.super_failure.write() = Some(chain(&error));
+            }
+        }
+    }
+
+    fn super_failure_clear(&self) {
+        if self.0.super_failure.read().is_some() {
+            *self.0.super_failure.write() = None;
+        }
+    }
+
+    /// After the first complete view of the super cluster every pair is looked at.
+    fn push_all(&self) {
+        for tenant in self.0.tenants.all() {
+            if tenant.attached().is_some() {
+                let keys: Vec<Key> = tenant.index.lock().iter().filter(|(_, entry)| entry.settled.is_none()).map(|(key, _)| key.clone()).collect();
+                keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+            }
+        }
+    }
+
+    fn super_object(&self, kind: KindId, bytes: &Bytes) {
+        let Ok(seen) = Seen::of(bytes) else { return };
+        let Ok(owner) = seen.owner.clone() else { return };
+        let Some(label) = seen.tenant_label.as_deref() else { return };
+        let Some(key) = key_of(kind, &owner) else { return };
+        let tenant = self.0.tenants.entry(label);
+        let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
+        if is_namespace(kind) {
+            note_namespace(&tenant, bytes);
+            self.0.copier.learn_namespace(seen.name, &tenant.lane, key.name.as_str());
+        }
+        if let Some(attached) = tenant.attached() {
+            learn_address(&attached, &key, bytes);
+        }
+        if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes.clone())) && tenant.attached().is_some() {
+            self.0.work.push(&tenant.lane, key);
+        }
+    }
+
+    fn super_object_gone(&self, kind: KindId, bytes: &Bytes) {
+        let Ok(seen) = Seen::of(bytes) else { return };
+        let Ok(owner) = &seen.owner else { return };
+        let Some(key) = key_of(kind, owner) else { return };
+        let Some(tenant) = seen.tenant_label.as_deref().and_then(|label| self.0.tenants.get(label)) else { return };
+        if is_namespace(kind) {
+            let mut namespaces = tenant.namespaces.lock();
+            if namespaces.get(seen.name).is_some_and(|known| known.uid == seen.facts.uid) {
+                namespaces.remove(seen.name);
+            }
+            drop(namespaces);
+            self.0.copier.forget_namespace(seen.name);
+            self.namespace_free(&tenant, key.name.as_str());
+        }
+        if tenant.index.lock().super_gone(&key, seen.facts.uid, Evidence::Seen) && tenant.attached().is_some() {
+            self.0.work.push(&tenant.lane, key);
+        }
+    }
+
+    /// A super namespace is gone: what waited to be written into it may go on.
+    fn namespace_free(&self, tenant: &Tenant, namespace: &str) {
+        let keys: Vec<Key> = {
+            let index = tenant.index.lock();
+            index.iter().filter(|(key, _)| key.namespace.as_ref().is_some_and(|ns| ns.as_str() == namespace)).map(|(key, _)| key.clone()).collect()
+        };
+        keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+    }
+
+    /// After a relist, namespaces that were not named are no longer known.
+    fn namespaces_missed(&self, kind: KindId, tenant: &Tenant) {
+        if !is_namespace(kind) {
+            return;
+        }
+        let index = tenant.index.lock();
+        let there: std::collections::HashSet<Arc<str>> =
+            index.iter().filter(|(key, _)| key.kind == kind).filter_map(|(_, entry)| if let Slot::Here(_, place) = &entry.sup { Some(place.name.clone()) } else { None }).collect();
+        drop(index);
+        tenant.namespaces.lock().retain(|name, _| there.contains(name));
+    }
+
+    /// Starts the informers of a tenant.
+    pub(super) fn watch_tenant(&self, tenant: &Arc<Tenant>, attached: &Arc<Attached>, tasks: &Tasks) {
+        let seen = self.0.health.get(&tenant.lane).map(|entry| entry.value().clone()).unwrap_or_default();
+        for kind in downward_kinds() {
+            let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
+            let source = Source { path: kind.kind().resource().collection(None), selector: None, from_now: false };
+            let cancel = attached.cancel.clone();
+            tasks.spawn("tenant-informer", async move {
+                let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
+                let _ = cancel.run_until_cancelled(run(attached.remote.clone(), source, sink)).await;
+            });
+        }
+        let (nodes, tenant, attached) = (self.0.nodes.clone(), tenant.clone(), attached.clone());
+        let source = Source { path: "/api/v1/nodes".into(), selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))), from_now: false };
+        let cancel = attached.cancel.clone();
+        tasks.spawn("tenant-nodes", async move {
+            let remote = attached.remote.clone();
+            let _ = cancel.run_until_cancelled(run(remote, source, |told| nodes.tenant_told(&tenant, &attached, told))).await;
+        });
+    }
+
+    fn tenant_told(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, told: Told) {
+        if attached.cancel.is_cancelled() {
+            return;
+        }
+        match told {
+            Told::ListBegins => tenant.index.lock().list_begins(kind, true),
+            Told::Object(bytes) => {
+                reached(seen);
+                self.tenant_object(tenant, attached, kind, &bytes);
+            }
+            Told::Gone(bytes) => {
+                reached(seen);
+                self.tenant_object_gone(tenant, attached, kind, &bytes);
+            }
+            Told::ListEnds(version) => self.tenant_listed(tenant, attached, seen, kind, &version),
+            Told::Failed(error) => {
+                tracing::warn!(tenant = %tenant.lane, kind = kind.kind().resource().kind, error = %chain(&error), "tenant informer failed");
+                seen.unauthorized.store(error.code() == Some(401), Ordering::Relaxed);
+                *seen.unreachable.lock() = Some(chain(&error));
+            }
+        }
+    }
+
+    /// A list is complete. One that is older than what super copies were built from halts the tenant before anything is inferred.
+    fn tenant_listed(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, version: &str) {
+        reached(seen);
+        let version: u64 = version.parse().unwrap_or(0);
+        let (missed, built) = {
+            let mut index = tenant.index.lock();
+            (index.list_ends(kind, true), index.built_high)
+        };
+        if version < built {
+            tracing::error!(tenant = %tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
+            attached.halted.store(true, Ordering::Relaxed);
+            *seen.regression.lock() = Some((version, built));
+        }
+        seen.synced.insert(kind);
+        missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+        let waiting: Vec<Key> = tenant.index.lock().iter().filter(|(key, entry)| key.kind == kind && entry.settled.is_none()).map(|(key, _)| key.clone()).collect();
+        waiting.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+    }
+
+    fn tenant_object(&self, tenant: &Tenant, attached: &Attached, kind: KindId, bytes: &Bytes) {
+        let Ok(object) = Seen::of(bytes) else {
+            self.0.metrics.failed(kind.kind().resource().kind, "unreadable");
+            return;
+        };
+        let Some(key) = self.tenant_key(kind, &object) else { return };
+        if is_namespace(kind)
+            && let Ok(namespace) = Namespace::parse(key.name.as_str())
+        {
+            attached.tenant_namespaces.insert(namespace, object.facts.uid);
+        }
+        if tenant.index.lock().tenant_seen(&key, object.facts, bytes.clone()) {
+            self.0.work.push(&tenant.lane, key);
+        }
+    }
+
+    fn tenant_object_gone(&self, tenant: &Tenant, attached: &Attached, kind: KindId, bytes: &Bytes) {
+        let Ok(object) = Seen::of(bytes) else { return };
+        let Some(key) = self.tenant_key(kind, &object) else { return };
+        if is_namespace(kind)
+            && let Ok(namespace) = Namespace::parse(key.name.as_str())
+        {
+            attached.tenant_namespaces.remove(&namespace);
+        }
+        let unwanted = {
+            let mut index = tenant.index.lock();
+            let references = index.get(&key).map(|entry| entry.references.clone()).unwrap_or_default();
+            index.tenant_gone(&key, Evidence::Seen);
+            index.entry(&key).references.clear();
+            index.release(&key, &references)
+        };
+        self.0.work.push(&tenant.lane, key);
+        unwanted.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+    }
+
+    /// The key of a tenant's object; `None` where its name cannot be, or its namespace never goes down.
+    fn tenant_key(&self, kind: KindId, seen: &Seen<'_>) -> Option<Key> {
+        let namespaced = kind.kind().resource().namespaced;
+        if namespaced == seen.namespace.is_empty() {
+            return None;
+        }
+        let namespace = if namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
+        let within = namespace.as_ref().map_or(seen.name, Namespace::as_str);
+        if self.0.options.exclude_namespaces.contains(within) {
+            return None;
+        }
+        Some(Key { kind, namespace, name: Name::parse(seen.name).ok()? })
+    }
+
+    /// Addresses of the tenant's own services, as far as their super copies are known already.
+    pub(super) fn learn_addresses(&self, tenant: &Tenant, attached: &Attached) {
+        let index = tenant.index.lock();
+        for (key, entry) in index.iter() {
+            if let Some(body) = &entry.sup_body {
+                learn_address(attached, key, body);
+            }
+        }
+    }
+}
+
+/// Takes the address of the tenant's API server or name server out of a passing super Service.
+pub(super) fn learn_address(attached: &Attached, key: &Key, bytes: &Bytes) {
+    let at = (key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), key.name.as_str());
+    if key.kind.kind().resource().kind != "Service" || (at != KUBERNETES && at != NAME_SERVER) {
+        return;
+    }
+    let Ok(service) = serde_json::from_slice::<Value>(bytes) else { return };
+    let address: Option<IpAddr> = service.pointer("/spec/clusterIP").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+    let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
+    attached.learn(|profile| {
+        if at == KUBERNETES {
+            profile.kubernetes = address.zip(port);
+        } else {
+            profile.dns = address;
+        }
+    });
+}
+
+fn is_namespace(kind: KindId) -> bool {
+    kind.downward().is_some_and(|kind| kind.demand() == Demand::Contents)
+}
+
+/// The key that a record speaks of. Token Secrets carry the record of their Pod and are no pair of their own.
+pub(super) fn key_of(kind: KindId, owner: &Owner) -> Option<Key> {
+    let namespaced = kind.kind().resource().namespaced;
+    (namespaced == owner.namespace.is_some()).then(|| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() })
+}
+
+fn reached(seen: &Watchfulness) {
+    let mut unreachable = seen.unreachable.lock();
+    if unreachable.is_some() {
+        *unreachable = None;
+        seen.unauthorized.store(false, Ordering::Relaxed);
+    }
+}
+
+/// An error and its sources, in one line.
+pub(super) fn chain(error: &CallError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl Engine {
+    /// A super copy that we wrote or read ourselves. True if the pair must be looked at.
+    pub(super) fn super_known(&self, tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(mirror::Facts, bool)> {
+        let kind = key.kind.downward()?;
+        let facts = super_facts(&kind.resource(), kind.observe() == Observe::Patrolled, bytes).ok()?;
+        let seen = Seen::of(bytes).ok()?;
+        let owner = seen.owner.ok()?;
+        let ours = seen.tenant_label.as_deref() == Some(&*tenant.lane) && key_of(key.kind, &owner).as_ref() == Some(key);
+        if !ours {
+            return None;
+        }
+        let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
+        let moved = tenant.index.lock().super_seen(key, facts.clone(), place, Some(bytes.clone()));
+        Some((facts, moved))
+    }
+}
+

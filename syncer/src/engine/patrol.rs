@@ -1,0 +1,187 @@
+//! The patrol: what was missed, what cannot be watched, and what nobody wants any more, at a steady pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mirror::facts::Seen;
+use mirror::kind::{KindId, Observe};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::intake::{chain, key_of};
+use super::{Engine, downward_kinds};
+use crate::index::{Key, Place, Slot};
+use crate::remote::{CallError, ListMeta};
+use crate::tenant::{Attached, Tenant};
+use crate::tokens;
+use crate::writer::super_facts;
+
+/// Every so many patrols the kinds that are not watched are listed again.
+const LIST_EVERY: u32 = 10;
+/// Pairs whose super copy is read and compared in each patrol of a tenant.
+const DEEP_PER_PATROL: usize = 8;
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(borrow, default)]
+    items: Vec<&'a RawValue>,
+}
+
+impl Engine {
+    /// Patrols for ever, until dropped.
+    pub(super) async fn patrol_for_ever(&self) {
+        let mut round: u32 = 0;
+        let mut first_looks = std::collections::HashSet::new();
+        loop {
+            for tenant in self.0.tenants.all() {
+                let Some(attached) = tenant.attached() else {
+                    first_looks.remove(&tenant.lane);
+                    continue;
+                };
+                if attached.is_halted() || !self.super_synced() {
+                    continue;
+                }
+                let first = !first_looks.contains(&tenant.lane) || !self.has_patrolled(&tenant);
+                if (first || round % LIST_EVERY == 0) && self.list_patrolled(&tenant, &attached).await.is_ok() {
+                    first_looks.insert(tenant.lane.clone());
+                }
+                if round > 0 {
+                    self.look_again(&tenant, round);
+                }
+            }
+            round = round.wrapping_add(1);
+            self.pause(round).await;
+        }
+    }
+
+    /// Waits for the next patrol; shorter while a tenant still waits for its first list.
+    async fn pause(&self, _round: u32) {
+        let end = tokio::time::Instant::now() + self.0.options.patrol_interval;
+        while tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let waits = |tenant: &Arc<Tenant>| tenant.attached().is_some_and(|a| !a.is_halted()) && !self.has_patrolled(tenant);
+            if self.super_synced() && self.0.tenants.all().iter().any(waits) {
+                for tenant in self.0.tenants.all().iter().filter(|tenant| waits(tenant)) {
+                    if let Some(attached) = tenant.attached() {
+                        let _ = self.list_patrolled(tenant, &attached).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_patrolled(&self, tenant: &Tenant) -> bool {
+        let index = tenant.index.lock();
+        patrolled_kinds().all(|kind| index.super_listed(kind))
+    }
+
+    /// Lists the kinds that are not watched, metadata-only, a namespace at a time, as the tenant's own writer.
+    async fn list_patrolled(&self, tenant: &Arc<Tenant>, attached: &Arc<Attached>) -> Result<(), CallError> {
+        for kind in patrolled_kinds() {
+            let namespaces: Vec<Arc<str>> = {
+                let namespaces = tenant.namespaces.lock();
+                namespaces.iter().filter(|(_, known)| !known.deleting).map(|(name, _)| name.clone()).collect()
+            };
+            tenant.index.lock().list_begins(kind, false);
+            for namespace in namespaces {
+                if let Err(error) = self.list_namespace(tenant, attached, kind, &namespace).await {
+                    tracing::warn!(tenant = %tenant.lane, namespace = %namespace, error = %chain(&error), "could not patrol");
+                    return Err(error);
+                }
+            }
+            let missed = tenant.index.lock().list_ends(kind, false);
+            missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+            self.push_kind(tenant, kind);
+        }
+        Ok(())
+    }
+
+    fn push_kind(&self, tenant: &Tenant, kind: KindId) {
+        let keys: Vec<Key> = {
+            let index = tenant.index.lock();
+            index.iter().filter(|(key, entry)| key.kind == kind && entry.settled.is_none()).map(|(key, _)| key.clone()).collect()
+        };
+        keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+    }
+
+    async fn list_namespace(&self, tenant: &Tenant, attached: &Attached, kind: KindId, namespace: &str) -> Result<(), CallError> {
+        let resource = kind.kind().resource();
+        let mut next = String::new();
+        loop {
+            let bearer = self.0.writer.token(attached).await?;
+            let page = if next.is_empty() { String::new() } else { format!("&continue={next}") };
+            let path = format!("{}?limit=500{page}", resource.collection(Some(namespace)));
+            let bytes = match self.sup().list_metadata(path, Some(&bearer)).await {
+                // The namespace went meanwhile.
+                Err(error) if error.is_not_found() => return Ok(()),
+                other => other?,
+            };
+            let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "super", source })?;
+            for item in page.items {
+                self.patrolled(tenant, kind, item.get().as_bytes());
+            }
+            if page.metadata.next.is_empty() {
+                return Ok(());
+            }
+            next = page.metadata.next;
+        }
+    }
+
+    fn patrolled(&self, tenant: &Tenant, kind: KindId, bytes: &[u8]) {
+        let Ok(seen) = Seen::of(bytes) else { return };
+        let Ok(owner) = seen.owner.clone() else { return };
+        if seen.tenant_label.as_deref() != Some(&*tenant.lane) {
+            return;
+        }
+        if seen.name.starts_with("vc.token.") {
+            let pod = KindId::named("Pod").map(|kind| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() });
+            if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share)) {
+                tenant.index.lock().entry(&key).tokens = tokens;
+                if let crate::index::Tokens::Good { renew, .. } = tokens {
+                    self.0.work.push_after(&tenant.lane, key, renew.saturating_duration_since(tokio::time::Instant::now()));
+                }
+            }
+            return;
+        }
+        let Some(key) = key_of(kind, &owner) else { return };
+        let Ok(facts) = super_facts(&kind.kind().resource(), true, bytes) else { return };
+        let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
+        if tenant.index.lock().super_seen(&key, facts, place, None::<Bytes>) {
+            self.0.work.push(&tenant.lane, key);
+        }
+    }
+
+    /// Pushes what is not settled, and a few settled pairs to be compared in depth.
+    fn look_again(&self, tenant: &Tenant, round: u32) {
+        let mut unsettled = Vec::new();
+        let mut deep = Vec::new();
+        {
+            let mut index = tenant.index.lock();
+            for (key, entry) in index.iter() {
+                let has_super = matches!(entry.sup, Slot::Here(..));
+                match entry.settled {
+                    None if entry.told.is_none() => unsettled.push(key.clone()),
+                    Some(_) if has_super => deep.push(key.clone()),
+                    None | Some(_) => {}
+                }
+            }
+            let start = (round as usize).wrapping_mul(DEEP_PER_PATROL) % deep.len().max(1);
+            deep.rotate_left(start);
+            deep.truncate(DEEP_PER_PATROL);
+            for key in &deep {
+                if let Some(mark) = index.get_mut(key).and_then(|entry| entry.settled.as_mut()).and_then(|settled| settled.sup.as_mut()) {
+                    // Not the mark that was: both bodies are read and compared.
+                    mark.main = !mark.main;
+                }
+            }
+        }
+        unsettled.into_iter().chain(deep).for_each(|key| self.0.work.push(&tenant.lane, key));
+    }
+}
+
+fn patrolled_kinds() -> impl Iterator<Item = KindId> {
+    downward_kinds().filter(|id| id.downward().is_some_and(|kind| kind.observe() == Observe::Patrolled))
+}

@@ -1,0 +1,615 @@
+//! Work on one key: look, decide, write, until there is nothing to do or nothing can be done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{InTenant, Name, Namespace, Super, Uid, keys};
+use mirror::cx::Profile;
+use mirror::facts::Seen;
+use mirror::hold::{Hold, Missing};
+use mirror::kind::{Demand, Downward, KindId, Observe};
+use mirror::object::Object;
+use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, Step, SuperSide, TenantSide, Want, plan};
+use mirror::{Cx, Facts};
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Engine;
+use super::intake::{chain, learn_address};
+use crate::events::{About, Severity};
+use crate::index::{Key, Slot, Tokens};
+use crate::remote::{CallError, Patch};
+use crate::tenant::{Attached, Tenant};
+use crate::tokens;
+use crate::writer::{Verdict, judge};
+
+/// How work on a key ended.
+#[derive(Debug)]
+enum End {
+    /// Nothing to do until a side moves.
+    Rest,
+    /// Try again after a back-off, at least this long.
+    Retry(Duration),
+    /// Look again at this time (a token to renew).
+    At(Instant),
+}
+
+/// Reads and plans a key takes at most before it goes back into the queue.
+const ROUNDS: usize = 8;
+/// The longest back-off.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How long after a refusal the pair is looked at again, if neither side moves: a quota or a policy may have.
+const REFUSED: Duration = Duration::from_secs(300);
+
+/// One key with everything around it.
+struct Job<'a> {
+    engine: &'a Engine,
+    tenant: &'a Arc<Tenant>,
+    attached: &'a Arc<Attached>,
+    key: &'a Key,
+    kind: &'static dyn Downward,
+    namespace: Option<Namespace<Super>>,
+    name: Name<Super>,
+}
+
+/// What steps have shown of the two copies.
+#[derive(Default)]
+struct Shown {
+    tenant: Option<Facts>,
+    sup: Option<Facts>,
+}
+
+impl Engine {
+    /// Works on keys by turn, until dropped.
+    pub(super) async fn work_for_ever(&self) {
+        loop {
+            let (lane, key) = self.0.work.pop().await;
+            if let Some(tenant) = self.0.tenants.get(&lane) {
+                self.work_on(&tenant, &key).await;
+            }
+            self.0.work.done(&lane, &key);
+        }
+    }
+
+    async fn work_on(&self, tenant: &Arc<Tenant>, key: &Key) {
+        let (Some(attached), Some(kind)) = (tenant.attached(), key.kind.downward()) else { return };
+        if attached.is_halted() || !self.may_look(tenant, key, kind) {
+            return;
+        }
+        let namespace = key.namespace.as_ref().map(|ns| attached.id.namespace(ns));
+        let name = match kind.demand() {
+            Demand::Contents => Name::of_namespace(&attached.id, &key.name),
+            Demand::Always | Demand::Referenced => kind.rename(&key.name),
+        };
+        let job = Job { engine: self, tenant, attached: &attached, key, kind, namespace, name };
+        match job.run().await {
+            End::Rest => {}
+            End::Retry(least) => {
+                let failures = {
+                    let mut index = tenant.index.lock();
+                    let Some(entry) = index.get_mut(key) else { return };
+                    entry.failures = entry.failures.saturating_add(1);
+                    entry.failures
+                };
+                self.0.work.push_after(&tenant.lane, key.clone(), backoff(failures).max(least.min(LONGEST * 5)));
+            }
+            End::At(when) => self.0.work.push_after(&tenant.lane, key.clone(), when.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// Whether both sides of a kind have been listed, so that absence counts.
+    fn may_look(&self, tenant: &Tenant, key: &Key, kind: &dyn Downward) -> bool {
+        let listed = match kind.observe() {
+            Observe::Watched => self.super_synced(),
+            Observe::Patrolled => self.super_synced() && tenant.index.lock().synced(key.kind, true),
+        };
+        listed && tenant.index.lock().synced(key.kind, false)
+    }
+}
+
+/// Full jitter over a doubling cap.
+fn backoff(failures: u32) -> Duration {
+    let cap = Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(LONGEST);
+    cap.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+impl Job<'_> {
+    async fn run(&self) -> End {
+        for _ in 0..ROUNDS {
+            let (pair, tokens) = self.pair();
+            let profile = self.attached.profile();
+            let planned = self.plan(&pair, &profile);
+            if let Some(references) = planned.references {
+                let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
+                let moved = self.tenant.index.lock().hold(self.key, references);
+                moved.into_iter().for_each(|key| self.engine.0.work.push(&self.tenant.lane, key));
+            }
+            self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
+            match planned.outcome {
+                Outcome::Settled(reported) => match self.tokens(&pair, tokens).await {
+                    Ok(end) => {
+                        self.settle(&pair, &Shown::default(), reported);
+                        return end;
+                    }
+                    Err(error) => return self.failed(&error, false).await,
+                },
+                Outcome::Forget => {
+                    self.tenant.index.lock().forget(self.key);
+                    return End::Rest;
+                }
+                Outcome::Hold(hold) => return self.hold(&pair, &hold),
+                Outcome::Fetch(want) => {
+                    if let Err(error) = self.fetch(want).await {
+                        return self.failed(&error, false).await;
+                    }
+                }
+                Outcome::Write { steps, reported } => {
+                    if let Some(end) = self.write(&pair, steps, reported).await {
+                        return end;
+                    }
+                }
+            }
+        }
+        End::Retry(Duration::ZERO)
+    }
+
+    fn plan(&self, pair: &Pair, profile: &Profile) -> mirror::plan::Plan {
+        let nodes = self.attached.nodes();
+        let cx = Cx {
+            tenant: &self.attached.id,
+            policy: &self.engine.0.policy,
+            profile,
+            namespace: self.key.namespace.as_ref().map(Namespace::as_str),
+            super_namespace: self.namespace.as_ref(),
+            nodes: &nodes,
+        };
+        plan(self.kind, pair, &cx)
+    }
+
+    /// The pair as the planner sees it.
+    fn pair(&self) -> (Pair, Tokens) {
+        let index = self.tenant.index.lock();
+        let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key);
+        let Some(entry) = index.get(self.key) else {
+            let (tenant, sup) = (TenantSide::Absent(Evidence::Seen), SuperSide::Absent(Evidence::Seen));
+            return (Pair { tenant, sup, settled: None, wanted }, Tokens::None);
+        };
+        let (tenant, sup) = (entry.tenant.clone(), entry.sup.clone());
+        let (tenant_body, super_body) = (entry.tenant_body.clone(), entry.sup_body.clone());
+        let (settled, tokens) = (entry.settled, entry.tokens);
+        drop(index);
+        let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
+        let tenant = match tenant {
+            Slot::Here(facts, ()) => TenantSide::Here(Copy { facts, body: parse(tenant_body) }),
+            Slot::Absent(evidence) => TenantSide::Absent(evidence),
+            Slot::Unknown | Slot::Foreign => TenantSide::Absent(Evidence::Inferred),
+        };
+        let sup = match sup {
+            Slot::Here(facts, place) if *place.name == *self.name.as_str() && *place.namespace == *self.namespace_text() => {
+                SuperSide::Ours(Copy { facts, body: parse(super_body) }, place.owner)
+            }
+            // Our record, but not in the place where it would be: nobody's.
+            Slot::Here(..) | Slot::Foreign => SuperSide::Foreign,
+            Slot::Absent(evidence) => SuperSide::Absent(evidence),
+            Slot::Unknown => SuperSide::Absent(Evidence::Inferred),
+        };
+        (Pair { tenant, sup, settled, wanted }, tokens)
+    }
+
+    fn namespace_text(&self) -> &str {
+        self.namespace.as_ref().map(Namespace::as_str).unwrap_or_default()
+    }
+
+    fn super_path(&self) -> String {
+        self.kind.resource().path(self.namespace.as_ref().map(Namespace::as_str), self.name.as_str())
+    }
+
+    fn tenant_path(&self) -> String {
+        self.kind.resource().path(self.key.namespace.as_ref().map(Namespace::as_str), self.key.name.as_str())
+    }
+
+    /// Reads one side, as a quorum read.
+    async fn fetch(&self, want: Want) -> Result<(), CallError> {
+        match want {
+            Want::Tenant => match self.attached.remote.get(&self.tenant_path(), None).await {
+                Ok(bytes) => self.tenant_known(&bytes).map(|_| ()),
+                Err(error) if error.is_not_found() => {
+                    self.confirm_absence().await?;
+                    self.tenant.index.lock().tenant_gone(self.key, Evidence::Seen);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Want::Super => {
+                let bearer = self.bearer().await?;
+                match self.engine.sup().get(&self.super_path(), bearer.as_ref()).await {
+                    Ok(bytes) => {
+                        self.super_read(&bytes);
+                        Ok(())
+                    }
+                    Err(error) if error.is_not_found() => {
+                        let mut index = self.tenant.index.lock();
+                        let entry = index.entry(self.key);
+                        entry.sup = Slot::Absent(Evidence::Seen);
+                        entry.sup_body = None;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// "Not found" counts only from the same life of the control plane.
+    async fn confirm_absence(&self) -> Result<(), CallError> {
+        let bytes = self.attached.remote.get("/api/v1/namespaces/kube-system", None).await?;
+        let seen = Seen::of(&bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
+        if seen.facts.uid == self.attached.incarnation {
+            return Ok(());
+        }
+        tracing::error!(tenant = %self.tenant.lane, "the tenant's control plane was replaced");
+        self.attached.halted.store(true, std::sync::atomic::Ordering::Relaxed);
+        Err(CallError::Fenced)
+    }
+
+    fn tenant_known(&self, bytes: &Bytes) -> Result<Facts, CallError> {
+        let facts = Seen::of(bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?.facts;
+        let mut index = self.tenant.index.lock();
+        index.tenant_seen(self.key, facts.clone(), bytes.clone());
+        let entry = index.entry(self.key);
+        // A read of what was known already brings its body back.
+        if matches!(&entry.tenant, Slot::Here(known, ()) if known.version == facts.version) {
+            entry.tenant_body = Some(bytes.clone());
+        }
+        Ok(facts)
+    }
+
+    /// What a read of the super copy has shown: ours, or somebody else's.
+    fn super_read(&self, bytes: &Bytes) -> Option<Facts> {
+        let known = self.engine.super_known(self.tenant, self.key, bytes);
+        let mut index = self.tenant.index.lock();
+        let entry = index.entry(self.key);
+        match &known {
+            None => {
+                entry.sup = Slot::Foreign;
+                entry.sup_body = None;
+            }
+            Some((facts, _)) if matches!(&entry.sup, Slot::Here(there, _) if there.version == facts.version) => entry.sup_body = Some(bytes.clone()),
+            Some(_) => {}
+        }
+        known.map(|(facts, _)| facts)
+    }
+
+    /// The tenant's own identity, for everything inside its namespaces.
+    async fn bearer(&self) -> Result<Option<runtime::kubeconfig::Secret>, CallError> {
+        if self.namespace.is_none() { Ok(None) } else { self.engine.0.writer.token(self.attached).await.map(Some) }
+    }
+
+    /// Executes steps in order. `None`: plan again at once.
+    async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>) -> Option<End> {
+        let mut shown = Shown::default();
+        let settles = !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. } | Step::DeleteTenant { .. }));
+        for step in steps {
+            let (side, name) = step_name(&step);
+            let create = matches!(step, Step::CreateSuper { .. } | Step::ShowNode(_));
+            let result = self.step(step, &mut shown).await;
+            self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
+            match result {
+                Ok(true) => tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote"),
+                // The step could not be taken now, and what it waits for wakes the key.
+                Ok(false) => return Some(End::Rest),
+                Err(error) => return self.failed_step(&error, create, name).await,
+            }
+        }
+        if settles {
+            self.settle(pair, &shown, reported);
+            let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
+            return Some(end_for(tokens));
+        }
+        Some(End::Rest)
+    }
+
+    async fn step(&self, step: Step, shown: &mut Shown) -> Result<bool, CallError> {
+        let fence = self.engine.fence();
+        fence.check()?;
+        let tenant = &self.attached.remote;
+        match step {
+            Step::CreateSuper { content, tokens: asks } => return self.create(content, asks, shown).await,
+            Step::UpdateSuper { content, uid, version } => {
+                let bearer = self.bearer().await?;
+                let namespace = self.namespace.as_ref().map(Namespace::as_str);
+                let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
+                let reply = self.engine.sup().replace(&self.super_path(), body, bearer.as_ref()).await?;
+                shown.sup = self.super_read(&reply);
+            }
+            Step::DeleteSuper { uid, grace_seconds } => {
+                let bearer = self.bearer().await?;
+                let reply = self.engine.sup().delete(&self.super_path(), uid, grace_seconds, bearer.as_ref()).await?;
+                let left = Seen::of(&reply).is_ok_and(|seen| seen.facts.uid == uid && seen.facts.deleting);
+                if left {
+                    self.super_read(&reply);
+                } else if self.kind.observe() == Observe::Patrolled {
+                    self.tenant.index.lock().super_gone(self.key, uid, Evidence::Seen);
+                    self.engine.0.work.push(&self.tenant.lane, self.key.clone());
+                }
+            }
+            Step::ConditionsDown { uid, conditions } => {
+                let bearer = self.bearer().await?;
+                let patch = status_patch(uid, "/status/conditions", conditions);
+                let reply = self.engine.sup().patch(&format!("{}/status", self.super_path()), Patch::Json, &patch, bearer.as_ref()).await?;
+                shown.sup = self.super_read(&reply);
+            }
+            Step::ShowNode(node) => self.engine.0.nodes.show(self.attached, &node).await?,
+            Step::Bind { uid, node } => {
+                self.bind(uid, &node).await?;
+                shown.tenant = self.placed(&node);
+            }
+            Step::MarkPlaced { uid, node } => {
+                let patch = json!({"metadata": {"uid": uid.to_string(), "annotations": {keys::PLACED: node}}});
+                let reply = tenant.patch(&self.tenant_path(), Patch::Merge, &patch, None).await?;
+                shown.tenant = Some(self.tenant_known(&reply)?);
+            }
+            Step::Report { uid, status } => {
+                let patch = status_patch(uid, "/status", status);
+                let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
+                shown.tenant = Some(self.tenant_known(&reply)?);
+            }
+            Step::DeleteTenant { uid, grace_seconds } => {
+                tenant.delete(&self.tenant_path(), uid, grace_seconds, None).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Creates the super copy in its namespace; for a Pod with tokens: tokens first, then the Pod, then at once their Secret.
+    async fn create(&self, content: mirror::Content, asks: Vec<mirror::kind::TokenAsk>, shown: &mut Shown) -> Result<bool, CallError> {
+        let Some(namespace) = &self.key.namespace else { return Ok(false) };
+        let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
+        let batch = if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
+        let bearer = self.engine.0.writer.token(self.attached).await?;
+        let resource = self.kind.resource();
+        self.engine.fence().check()?;
+        let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
+        let reply = self.engine.sup().create(&resource.collection(Some(into.as_str())), body, Some(&bearer)).await?;
+        learn_address(self.attached, self.key, &reply);
+        shown.sup = self.super_read(&reply);
+        if let Some(batch) = batch {
+            self.note_tokens(Tokens::Missing);
+            let stored = self.store_tokens(&reply, &bearer, &batch).await?;
+            self.note_tokens(stored);
+        }
+        Ok(true)
+    }
+
+    fn pod_of(&self) -> Result<tokens::PodOf<'_>, CallError> {
+        let uid = match self.tenant.index.lock().get(self.key).map(|entry| entry.tenant.clone()) {
+            Some(Slot::Here(facts, ())) => facts.uid,
+            _ => return Err(CallError::Status { side: "tenant", code: 404, reason: "NotFound".into(), message: String::new(), retry_after: None }),
+        };
+        Ok(tokens::PodOf { namespace: self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), name: self.key.name.as_str(), uid })
+    }
+
+    fn note_tokens(&self, tokens: Tokens) {
+        self.tenant.index.lock().entry(self.key).tokens = tokens;
+    }
+
+    async fn store_tokens(&self, pod: &Bytes, bearer: &runtime::kubeconfig::Secret, batch: &tokens::Batch) -> Result<Tokens, CallError> {
+        let seen = Seen::of(pod).map_err(|source| CallError::Unreadable { side: "super", source })?;
+        let (Ok(owner), Some(namespace)) = (&seen.owner, &self.namespace) else { return Ok(Tokens::Missing) };
+        let name = self.attached.id.token_secret(owner.uid);
+        let place = tokens::Place { namespace, name: &name, pod: (seen.name, seen.facts.uid), owner };
+        let share = self.engine.0.options.renew_share;
+        tokens::store(self.engine.sup(), self.engine.fence(), bearer, self.attached, &place, batch, share).await
+    }
+
+    /// Sees to the tokens of a settled Pod: missing, of an earlier super Pod, or due.
+    async fn tokens(&self, pair: &Pair, known: Tokens) -> Result<End, CallError> {
+        let SuperSide::Ours(sup, owner) = &pair.sup else { return Ok(End::Rest) };
+        let due = match known {
+            Tokens::None => pair.settled.is_none(),
+            Tokens::Missing => true,
+            Tokens::Good { renew, pod, .. } => pod != sup.facts.uid || renew <= Instant::now(),
+        };
+        if !self.kind.graceful() || !due || sup.facts.deleting {
+            return Ok(end_for(known));
+        }
+        let body = match &pair.tenant {
+            TenantSide::Here(copy) => copy.body.clone(),
+            TenantSide::Absent(_) => return Ok(End::Rest),
+        };
+        let body = match body {
+            Some(body) => body,
+            None => {
+                let bytes = self.attached.remote.get(&self.tenant_path(), None).await?;
+                Object::parse(&bytes).map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?
+            }
+        };
+        let asks = self.kind.tokens(&InTenant(body));
+        if asks.is_empty() {
+            return Ok(End::Rest);
+        }
+        let Some(namespace) = &self.namespace else { return Ok(End::Rest) };
+        let batch = tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?;
+        let bearer = self.engine.0.writer.token(self.attached).await?;
+        let name = self.attached.id.token_secret(owner.uid);
+        let place = tokens::Place { namespace, name: &name, pod: (self.name.as_str(), sup.facts.uid), owner };
+        let share = self.engine.0.options.renew_share;
+        let stored = tokens::store(self.engine.sup(), self.engine.fence(), &bearer, self.attached, &place, &batch, share).await?;
+        self.note_tokens(stored);
+        self.engine.0.metrics.renewed_token(true);
+        Ok(end_for(stored))
+    }
+
+    async fn bind(&self, uid: Uid, node: &str) -> Result<(), CallError> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": self.key.name.as_str(), "uid": uid.to_string(), "annotations": {keys::PLACED: node}},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        self.attached.remote.create(&format!("{}/binding", self.tenant_path()), binding.to_string().into_bytes(), None).await.map(|_| ())
+    }
+
+    /// Our Binding has landed; its echo is on the way.
+    fn placed(&self, node: &str) -> Option<Facts> {
+        let mut index = self.tenant.index.lock();
+        let Slot::Here(facts, ()) = &mut index.entry(self.key).tenant else { return None };
+        facts.node = Some(node.into());
+        facts.placed = true;
+        Some(facts.clone())
+    }
+
+    /// The pair agrees, at what was planned on or what the steps have shown. What moved meanwhile comes again.
+    fn settle(&self, pair: &Pair, shown: &Shown, reported: Option<u64>) {
+        let tenant = match &pair.tenant {
+            TenantSide::Here(copy) => Some(Mark::from(shown.tenant.as_ref().unwrap_or(&copy.facts))),
+            TenantSide::Absent(_) => None,
+        };
+        let sup = match (&shown.sup, &pair.sup) {
+            (Some(facts), _) => Some(Mark::from(facts)),
+            (None, SuperSide::Ours(copy, _)) => Some(Mark::from(&copy.facts)),
+            (None, SuperSide::Foreign | SuperSide::Absent(_)) => None,
+        };
+        let mut index = self.tenant.index.lock();
+        let Some(entry) = index.get_mut(self.key) else { return };
+        entry.settled = Some(Settled { tenant, sup, reported });
+        entry.failures = 0;
+        entry.told = None;
+        if matches!(&entry.tenant, Slot::Here(facts, ()) if Some(Mark::from(facts)) == tenant) {
+            entry.tenant_body = None;
+        }
+        if matches!(&entry.sup, Slot::Here(facts, _) if Some(Mark::from(facts)) == sup) {
+            entry.sup_body = None;
+        }
+    }
+
+    /// Nothing can be written for now: wait for what is missing, or tell the tenant and wait for a change.
+    fn hold(&self, pair: &Pair, hold: &Hold) -> End {
+        match hold {
+            Hold::Until(Missing::SuperGone | Missing::VirtualNode(_)) => End::Rest,
+            Hold::Refused(refusal) => {
+                self.tell(pair, refusal.reason, hold.to_string());
+                End::Retry(REFUSED)
+            }
+            Hold::Malformed(_) => {
+                self.tell(pair, "Malformed", hold.to_string());
+                End::Retry(REFUSED)
+            }
+        }
+    }
+
+    fn tell(&self, pair: &Pair, reason: &'static str, message: String) {
+        let TenantSide::Here(copy) = &pair.tenant else { return };
+        self.engine.0.metrics.refused(self.kind.resource().kind);
+        let hash = mirror::plan::value_hash(&json!([reason, message]));
+        let news = {
+            let mut index = self.tenant.index.lock();
+            index.get_mut(self.key).is_some_and(|entry| entry.told.replace(hash) != Some(hash))
+        };
+        if news {
+            let resource = self.kind.resource();
+            let about = About {
+                kind: resource.kind,
+                api_version: resource.api_version,
+                namespace: self.key.namespace.as_ref().map(|ns| ns.as_str().to_owned()),
+                name: self.key.name.as_str().to_owned(),
+                uid: copy.facts.uid,
+            };
+            self.engine.0.recorder.tell(self.attached, about, Severity::Warning, reason, message);
+        }
+    }
+
+    async fn failed(&self, error: &CallError, create: bool) -> End {
+        self.failed_step(error, create, "read").await.unwrap_or(End::Retry(Duration::ZERO))
+    }
+
+    /// One place decides what an error means. `None`: plan again at once.
+    async fn failed_step(&self, error: &CallError, create: bool, step: &'static str) -> Option<End> {
+        let verdict = judge(error, create);
+        self.engine.0.metrics.failed(self.kind.resource().kind, verdict_name(&verdict));
+        tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step, error = %chain(error), verdict = ?verdict_name(&verdict), "did not work");
+        let tenant_side = matches!(error, CallError::Status { side: "tenant", .. });
+        match verdict {
+            Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
+            Verdict::Retry(least) => Some(End::Retry(least)),
+            Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
+            Verdict::Reread => self.again(self.fetch(Want::Super).await),
+            Verdict::Taken => self.again(self.fetch(Want::Super).await),
+            Verdict::Namespace => {
+                if let Some(namespace) = &self.namespace {
+                    self.engine.0.writer.mistrust(self.tenant, self.attached, namespace).await;
+                }
+                Some(End::Retry(Duration::from_millis(200)))
+            }
+            Verdict::Rejected { reason, message } => {
+                let (pair, _) = self.pair();
+                let scrubbed = mirror::metadata::scrubbed(&message, self.namespace_text(), self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
+                self.tell(&pair, reason, scrubbed);
+                Some(End::Retry(REFUSED))
+            }
+        }
+    }
+
+    fn again(&self, read: Result<(), CallError>) -> Option<End> {
+        match read {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::debug!(tenant = %self.tenant.lane, object = %self.key, error = %chain(&error), "could not read");
+                Some(End::Retry(Duration::ZERO))
+            }
+        }
+    }
+}
+
+fn status_patch(uid: Uid, path: &str, value: Value) -> Value {
+    json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid.to_string()},
+        {"op": "add", "path": path, "value": value},
+    ])
+}
+
+fn end_for(tokens: Tokens) -> End {
+    match tokens {
+        Tokens::Good { renew, .. } => End::At(renew),
+        Tokens::Missing => End::Retry(Duration::ZERO),
+        Tokens::None => End::Rest,
+    }
+}
+
+/// A step as it stands in logs and metrics: the side that it writes to, and its name.
+fn step_name(step: &Step) -> (&'static str, &'static str) {
+    match step {
+        Step::CreateSuper { .. } => ("super", "create"),
+        Step::UpdateSuper { .. } => ("super", "update"),
+        Step::DeleteSuper { .. } => ("super", "delete"),
+        Step::ConditionsDown { .. } => ("super", "conditions"),
+        Step::ShowNode(_) => ("tenant", "show-node"),
+        Step::Bind { .. } => ("tenant", "bind"),
+        Step::MarkPlaced { .. } => ("tenant", "mark"),
+        Step::Report { .. } => ("tenant", "report"),
+        Step::DeleteTenant { .. } => ("tenant", "delete"),
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Settled(_) => "settled",
+        Outcome::Forget => "forget",
+        Outcome::Write { .. } => "write",
+        Outcome::Fetch(_) => "fetch",
+        Outcome::Hold(_) => "hold",
+    }
+}
+
+fn verdict_name(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Retry(_) => "retry",
+        Verdict::Reread => "reread",
+        Verdict::Taken => "taken",
+        Verdict::Namespace => "namespace",
+        Verdict::Rejected { .. } => "rejected",
+        Verdict::Fenced => "fenced",
+    }
+}
+

@@ -1,0 +1,166 @@
+//! ServiceAccount tokens of the tenant for Pods that run in the super cluster: asked of the tenant's own API server, bound to the
+//! tenant's Pod, and mounted through a Secret that lives and dies with the super Pod.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::{Name, Namespace, Owner, Super, Uid, keys};
+use jiff::Timestamp;
+use mirror::facts::Seen;
+use mirror::kind::TokenAsk;
+use runtime::kubeconfig::Secret;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::index::Tokens;
+use crate::remote::{CallError, Patch, Remote};
+use crate::tenant::Attached;
+use crate::writer::{Fence, Issued, read_token};
+
+/// The Pod that tokens are for.
+pub struct PodOf<'a> {
+    /// Its tenant namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its UID in the tenant.
+    pub uid: Uid,
+}
+
+/// Tokens in hand, not yet written.
+pub struct Batch {
+    data: Vec<(String, Secret)>,
+    issued: Timestamp,
+    expires: Timestamp,
+}
+
+/// Asks the tenant's API server for each token, bound to the tenant's Pod.
+pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: &[TokenAsk]) -> Result<Batch, CallError> {
+    let issued = Timestamp::now();
+    let mut batch = Batch { data: Vec::new(), issued, expires: Timestamp::MAX };
+    for ask in asks {
+        fence.check()?;
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", pod.namespace, ask.service_account);
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "audiences": ask.audience.iter().collect::<Vec<_>>(),
+                "expirationSeconds": ask.expiration_seconds,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid.to_string()},
+            },
+        });
+        let reply = attached.remote.create(&path, body.to_string().into_bytes(), None).await?;
+        let Issued { token, expires } = read_token(&reply, "tenant")?;
+        batch.expires = batch.expires.min(expires);
+        batch.data.push((ask.key.clone(), token));
+    }
+    Ok(batch)
+}
+
+/// The Secret in the super cluster that a Pod's tokens are mounted from.
+pub struct Place<'a> {
+    /// The super namespace.
+    pub namespace: &'a Namespace<Super>,
+    /// The Secret's name.
+    pub name: &'a Name<Super>,
+    /// The super Pod: name and UID.
+    pub pod: (&'a str, Uid),
+    /// The record of the super Pod.
+    pub owner: &'a Owner,
+}
+
+/// Writes a batch into the Pod's Secret: made anew, or replaced where it is there already and belongs to this super Pod. One of an
+/// earlier super Pod is deleted first.
+pub async fn store(sup: &Remote<Super>, fence: &Fence, writer: &Secret, attached: &Attached, place: &Place<'_>, batch: &Batch, share: f64) -> Result<Tokens, CallError> {
+    fence.check()?;
+    let collection = format!("/api/v1/namespaces/{}/secrets", place.namespace);
+    let path = format!("{collection}/{}", place.name);
+    let body = body(attached, place, batch).to_string().into_bytes();
+    let reply = match sup.create(&collection, body.clone(), Some(writer)).await {
+        Err(error) if error.is_already_exists() => {
+            let current = sup.get(&path, Some(writer)).await?;
+            let uid = seen_uid(&current)?;
+            if belongs_to(&current, place.pod.1) {
+                return renew(sup, fence, writer, place, uid, batch, share).await;
+            }
+            sup.delete(&path, uid, None, Some(writer)).await?;
+            sup.create(&collection, body, Some(writer)).await?
+        }
+        other => other?,
+    };
+    Ok(good(seen_uid(&reply)?, place.pod.1, batch, share))
+}
+
+/// Replaces the tokens in a Secret that is there.
+pub async fn renew(sup: &Remote<Super>, fence: &Fence, writer: &Secret, place: &Place<'_>, secret: Uid, batch: &Batch, share: f64) -> Result<Tokens, CallError> {
+    fence.check()?;
+    let path = format!("/api/v1/namespaces/{}/secrets/{}", place.namespace, place.name);
+    let patch = json!({
+        "metadata": {"uid": secret.to_string(), "annotations": times(batch)},
+        "data": data(batch),
+    });
+    let reply = sup.patch(&path, Patch::Merge, &patch, Some(writer)).await?;
+    Ok(good(seen_uid(&reply)?, place.pod.1, batch, share))
+}
+
+fn body(attached: &Attached, place: &Place<'_>, batch: &Batch) -> Value {
+    let mut annotations = times(batch);
+    annotations.insert(keys::OWNER.to_owned(), place.owner.annotation().into());
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {
+            "name": place.name.as_str(),
+            "labels": {keys::TENANT: attached.id.as_str()},
+            "annotations": annotations,
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": place.pod.0, "uid": place.pod.1.to_string()}],
+        },
+        "data": data(batch),
+    })
+}
+
+fn times(batch: &Batch) -> Map<String, Value> {
+    let mut times = Map::new();
+    times.insert(keys::TOKEN_ISSUED.to_owned(), batch.issued.to_string().into());
+    times.insert(keys::TOKEN_EXPIRES.to_owned(), batch.expires.to_string().into());
+    times
+}
+
+fn data(batch: &Batch) -> Map<String, Value> {
+    batch.data.iter().map(|(key, token)| (key.clone(), STANDARD.encode(token.expose()).into())).collect()
+}
+
+fn seen_uid(bytes: &[u8]) -> Result<Uid, CallError> {
+    Seen::of(bytes).map(|seen| seen.facts.uid).map_err(|source| CallError::Unreadable { side: "super", source })
+}
+
+fn belongs_to(bytes: &[u8], pod: Uid) -> bool {
+    serde_json::from_slice::<Value>(bytes)
+        .ok()
+        .and_then(|secret| secret.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str).map(|uid| uid == pod.to_string()))
+        .unwrap_or(false)
+}
+
+fn good(secret: Uid, pod: Uid, batch: &Batch, share: f64) -> Tokens {
+    Tokens::Good { renew: renewal(batch.issued, batch.expires, share), secret, pod }
+}
+
+/// When tokens of this life are to be renewed: at `share` of it, by the monotonic clock from now.
+pub fn renewal(issued: Timestamp, expires: Timestamp, share: f64) -> Instant {
+    let life = expires.duration_since(issued).as_secs_f64().clamp(0.0, 366.0 * 24.0 * 3600.0);
+    let age = Timestamp::now().duration_since(issued).as_secs_f64();
+    Instant::now() + Duration::from_secs_f64((life * share - age).max(0.0))
+}
+
+/// Reads what a token Secret says of itself, from its metadata: the super Pod's UID, and when to renew.
+pub fn read(bytes: &[u8], share: f64) -> Option<Tokens> {
+    let secret: Value = serde_json::from_slice(bytes).ok()?;
+    let text = |pointer: &str| secret.pointer(pointer).and_then(Value::as_str);
+    let annotations = secret.pointer("/metadata/annotations")?;
+    let time = |key: &str| annotations.get(key).and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok());
+    Some(Tokens::Good {
+        renew: renewal(time(keys::TOKEN_ISSUED)?, time(keys::TOKEN_EXPIRES)?, share),
+        secret: Uid::parse(text("/metadata/uid")?).ok()?,
+        pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
+    })
+}

@@ -1,0 +1,322 @@
+//! Requests that change something: each is fenced by the lease, sent with the right identity, and its failure is judged in one place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{InTenant, Namespace, Super, Tenant as TenantSide, Uid, keys};
+use mirror::cx::Policy;
+use mirror::facts::Seen;
+use mirror::kind::{Downward, KindId, Resource};
+use mirror::object::Object;
+use mirror::plan::recorded;
+use mirror::{Cx, Facts};
+use runtime::kubeconfig::Secret;
+use runtime::lease::Held;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::remote::{CallError, Remote};
+use crate::tenant::{Attached, SuperNamespace, Tenant};
+
+/// The right to write, for as long as the lease is held. Cheap to clone.
+#[derive(Clone)]
+pub struct Fence(watch::Receiver<Option<Held>>);
+
+impl Fence {
+    /// Follows what leader election says; `None` means another process leads.
+    pub fn new(held: watch::Receiver<Option<Held>>) -> Self {
+        Self(held)
+    }
+
+    /// Asked before each write.
+    pub fn check(&self) -> Result<(), CallError> {
+        self.0.borrow().as_ref().ok_or(CallError::Fenced)?.check().map_err(|_| CallError::Fenced)
+    }
+}
+
+/// What to do about a request that failed. There is no "drop".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try again after a back-off, at least this long.
+    Retry(Duration),
+    /// What we knew is out of date: read this side and plan again.
+    Reread,
+    /// Somebody has this name already: read it and see whose it is.
+    Taken,
+    /// The super namespace or the right to write into it is not there: see to it, then try again.
+    Namespace,
+    /// The server says no to the object itself: tell the tenant, and wait for a change.
+    Rejected {
+        /// The Event's reason.
+        reason: &'static str,
+        /// What the server said.
+        message: String,
+    },
+    /// This process must not write.
+    Fenced,
+}
+
+/// Judges a failed request. `create` tells a name that is taken from a version that moved.
+pub fn judge(error: &CallError, create: bool) -> Verdict {
+    const SOON: Duration = Duration::from_millis(100);
+    match error {
+        CallError::Fenced => Verdict::Fenced,
+        CallError::Transport { .. } | CallError::Unreadable { .. } => Verdict::Retry(SOON),
+        CallError::Status { code, reason, message, retry_after, .. } => match code {
+            404 if create => Verdict::Namespace,
+            404 => Verdict::Reread,
+            409 if create && reason == "AlreadyExists" => Verdict::Taken,
+            409 => Verdict::Reread,
+            403 if message.contains("is being terminated") => Verdict::Namespace,
+            403 if message.contains("exceeded quota") => Verdict::Rejected { reason: "QuotaExceeded", message: message.clone() },
+            403 if message.contains("violates PodSecurity") || message.contains("ValidatingAdmissionPolicy") || message.contains("admission webhook") => {
+                Verdict::Rejected { reason: "PolicyDenied", message: message.clone() }
+            }
+            401 | 403 => Verdict::Namespace,
+            400 | 413 | 422 => Verdict::Rejected { reason: "Rejected", message: message.clone() },
+            _ => Verdict::Retry(retry_after.unwrap_or(SOON)),
+        },
+    }
+}
+
+/// Writes to the super cluster with each tenant's own identity. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    sup: Remote<Super>,
+    fence: Fence,
+    policy: Arc<Policy>,
+}
+
+#[derive(Deserialize)]
+struct TokenReply {
+    status: TokenStatus,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenStatus {
+    token: String,
+    expiration_timestamp: String,
+}
+
+/// A token that an API server has issued.
+pub struct Issued {
+    /// The token.
+    pub token: Secret,
+    /// When it expires, RFC 3339.
+    pub expires: jiff::Timestamp,
+}
+
+/// Reads the answer to a TokenRequest. The expiry is the one in the answer, never the token's own.
+pub fn read_token(bytes: &[u8], side: &'static str) -> Result<Issued, CallError> {
+    let unreadable = |source| CallError::Unreadable { side, source };
+    let reply: TokenReply = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let expires = reply.status.expiration_timestamp.parse().map_err(|error: jiff::Error| unreadable(serde::de::Error::custom(error)))?;
+    Ok(Issued { token: Secret::new(reply.status.token), expires })
+}
+
+/// How long a writer's token is asked for, in seconds.
+const WRITER_TOKEN_SECONDS: u32 = 3600;
+
+impl Writer {
+    /// Writes through `sup` while `fence` allows, as `policy` wants namespaces to be.
+    pub fn new(sup: Remote<Super>, fence: Fence, policy: Arc<Policy>) -> Self {
+        Self { sup, fence, policy }
+    }
+
+    /// The super API server.
+    pub fn sup(&self) -> &Remote<Super> {
+        &self.sup
+    }
+
+    /// The right to write.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// The tenant's writer token, asked for anew at 80 % of its life.
+    pub async fn token(&self, attached: &Attached) -> Result<Secret, CallError> {
+        let mut slot = attached.writer.lock().await;
+        if let Some((token, renew)) = slot.as_ref()
+            && Instant::now() < *renew
+        {
+            return Ok(token.clone());
+        }
+        self.fence.check()?;
+        let account = attached.id.writer();
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", keys::WRITERS_NAMESPACE);
+        let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": WRITER_TOKEN_SECONDS}}).to_string();
+        let reply = match self.sup.create(&path, ask.clone().into_bytes(), None).await {
+            Err(error) if error.is_not_found() => {
+                self.make_account(attached).await?;
+                self.sup.create(&path, ask.into_bytes(), None).await?
+            }
+            other => other?,
+        };
+        let issued = read_token(&reply, "super")?;
+        let renew = Instant::now() + Duration::from_secs(u64::from(WRITER_TOKEN_SECONDS) * 4 / 5);
+        *slot = Some((issued.token.clone(), renew));
+        Ok(issued.token)
+    }
+
+    /// Forgets the writer's token: the server did not take it.
+    pub async fn forget_token(&self, attached: &Attached) {
+        *attached.writer.lock().await = None;
+    }
+
+    async fn make_account(&self, attached: &Attached) -> Result<(), CallError> {
+        let account = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": attached.id.writer(), "labels": {keys::TENANT: attached.id.as_str()}},
+            "automountServiceAccountToken": false,
+        });
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts", keys::WRITERS_NAMESPACE);
+        done_or_there(self.sup.create(&path, account.to_string().into_bytes(), None).await)
+    }
+
+    /// Makes the super namespace of a tenant namespace, with its record and the writer's RoleBinding, or checks the record of the one
+    /// that is there. `None`: not now, it is being deleted.
+    ///
+    /// *Errors*: `NamespaceTaken` (as a status 409) where somebody else's namespace has the name.
+    pub async fn namespace(&self, tenant: &Tenant, attached: &Attached, namespace: &Namespace<TenantSide>) -> Result<Option<Namespace<Super>>, CallError> {
+        let name = attached.id.namespace(namespace);
+        if let Some(ready) = Self::known(tenant, attached, &name) {
+            return Ok(ready.then_some(name));
+        }
+        let _one = attached.making_namespace.lock().await;
+        if let Some(ready) = Self::known(tenant, attached, &name) {
+            return Ok(ready.then_some(name));
+        }
+        self.fence.check()?;
+        let there = tenant.namespaces.lock().contains_key(name.as_str());
+        if !there && !self.create_namespace(tenant, attached, namespace, &name).await? {
+            return Ok(None);
+        }
+        self.bind(attached, &name).await?;
+        if let Some(known) = tenant.namespaces.lock().get_mut(name.as_str()) {
+            known.bound = true;
+        }
+        Ok(Some(name))
+    }
+
+    /// `Some(true)`: ready to be written into. `Some(false)`: not now. `None`: to be made, or its binding to be looked after.
+    fn known(tenant: &Tenant, attached: &Attached, name: &Namespace<Super>) -> Option<bool> {
+        let namespaces = tenant.namespaces.lock();
+        let known = namespaces.get(name.as_str())?;
+        if known.deleting || known.incarnation.is_some_and(|uid| uid != attached.incarnation) {
+            return Some(false);
+        }
+        let current = Namespace::parse(&known.tenant_namespace).ok().and_then(|ns| attached.tenant_namespaces.get(&ns).map(|uid| *uid));
+        if current.is_some_and(|uid| uid != known.tenant_uid) {
+            return Some(false);
+        }
+        known.bound.then_some(true)
+    }
+
+    async fn create_namespace(&self, tenant: &Tenant, attached: &Attached, namespace: &Namespace<TenantSide>, name: &Namespace<Super>) -> Result<bool, CallError> {
+        let Some(kind) = KindId::named("Namespace").and_then(KindId::downward) else { return Ok(false) };
+        let resource = kind.resource();
+        let bytes = attached.remote.get(&resource.path(None, namespace.as_str()), None).await?;
+        let unreadable = |source| CallError::Unreadable { side: "tenant", source };
+        let body = Object::parse(&bytes).map_err(|error| unreadable(serde::de::Error::custom(error)))?;
+        if body.meta.deletion.is_some() {
+            return Ok(false);
+        }
+        let facts = Seen::of(&bytes).map_err(unreadable)?.facts;
+        attached.tenant_namespaces.insert(namespace.clone(), facts.uid);
+        let content = self.namespace_content(kind, attached, body, &facts, name)?;
+        let created = self.sup.create(&resource.collection(None), content, None).await;
+        let bytes = match created {
+            Err(error) if error.is_already_exists() => self.sup.get(&resource.path(None, name.as_str()), None).await?,
+            other => other?,
+        };
+        match note_namespace(tenant, &bytes) {
+            Some(owner) if owner == (attached.id.uid(), facts.uid) => Ok(true),
+            Some((uid, _)) if uid == attached.id.uid() => Ok(false),
+            Some(_) | None => Err(CallError::Status {
+                side: "super",
+                code: 409,
+                reason: "NamespaceTaken".into(),
+                message: format!("the namespace {name} is not this tenant's"),
+                retry_after: Some(Duration::from_secs(60)),
+            }),
+        }
+    }
+
+    fn namespace_content(&self, kind: &dyn Downward, attached: &Attached, body: Object, facts: &Facts, name: &Namespace<Super>) -> Result<Vec<u8>, CallError> {
+        let (profile, nodes) = (attached.profile(), attached.nodes());
+        let cx = Cx { tenant: &attached.id, policy: &self.policy, profile: &profile, namespace: None, super_namespace: Some(name), nodes: &nodes };
+        let body = InTenant(body);
+        let asked = kind.down(&body, &cx).map_err(|hold| CallError::Status {
+            side: "tenant",
+            code: 422,
+            reason: "Held".into(),
+            message: hold.to_string(),
+            retry_after: None,
+        })?;
+        let mut content = recorded(asked.0, &body, facts, &cx);
+        content.annotations.insert(keys::INCARNATION.to_owned(), attached.incarnation.to_string());
+        Ok(content.to_create(&kind.resource(), None, name.as_str()))
+    }
+
+    async fn bind(&self, attached: &Attached, name: &Namespace<Super>) -> Result<(), CallError> {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": keys::WRITER_ROLE, "labels": {keys::TENANT: attached.id.as_str()}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::WRITER_ROLE},
+            "subjects": [{"kind": "ServiceAccount", "namespace": keys::WRITERS_NAMESPACE, "name": attached.id.writer()}],
+        });
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{name}/rolebindings");
+        done_or_there(self.sup.create(&path, binding.to_string().into_bytes(), None).await)
+    }
+
+    /// The right to write was refused: the binding is looked after again before the next try.
+    pub async fn mistrust(&self, tenant: &Tenant, attached: &Attached, name: &Namespace<Super>) {
+        if let Some(known) = tenant.namespaces.lock().get_mut(name.as_str()) {
+            known.bound = false;
+        }
+        self.forget_token(attached).await;
+    }
+}
+
+/// Takes a super namespace into what is known of its tenant. Returns whose it is: VirtualCluster UID and tenant namespace UID.
+pub fn note_namespace(tenant: &Tenant, bytes: &Bytes) -> Option<(Uid, Uid)> {
+    let seen = Seen::of(bytes).ok()?;
+    let owner = seen.owner.ok()?;
+    let object = Object::parse(bytes).ok()?;
+    let incarnation = object.meta.annotations.get(keys::INCARNATION).and_then(|text| Uid::parse(text).ok());
+    let name: Arc<str> = seen.name.into();
+    let mut namespaces = tenant.namespaces.lock();
+    let bound = namespaces.get(&name).map(|known| known.bound);
+    let known = SuperNamespace {
+        uid: seen.facts.uid,
+        tenant_namespace: owner.name.as_str().into(),
+        tenant_uid: owner.uid,
+        incarnation,
+        deleting: seen.facts.deleting,
+        bound: bound.unwrap_or(false),
+    };
+    namespaces.insert(name, known);
+    Some((owner.tenant, owner.uid))
+}
+
+fn done_or_there(result: Result<Bytes, CallError>) -> Result<(), CallError> {
+    match result {
+        Err(error) if error.is_already_exists() => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// The facts of a super copy. Copies that are only patrolled are seen without their content, so any new version is a move.
+pub fn super_facts(resource: &Resource, patrolled: bool, bytes: &[u8]) -> Result<Facts, serde_json::Error> {
+    let mut facts = Seen::of(bytes)?.facts;
+    debug_assert!(!resource.plural.is_empty());
+    if patrolled {
+        facts.main = facts.version;
+        facts.status = 0;
+    }
+    Ok(facts)
+}
