@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    fs::File,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -109,12 +110,23 @@ impl Programs {
             format!("Building the Kubernetes programs from the Go module proxy into {where_to}, once: {minutes} minutes on 2 cores.");
         note(&text, progress);
         let bars: Vec<_> = PROGRAMS.iter().map(|program| (program, progress.add(waiting_bar(program)))).collect();
+        let _alone = lock(dir.join(".lock")).await?;
         for (program, bar) in bars {
             build_one(program, &dir, &bar).await?;
             note(&format!("{}: {} after {} s", program.name, bar.message(), bar.elapsed().as_secs()), progress);
         }
         Ok(Self { dir })
     }
+}
+
+/// Waits until no other process builds into the same folder: what it built is then already there.
+async fn lock(path: PathBuf) -> anyhow::Result<File> {
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = File::create(path)?;
+        file.lock()?;
+        std::io::Result::Ok(file)
+    });
+    locked.await?.context("could not lock the cache of the Kubernetes programs")
 }
 
 /// Says something above the bars, or where there is no terminal, in their place.

@@ -10,9 +10,11 @@ use e2e::{
     env,
     nodes::{FakeNodes, NodeOptions},
     plane::ControlPlane,
+    programs::Programs,
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
+use indicatif::MultiProgress;
 use kube::{Api, Resource, ResourceExt as _, core::NamespaceResourceScope};
 use serde_json::Value;
 use tokio::{process::Command, time::Instant};
@@ -51,6 +53,7 @@ impl Stage {
             "VirtualCluster gives every tenant a Kubernetes control plane of its own and runs the Pods of all on one super cluster.",
         );
         tell::scene("Setting the stage");
+        Programs::locate_or_build(&MultiProgress::new()).await?;
         build_syncer().await?;
         let begin = Instant::now();
         let bed = Bed::start(BedOptions::new("demo", tenants)).await?;
