@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cx::Cx;
 use crate::hold::Hold;
+use crate::metadata;
 use crate::object::{Content, Object};
 
 /// How a kind is called in the API.
@@ -104,9 +105,10 @@ pub trait Downward: Sync {
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold>;
 
     /// What the existing super copy should become: `asked` as far as the kind can still change, what the super cluster added kept.
-    /// The default replaces the whole body. Equal to the current content means: nothing to write.
-    fn amend(&self, asked: InSuper<Content>, _current: &InSuper<Object>, _cx: &Cx<'_>) -> InSuper<Content> {
-        asked
+    /// The default keeps foreign labels and annotations and replaces the whole body. Equal to the current content means: nothing to
+    /// write.
+    fn amend(&self, InSuper(asked): InSuper<Content>, current: &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {
+        InSuper(metadata::merge(asked, &current.meta, cx.policy))
     }
 
     /// What the super copy reports to the tenant; `None` if the kind reports nothing. `tenant` is at hand when

@@ -12,6 +12,7 @@ pub mod metadata;
 pub mod object;
 pub mod plan;
 pub mod queue;
+pub mod scrub;
 pub mod shape;
 
 pub use cx::Cx;

@@ -8,6 +8,7 @@ use common::name::hash26;
 use serde_json::{Map, Value};
 
 use crate::cx::Policy;
+use crate::object::{Content, Meta};
 
 /// Label keys with a domain that the built-in controllers set on what they make, and that charts select by.
 ///
@@ -93,17 +94,26 @@ pub fn owned_annotation(key: &str, policy: &Policy) -> bool {
     !is_ours(key) && listed(key, &policy.annotations_down)
 }
 
+/// `asked`, with those labels and annotations of the existing super object that the super cluster added.
+pub fn merge(asked: Content, current: &Meta, policy: &Policy) -> Content {
+    Content {
+        labels: merge_labels(asked.labels, &current.labels, policy),
+        annotations: merge_annotations(asked.annotations, &current.annotations, policy),
+        ..asked
+    }
+}
+
 /// The labels that an existing super object should have: those asked for, and those that the super cluster added.
 pub fn merge_labels(asked: BTreeMap<String, String>, current: &BTreeMap<String, String>, policy: &Policy) -> BTreeMap<String, String> {
-    merge(asked, current, |key| owned_label(key, policy))
+    with_foreign(asked, current, |key| owned_label(key, policy))
 }
 
 /// The annotations that an existing super object should have: those asked for, and those that the super cluster added.
 pub fn merge_annotations(asked: BTreeMap<String, String>, current: &BTreeMap<String, String>, policy: &Policy) -> BTreeMap<String, String> {
-    merge(asked, current, |key| owned_annotation(key, policy))
+    with_foreign(asked, current, |key| owned_annotation(key, policy))
 }
 
-fn merge(
+fn with_foreign(
     mut asked: BTreeMap<String, String>,
     current: &BTreeMap<String, String>,
     owned: impl Fn(&str) -> bool,
