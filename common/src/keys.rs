@@ -17,6 +17,14 @@ pub const BUILT: &str = "tenancy.x-k8s.io/built";
 /// Sidecars that the super cluster injects are not among them.
 pub const CONTAINERS: &str = "tenancy.x-k8s.io/containers";
 
+/// Annotation on super Pods: the `metadata.generation` of the tenant's Pod that was asked for, so that `observedGeneration` can be told in
+/// the tenant's numbers without its body.
+pub const GENERATION: &str = "tenancy.x-k8s.io/generation";
+
+/// Prefix of annotations on super Pods that serve the tenant's own metadata to downward API files.
+/// Example: `tenancy.x-k8s.io/downward.namespace: default`.
+pub const DOWNWARD_PREFIX: &str = "tenancy.x-k8s.io/downward.";
+
 /// Annotation on super namespaces: the UID of the tenant's `kube-system`, which tells one life of a control plane from the next.
 pub const INCARNATION: &str = "tenancy.x-k8s.io/incarnation";
 

@@ -1,0 +1,44 @@
+//! ConfigMap: goes down, as it is, when an object that went down refers to it.
+
+use common::{InSuper, InTenant, Name, Super, Tenant, keys};
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::kind::{Demand, Downward, Resource};
+use crate::metadata;
+use crate::object::{Content, Object};
+use crate::shape::{Table, Verdict, carry_body};
+
+/// The kind.
+pub struct ConfigMaps;
+
+/// The fields of a ConfigMap beside its metadata.
+pub const CONFIG_MAP: &Table = &[("binaryData", Verdict::Copy), ("data", Verdict::Copy), ("immutable", Verdict::Copy)];
+
+impl Downward for ConfigMaps {
+    fn resource(&self) -> Resource {
+        Resource {
+            group: "",
+            version: "v1",
+            api_version: "v1",
+            kind: "ConfigMap",
+            plural: "configmaps",
+            namespaced: true,
+            status: false,
+        }
+    }
+
+    fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        let body = carry_body(&tenant.body, CONFIG_MAP, cx.policy.pass_unknown_fields)?;
+        Ok(InSuper(Content { body, ..metadata::down(&tenant.meta, cx.policy) }))
+    }
+
+    /// The super cluster's own controller publishes its CA bundle under this name in each namespace, so the tenant's stands beside it.
+    fn rename(&self, name: &Name<Tenant>) -> Name<Super> {
+        if name.as_str() == keys::ROOT_CA_CONFIG_MAP { name.reserved() } else { name.same() }
+    }
+
+    fn demand(&self) -> Demand {
+        Demand::Referenced
+    }
+}

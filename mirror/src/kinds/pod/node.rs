@@ -1,0 +1,142 @@
+//! Which nodes a Pod may and must run on: node names, selectors, affinity and tolerations.
+
+use common::{InTenant, keys};
+use serde_json::{Map, Value, json};
+
+use super::{Fields, object, objects, objects_mut, text};
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::object::Object;
+
+/// Labels and taints of this prefix tell the nodes that run the super cluster itself.
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+/// Applies the rules to the spec.
+pub(super) fn apply(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<(), Hold> {
+    selector(spec)?;
+    if let Some(affinity) = object(spec, "affinity").and_then(|affinity| object(affinity, "nodeAffinity")) {
+        node_affinity(affinity)?;
+    }
+    tolerations(spec);
+    node_name(spec, tenant, cx)
+}
+
+fn selector(spec: &Fields) -> Result<(), Hold> {
+    let keys = object(spec, "nodeSelector").into_iter().flat_map(Map::keys);
+    keys.map(|key| role(key, "spec.nodeSelector")).collect()
+}
+
+fn role(key: &str, at: &str) -> Result<(), Hold> {
+    if key.starts_with(ROLE_PREFIX) {
+        return Err(Hold::refuse("NotSupported", at, format!("nodes cannot be chosen by {ROLE_PREFIX}; remove that key")));
+    }
+    Ok(())
+}
+
+fn node_affinity(affinity: &Fields) -> Result<(), Hold> {
+    let required = object(affinity, REQUIRED).into_iter().flat_map(|selector| objects(selector, "nodeSelectorTerms"));
+    let preferred = objects(affinity, PREFERRED).filter_map(|term| object(term, "preference"));
+    for expression in required.chain(preferred).flat_map(|term| objects(term, "matchExpressions")) {
+        // Keeping away from such nodes is fine.
+        if matches!(text(expression, "operator"), Some("NotIn" | "DoesNotExist")) {
+            continue;
+        }
+        role(text(expression, "key").unwrap_or_default(), "spec.affinity.nodeAffinity")?;
+    }
+    Ok(())
+}
+
+/// Leaves out tolerations of the taints that keep tenants away from certain nodes, and those of every taint at once.
+fn tolerations(spec: &mut Fields) {
+    if let Some(Value::Array(tolerations)) = spec.get_mut("tolerations") {
+        tolerations.retain(|toleration| {
+            let key = toleration.get("key").and_then(Value::as_str).unwrap_or_default();
+            !key.is_empty() && !key.starts_with(ROLE_PREFIX)
+        });
+    }
+}
+
+/// A tenant that names a node of its own gets it by affinity, so that the super cluster's scheduler still decides whether it fits.
+/// The name that our binding wrote is no wish.
+fn node_name(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<(), Hold> {
+    let Some(node) = tenant.text("/spec/nodeName").filter(|_| !tenant.meta.annotations.contains_key(keys::PLACED)) else {
+        return Ok(());
+    };
+    if !cx.nodes.contains(node) {
+        return Err(Hold::refuse(
+            "NotSupported",
+            "spec.nodeName",
+            "the super cluster's scheduler places Pods; leave the field out, or name one of the nodes that exist here",
+        ));
+    }
+    require_node(spec, node);
+    Ok(())
+}
+
+/// Adds the node to every required term: the terms are alternatives.
+fn require_node(spec: &mut Fields, node: &str) {
+    let requirement = json!({"key": "metadata.name", "operator": "In", "values": [node]});
+    let mut at = spec;
+    for key in ["affinity", "nodeAffinity", REQUIRED] {
+        let Some(below) = at.entry(key).or_insert_with(|| Value::Object(Map::new())).as_object_mut() else {
+            return;
+        };
+        at = below;
+    }
+    if objects(at, "nodeSelectorTerms").next().is_none() {
+        at.insert("nodeSelectorTerms".to_owned(), json!([{}]));
+    }
+    for term in objects_mut(at, "nodeSelectorTerms") {
+        if let Value::Array(fields) = term.entry("matchFields").or_insert_with(|| json!([])) {
+            fields.push(requirement.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(value: &Value) -> Fields {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn a_required_node_is_added_to_each_alternative() {
+        let mut spec = fields(&json!({"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}, {"matchFields": [{"key": "a"}]}]}}}}));
+        require_node(&mut spec, "n1");
+        let wanted = json!({"key": "metadata.name", "operator": "In", "values": ["n1"]});
+        let terms = &spec["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"];
+        assert_eq!(terms[0]["matchFields"], json!([wanted]));
+        assert_eq!(terms[1]["matchFields"], json!([{"key": "a"}, wanted]));
+
+        let mut bare = Fields::new();
+        require_node(&mut bare, "n1");
+        assert_eq!(bare["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"], json!([{"matchFields": [wanted]}]));
+    }
+
+    #[test]
+    fn tolerations_of_everything_and_of_roles_are_left_out() {
+        let kept = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
+        let mut spec = fields(&json!({"tolerations": [
+            {"operator": "Exists"}, {"key": "", "operator": "Exists"}, {"key": "node-role.kubernetes.io/control-plane"}, kept]}));
+        tolerations(&mut spec);
+        assert_eq!(spec["tolerations"], json!([kept]));
+    }
+
+    #[test]
+    fn nodes_cannot_be_chosen_by_role_but_can_be_avoided() {
+        let of = |operator: &str| {
+            let expression = json!({"key": "node-role.kubernetes.io/control-plane", "operator": operator});
+            node_affinity(&fields(&json!({PREFERRED: [{"weight": 1, "preference": {"matchExpressions": [expression]}}]})))
+        };
+        assert!(of("Exists").is_err() && of("In").is_err());
+        assert!(of("DoesNotExist").is_ok() && of("NotIn").is_ok());
+        assert!(selector(&fields(&json!({"nodeSelector": {"node-role.kubernetes.io/master": ""}}))).is_err());
+        assert!(selector(&fields(&json!({"nodeSelector": {"kubernetes.io/arch": "amd64"}}))).is_ok());
+    }
+}

@@ -1,0 +1,337 @@
+//! The verdict on every leaf of a Pod's spec. `tests/pod_schema.rs` holds it against the schema of the Kubernetes we build for.
+//!
+//! *Sources*: Pod Security Standards "baseline"; what a shared node can give without giving other tenants away.
+
+use crate::shape::Table;
+use crate::shape::Verdict::{Copy, Force, List, Object, Refuse, Rewrite};
+
+/// `PodSpec`.
+pub const SPEC: &Table = &[
+    ("activeDeadlineSeconds", Copy),
+    ("affinity", Object(AFFINITY)),
+    ("automountServiceAccountToken", Force("false: the tenant's token is mounted as a volume, the super cluster's never")),
+    ("containers", List(CONTAINER)),
+    ("dnsConfig", Object(DNS_CONFIG)),
+    ("dnsPolicy", Rewrite("the tenant's name server")),
+    ("enableServiceLinks", Copy),
+    ("ephemeralContainers", Force("they go by their subresource")),
+    ("evictionResponders", Refuse("eviction responders are not supported; remove them")),
+    ("hostAliases", List(&[("hostnames", Copy), ("ip", Copy)])),
+    ("hostIPC", Refuse("sharing the IPC namespace of the node is not allowed; remove the field")),
+    ("hostNetwork", Refuse("using the network of the node is not allowed; remove the field and use a Service")),
+    ("hostPID", Refuse("sharing the process namespace of the node is not allowed; remove the field")),
+    ("hostUsers", Copy),
+    ("hostname", Copy),
+    ("hostnameOverride", Copy),
+    ("imagePullSecrets", List(LOCAL_NAME)),
+    ("initContainers", List(CONTAINER)),
+    ("nodeName", Force("a node of the tenant's becomes node affinity; our own binding is no wish")),
+    ("nodeSelector", Rewrite("refused for node-role.kubernetes.io/")),
+    ("os", Object(&[("name", Copy)])),
+    ("overhead", Force("the super cluster's runtime class sets it")),
+    ("preemptionPolicy", Force("priorities of a tenant mean nothing among tenants")),
+    ("priority", Force("priorities of a tenant mean nothing among tenants")),
+    ("priorityClassName", Force("priorities of a tenant mean nothing among tenants")),
+    ("readinessGates", List(&[("conditionType", Copy)])),
+    ("resourceClaims", Refuse("dynamic resource claims are not supported yet; use resources.limits")),
+    ("resources", Object(RESOURCES)),
+    ("restartPolicy", Copy),
+    ("runtimeClassName", Rewrite("the administrator's, else refused")),
+    ("schedulerName", Force("the super cluster's scheduler")),
+    ("schedulingGates", Refuse("the Pod is created in the super cluster once its scheduling gates are removed")),
+    ("schedulingGroup", Refuse("gang scheduling is not supported; remove the field")),
+    ("securityContext", Object(POD_SECURITY)),
+    ("serviceAccount", Force("no ServiceAccount of the super cluster is the tenant's")),
+    ("serviceAccountName", Force("no ServiceAccount of the super cluster is the tenant's")),
+    ("setHostnameAsFQDN", Rewrite("an override with the tenant's domain")),
+    ("shareProcessNamespace", Copy),
+    ("subdomain", Rewrite("left out, since the node would make the name of the super namespace of it")),
+    ("terminationGracePeriodSeconds", Rewrite("capped")),
+    ("tolerations", List(TOLERATION)),
+    ("topologySpreadConstraints", List(SPREAD)),
+    ("volumes", List(VOLUME)),
+];
+
+/// `Container`, the same for init containers.
+const CONTAINER: &Table = &[
+    ("args", Copy),
+    ("command", Copy),
+    ("env", List(ENV)),
+    ("envFrom", List(ENV_FROM)),
+    ("image", Copy),
+    ("imagePullPolicy", Copy),
+    ("lifecycle", Object(&[("postStart", Object(HANDLER)), ("preStop", Object(HANDLER)), ("stopSignal", Copy)])),
+    ("livenessProbe", Object(PROBE)),
+    ("name", Copy),
+    ("ports", List(PORT)),
+    ("readinessProbe", Object(PROBE)),
+    ("resizePolicy", List(&[("resourceName", Copy), ("restartPolicy", Copy)])),
+    ("resources", Object(RESOURCES)),
+    ("restartPolicy", Copy),
+    ("restartPolicyRules", List(&[("action", Copy), ("exitCodes", Object(&[("operator", Copy), ("values", Copy)]))])),
+    ("securityContext", Object(CONTAINER_SECURITY)),
+    ("startupProbe", Object(PROBE)),
+    ("stdin", Copy),
+    ("stdinOnce", Copy),
+    ("terminationMessagePath", Copy),
+    ("terminationMessagePolicy", Copy),
+    ("tty", Copy),
+    ("volumeDevices", List(&[("devicePath", Copy), ("name", Copy)])),
+    ("volumeMounts", List(MOUNT)),
+    ("workingDir", Copy),
+];
+
+const ENV: &Table = &[("name", Copy), ("value", Copy), ("valueFrom", Object(ENV_SOURCE))];
+
+const ENV_SOURCE: &Table = &[
+    ("configMapKeyRef", Object(KEY_OF)),
+    ("fieldRef", Object(FIELD_REF)),
+    ("fileKeyRef", Object(&[("key", Copy), ("optional", Copy), ("path", Copy), ("volumeName", Copy)])),
+    ("resourceFieldRef", Object(RESOURCE_REF)),
+    ("secretKeyRef", Object(KEY_OF)),
+];
+
+const ENV_FROM: &Table = &[("configMapRef", Object(MAYBE_NAME)), ("prefix", Copy), ("secretRef", Object(MAYBE_NAME))];
+
+const LOCAL_NAME: &Table = &[("name", Rewrite("the name in the super namespace"))];
+const MAYBE_NAME: &Table = &[("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
+const KEY_OF: &Table = &[("key", Copy), ("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
+const FIELD_REF: &Table = &[("apiVersion", Copy), ("fieldPath", Rewrite("the tenant's value, where it has one"))];
+const RESOURCE_REF: &Table = &[("containerName", Copy), ("divisor", Copy), ("resource", Copy)];
+
+const HOST: &str = "the node must not be sent to other hosts; remove the field, so that the Pod itself is asked";
+
+const HTTP_GET: &Table = &[
+    ("host", Refuse(HOST)),
+    ("httpHeaders", List(&[("name", Copy), ("value", Copy)])),
+    ("path", Copy),
+    ("port", Copy),
+    ("protocol", Copy),
+    ("scheme", Copy),
+];
+
+const TCP_SOCKET: &Table = &[("host", Refuse(HOST)), ("port", Copy)];
+
+const HANDLER: &Table = &[
+    ("exec", Object(&[("command", Copy)])),
+    ("httpGet", Object(HTTP_GET)),
+    ("sleep", Object(&[("seconds", Copy)])),
+    ("tcpSocket", Object(TCP_SOCKET)),
+];
+
+const PROBE: &Table = &[
+    ("exec", Object(&[("command", Copy)])),
+    ("failureThreshold", Copy),
+    ("grpc", Object(&[("mode", Copy), ("port", Copy), ("service", Copy)])),
+    ("httpGet", Object(HTTP_GET)),
+    ("initialDelaySeconds", Copy),
+    ("periodSeconds", Copy),
+    ("successThreshold", Copy),
+    ("tcpSocket", Object(TCP_SOCKET)),
+    ("terminationGracePeriodSeconds", Copy),
+    ("timeoutSeconds", Copy),
+];
+
+const PORT: &Table = &[
+    ("containerPort", Copy),
+    ("hostIP", Refuse("addresses of the node are not the tenant's; remove the field")),
+    ("hostPort", Rewrite("refused unless the administrator allows it")),
+    ("name", Copy),
+    ("protocol", Copy),
+];
+
+const RESOURCES: &Table = &[
+    ("claims", Refuse("dynamic resource claims are not supported yet; use limits")),
+    ("limits", Copy),
+    ("requests", Copy),
+];
+
+const MOUNT: &Table = &[
+    ("bindMountOptions", Copy),
+    ("mountPath", Copy),
+    ("mountPropagation", Rewrite("Bidirectional refused")),
+    ("name", Copy),
+    ("readOnly", Copy),
+    ("recursiveReadOnly", Copy),
+    ("subPath", Copy),
+    ("subPathExpr", Copy),
+];
+
+const POD_SECURITY: &Table = &[
+    ("appArmorProfile", Object(PROFILE)),
+    ("fsGroup", Copy),
+    ("fsGroupChangePolicy", Copy),
+    ("runAsGroup", Copy),
+    ("runAsNonRoot", Copy),
+    ("runAsUser", Copy),
+    ("seLinuxChangePolicy", Copy),
+    ("seLinuxOptions", Object(SE_LINUX)),
+    ("seccompProfile", Object(PROFILE)),
+    ("supplementalGroups", Copy),
+    ("supplementalGroupsPolicy", Copy),
+    ("sysctls", List(&[("name", Rewrite("safe ones only")), ("value", Copy)])),
+    ("windowsOptions", Object(WINDOWS)),
+];
+
+const CONTAINER_SECURITY: &Table = &[
+    ("allowPrivilegeEscalation", Copy),
+    ("appArmorProfile", Object(PROFILE)),
+    ("capabilities", Object(&[("add", Rewrite("the baseline's only")), ("drop", Copy)])),
+    ("privileged", Rewrite("refused unless the administrator allows it")),
+    ("procMount", Rewrite("Default only")),
+    ("readOnlyRootFilesystem", Copy),
+    ("runAsGroup", Copy),
+    ("runAsNonRoot", Copy),
+    ("runAsUser", Copy),
+    ("seLinuxOptions", Object(SE_LINUX)),
+    ("seccompProfile", Object(PROFILE)),
+    ("windowsOptions", Object(WINDOWS)),
+];
+
+const PROFILE: &Table = &[("localhostProfile", Copy), ("type", Rewrite("Unconfined refused"))];
+
+const SE_LINUX: &Table = &[
+    ("level", Copy),
+    ("role", Rewrite("refused unless the administrator allows it")),
+    ("type", Rewrite("the baseline's only")),
+    ("user", Rewrite("refused unless the administrator allows it")),
+];
+
+const WINDOWS: &Table = &[
+    ("gmsaCredentialSpec", Copy),
+    ("gmsaCredentialSpecName", Refuse("credential specs of the super cluster are not the tenant's; give the spec itself")),
+    ("hostProcess", Refuse("processes of the node are not allowed; remove the field")),
+    ("runAsUserName", Copy),
+];
+
+const DNS_CONFIG: &Table = &[
+    ("nameservers", Rewrite("the tenant's name server first")),
+    ("options", List(&[("name", Copy), ("value", Copy)])),
+    ("searches", Rewrite("the tenant's domains first")),
+];
+
+const TOLERATION: &Table = &[
+    ("effect", Copy),
+    ("key", Rewrite("dropped for node-role.kubernetes.io/ and for all keys at once")),
+    ("operator", Copy),
+    ("tolerationSeconds", Copy),
+    ("value", Copy),
+];
+
+const SPREAD: &Table = &[
+    ("labelSelector", Object(SELECTOR)),
+    ("matchLabelKeys", Rewrite("merged into the selector")),
+    ("maxSkew", Copy),
+    ("minDomains", Copy),
+    ("nodeAffinityPolicy", Copy),
+    ("nodeTaintsPolicy", Copy),
+    ("topologyKey", Copy),
+    ("whenUnsatisfiable", Copy),
+];
+
+const SELECTOR: &Table = &[
+    ("matchExpressions", List(&[("key", Rewrite("the super label")), ("operator", Copy), ("values", Copy)])),
+    ("matchLabels", Rewrite("the super labels")),
+];
+
+const REQUIREMENT: &Table = &[("key", Rewrite("refused for node-role.kubernetes.io/")), ("operator", Copy), ("values", Copy)];
+
+const NODE_TERM: &Table = &[("matchExpressions", List(REQUIREMENT)), ("matchFields", List(REQUIREMENT))];
+
+const POD_TERM: &Table = &[
+    ("labelSelector", Object(SELECTOR)),
+    ("matchLabelKeys", Rewrite("merged into the selector")),
+    ("mismatchLabelKeys", Rewrite("merged into the selector")),
+    ("namespaceSelector", Rewrite("all of the tenant's, or refused")),
+    ("namespaces", Rewrite("the super namespaces")),
+    ("topologyKey", Copy),
+];
+
+const POD_AFFINITY: &Table = &[
+    ("preferredDuringSchedulingIgnoredDuringExecution", List(&[("podAffinityTerm", Object(POD_TERM)), ("weight", Copy)])),
+    ("requiredDuringSchedulingIgnoredDuringExecution", List(POD_TERM)),
+];
+
+const AFFINITY: &Table = &[
+    (
+        "nodeAffinity",
+        Object(&[
+            ("preferredDuringSchedulingIgnoredDuringExecution", List(&[("preference", Object(NODE_TERM)), ("weight", Copy)])),
+            ("requiredDuringSchedulingIgnoredDuringExecution", Object(&[("nodeSelectorTerms", List(NODE_TERM))])),
+        ]),
+    ),
+    ("podAffinity", Object(POD_AFFINITY)),
+    ("podAntiAffinity", Object(POD_AFFINITY)),
+];
+
+const NO_VOLUME: &str = "volumes of this type are not allowed; use emptyDir, configMap, secret, downwardAPI or projected";
+const NO_CLAIM: &str = "persistent volume claims are not supported yet; use emptyDir";
+
+const VOLUME: &Table = &[
+    ("awsElasticBlockStore", Refuse(NO_VOLUME)),
+    ("azureDisk", Refuse(NO_VOLUME)),
+    ("azureFile", Refuse(NO_VOLUME)),
+    ("cephfs", Refuse(NO_VOLUME)),
+    ("cinder", Refuse(NO_VOLUME)),
+    (
+        "configMap",
+        Object(&[
+            ("defaultMode", Copy),
+            ("defaultUser", Copy),
+            ("items", List(KEY_TO_PATH)),
+            ("name", Rewrite("the name in the super namespace")),
+            ("optional", Copy),
+        ]),
+    ),
+    ("csi", Refuse(NO_VOLUME)),
+    ("downwardAPI", Object(&[("defaultMode", Copy), ("defaultUser", Copy), ("items", List(DOWNWARD_FILE))])),
+    ("emptyDir", Object(&[("medium", Copy), ("mode", Copy), ("sizeLimit", Copy)])),
+    ("ephemeral", Refuse(NO_CLAIM)),
+    ("fc", Refuse(NO_VOLUME)),
+    ("flexVolume", Refuse(NO_VOLUME)),
+    ("flocker", Refuse(NO_VOLUME)),
+    ("gcePersistentDisk", Refuse(NO_VOLUME)),
+    ("gitRepo", Refuse(NO_VOLUME)),
+    ("glusterfs", Refuse(NO_VOLUME)),
+    ("hostPath", Refuse("files of the node are not the tenant's; use emptyDir, configMap, secret, downwardAPI or projected")),
+    ("image", Refuse(NO_VOLUME)),
+    ("iscsi", Refuse(NO_VOLUME)),
+    ("name", Copy),
+    ("nfs", Refuse(NO_VOLUME)),
+    ("persistentVolumeClaim", Refuse(NO_CLAIM)),
+    ("photonPersistentDisk", Refuse(NO_VOLUME)),
+    ("portworxVolume", Refuse(NO_VOLUME)),
+    ("projected", Object(&[("defaultMode", Copy), ("defaultUser", Copy), ("sources", List(PROJECTION))])),
+    ("quobyte", Refuse(NO_VOLUME)),
+    ("rbd", Refuse(NO_VOLUME)),
+    ("scaleIO", Refuse(NO_VOLUME)),
+    (
+        "secret",
+        Object(&[
+            ("defaultMode", Copy),
+            ("defaultUser", Copy),
+            ("items", List(KEY_TO_PATH)),
+            ("optional", Copy),
+            ("secretName", Rewrite("the name in the super namespace")),
+        ]),
+    ),
+    ("storageos", Refuse(NO_VOLUME)),
+    ("vsphereVolume", Refuse(NO_VOLUME)),
+];
+
+const KEY_TO_PATH: &Table = &[("key", Copy), ("mode", Copy), ("path", Copy), ("user", Copy)];
+
+const DOWNWARD_FILE: &Table =
+    &[("fieldRef", Object(FIELD_REF)), ("mode", Copy), ("path", Copy), ("resourceFieldRef", Object(RESOURCE_REF)), ("user", Copy)];
+
+const NAMED_ITEMS: &Table =
+    &[("items", List(KEY_TO_PATH)), ("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
+
+const PROJECTION: &Table = &[
+    ("clusterTrustBundle", Refuse("trust bundles of the super cluster are not the tenant's; use a ConfigMap")),
+    ("configMap", Object(NAMED_ITEMS)),
+    ("downwardAPI", Object(&[("items", List(DOWNWARD_FILE))])),
+    ("podCertificate", Refuse("certificates of the super cluster are not the tenant's; use a Secret")),
+    ("secret", Object(NAMED_ITEMS)),
+    ("serviceAccountToken", Rewrite("a token of the tenant's, from a Secret")),
+];

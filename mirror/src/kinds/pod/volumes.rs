@@ -1,0 +1,82 @@
+//! Downward API files: a Pod reads its tenant's namespace, UID, labels and annotations, from annotations that we put on the super Pod.
+//!
+//! Names of Secrets and ConfigMaps are [`super::names`]'s, tokens [`super::tokens`]'s.
+
+use std::collections::BTreeMap;
+
+use common::keys;
+use common::name::hash26;
+use serde_json::json;
+
+use super::{Fields, Own, object, object_mut, objects_mut, text};
+
+/// Points every downward API file about metadata at an annotation with the tenant's value.
+pub(super) fn apply(spec: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) {
+    for volume in objects_mut(spec, "volumes") {
+        if let Some(downward) = object_mut(volume, "downwardAPI") {
+            files(downward, own, annotations);
+        }
+        let sources = object_mut(volume, "projected").into_iter().flat_map(|projected| objects_mut(projected, "sources"));
+        for downward in sources.filter_map(|source| object_mut(source, "downwardAPI")) {
+            files(downward, own, annotations);
+        }
+    }
+}
+
+fn files(downward: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) {
+    for file in objects_mut(downward, "items") {
+        let path = object(file, "fieldRef").and_then(|field| text(field, "fieldPath"));
+        let Some((key, value)) = path.and_then(|path| Some((annotation(path), own.field(path)?))) else {
+            continue;
+        };
+        file.insert("fieldRef".to_owned(), json!({"apiVersion": "v1", "fieldPath": format!("metadata.annotations['{key}']")}));
+        annotations.insert(key, value);
+    }
+}
+
+/// The annotation that serves a field path: readable where the path is a plain one, else hashed, since it holds a key of the user's.
+fn annotation(path: &str) -> String {
+    let plain = path.strip_prefix("metadata.").filter(|field| field.bytes().all(|b| b.is_ascii_lowercase()));
+    let suffix = plain.map_or_else(|| hash26(&["vc-downward-v1", path]), str::to_owned);
+    format!("{}{suffix}", keys::DOWNWARD_PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::Uid;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn files_about_metadata_are_served_from_annotations() {
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        let own = Own {
+            namespace: "default",
+            name: "web-0",
+            uid: Uid::default(),
+            service_account: "default",
+            labels: &labels,
+            annotations: BTreeMap::new(),
+        };
+        let file = |path: &str| json!({"path": "f", "fieldRef": {"fieldPath": path}});
+        let cpu = json!({"path": "cpu", "resourceFieldRef": {"resource": "limits.cpu", "containerName": "a"}});
+        let given = json!({"volumes": [
+            {"name": "a", "downwardAPI": {"items": [file("metadata.namespace"), file("metadata.labels"), cpu]}},
+            {"name": "b", "projected": {"sources": [{"downwardAPI": {"items": [file("metadata.labels['app']")]}}]}},
+        ]});
+        let mut spec = given.as_object().cloned().unwrap();
+        let mut annotations = BTreeMap::new();
+        apply(&mut spec, &own, &mut annotations);
+
+        let hashed = annotation("metadata.labels['app']");
+        assert_eq!(annotations[&format!("{}namespace", keys::DOWNWARD_PREFIX)], "default");
+        assert_eq!(annotations[&format!("{}labels", keys::DOWNWARD_PREFIX)], "app=\"web\"");
+        assert_eq!(annotations[&hashed], "web");
+        let items = &spec["volumes"][0]["downwardAPI"]["items"];
+        assert_eq!(items[0]["fieldRef"]["fieldPath"], format!("metadata.annotations['{}namespace']", keys::DOWNWARD_PREFIX));
+        assert_eq!(items[2], cpu);
+        let nested = &spec["volumes"][1]["projected"]["sources"][0]["downwardAPI"]["items"][0]["fieldRef"]["fieldPath"];
+        assert_eq!(*nested, Value::String(format!("metadata.annotations['{hashed}']")));
+    }
+}

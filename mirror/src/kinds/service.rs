@@ -1,0 +1,212 @@
+//! Service: goes down with its selector mapped; the super cluster keeps the say over addresses and node ports.
+
+use std::net::IpAddr;
+
+use common::{InSuper, InTenant};
+use serde_json::{Map, Value, json};
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::kind::{Downward, Report, Resource};
+use crate::metadata;
+use crate::object::{Content, Object};
+use crate::shape::{Table, Verdict, carry};
+
+/// The kind.
+pub struct Services;
+
+/// The fields of a ServiceSpec.
+pub const SPEC: &Table = &[
+    ("allocateLoadBalancerNodePorts", Verdict::Copy),
+    ("clusterIP", Verdict::Rewrite("sent if it lies in the tenant's slice or is None, else the super cluster chooses")),
+    ("clusterIPs", Verdict::Rewrite("the same address as in clusterIP")),
+    ("externalIPs", Verdict::Refuse("an address that was not assigned takes the traffic of others; use the type LoadBalancer")),
+    ("externalName", Verdict::Refuse("names outside the cluster are not allowed; use the name itself")),
+    ("externalTrafficPolicy", Verdict::Copy),
+    ("healthCheckNodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
+    ("internalTrafficPolicy", Verdict::Copy),
+    ("ipFamilies", Verdict::Force("follows from the address, else the super cluster chooses")),
+    ("ipFamilyPolicy", Verdict::Rewrite("SingleStack only: a second address would be the super cluster's")),
+    ("loadBalancerClass", Verdict::Refuse("the administrator chooses the load balancer; leave it out")),
+    ("loadBalancerIP", Verdict::Refuse("the super cluster assigns the address; leave it out")),
+    // Narrows who may call; without it everybody may.
+    ("loadBalancerSourceRanges", Verdict::Copy),
+    ("ports", Verdict::List(PORT)),
+    ("publishNotReadyAddresses", Verdict::Copy),
+    ("selector", Verdict::Rewrite("keys as labels have them in the super cluster")),
+    ("sessionAffinity", Verdict::Copy),
+    ("sessionAffinityConfig", Verdict::Object(AFFINITY)),
+    ("trafficDistribution", Verdict::Copy),
+    ("type", Verdict::Rewrite("ExternalName is refused")),
+];
+
+const PORT: &Table = &[
+    ("appProtocol", Verdict::Copy),
+    ("name", Verdict::Copy),
+    ("nodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
+    ("port", Verdict::Copy),
+    ("protocol", Verdict::Copy),
+    ("targetPort", Verdict::Copy),
+];
+
+const AFFINITY: &Table = &[("clientIP", Verdict::Object(&[("timeoutSeconds", Verdict::Copy)]))];
+
+/// What an address-less Service says in place of its address.
+const HEADLESS: &str = "None";
+
+/// Fields that the super API server fills in and that stay while nothing else is asked.
+const FILLED_IN: [&str; 4] = ["internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy", "sessionAffinity"];
+
+/// Fields that cannot change in an update. What the super copy has wins over what is asked.
+const ADDRESS: [&str; 2] = ["clusterIP", "clusterIPs"];
+
+/// Fields that the super API server fills in for a Service that opens node ports.
+const FILLED_IN_OUTSIDE: [&str; 2] = ["allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
+
+impl Downward for Services {
+    fn resource(&self) -> Resource {
+        Resource { group: "", version: "v1", api_version: "v1", kind: "Service", plural: "services", namespaced: true, status: true }
+    }
+
+    fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        if tenant.text("/spec/type") == Some("ExternalName") {
+            return Err(Hold::refuse("NotSupported", "spec.type", "the type ExternalName is not allowed; use the name itself"));
+        }
+        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
+        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
+            return Err(Hold::Malformed("spec is no object".into()));
+        };
+        address_down(&mut spec, cx.profile.service_slice);
+        if spec.get("ipFamilyPolicy").and_then(Value::as_str) != Some("SingleStack") {
+            spec.remove("ipFamilyPolicy");
+        }
+        if let Some(Value::Object(selector)) = spec.get_mut("selector") {
+            *selector = metadata::match_labels_down(selector, cx.policy);
+        }
+        let mut content = metadata::down(&tenant.meta, cx.policy);
+        content.body.insert("spec".to_owned(), Value::Object(spec));
+        Ok(InSuper(content))
+    }
+
+    /// The spec asked for, with what the super cluster chose: addresses, node ports, defaults.
+    ///
+    /// *Caveats*: an address cannot change in an update, so the super copy keeps the one that it was created with.
+    fn amend(&self, InSuper(asked): InSuper<Content>, InSuper(current): &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {
+        let mut content = metadata::merge(asked, &current.meta, cx.policy);
+        if let (Some(Value::Object(spec)), Some(Value::Object(current))) = (content.body.get_mut("spec"), current.body.get("spec")) {
+            keep_chosen(spec, current);
+        }
+        InSuper(content)
+    }
+
+    /// The addresses of the load balancer. Conditions stay: they speak of the super cluster's own load balancers.
+    fn up(&self, InSuper(sup): &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
+        let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
+        Ok(Some(InTenant(Report { node: None, status: json!({"loadBalancer": balancer}) })))
+    }
+}
+
+/// Leaves the address in only if it is the tenant's to claim.
+fn address_down(spec: &mut Map<String, Value>, slice: Option<(IpAddr, u8)>) {
+    let listed = spec.remove("clusterIPs").and_then(|list| list.get(0).and_then(Value::as_str).map(str::to_owned));
+    let single = spec.remove("clusterIP").and_then(|address| address.as_str().map(str::to_owned));
+    let Some(address) = single.filter(|text| !text.is_empty()).or(listed) else { return };
+    let allowed = address == HEADLESS
+        || match (address.parse::<IpAddr>(), slice) {
+            (Ok(address), Some(slice)) => lies_in(address, slice),
+            (Err(_), _) | (_, None) => false,
+        };
+    if allowed {
+        spec.insert("clusterIPs".to_owned(), json!([address]));
+        spec.insert("clusterIP".to_owned(), Value::String(address));
+    }
+}
+
+/// Whether the address belongs to the network. Families are never mixed: an IPv4 address in an IPv6 form is an IPv6 address.
+fn lies_in(address: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
+    let (difference, bits) = match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits() ^ n.to_bits()), 32),
+        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    let host_bits = u32::saturating_sub(bits, u32::from(prefix));
+    difference.checked_shr(host_bits).is_none_or(|rest| rest == 0)
+}
+
+fn keep_chosen(spec: &mut Map<String, Value>, current: &Map<String, Value>) {
+    for key in ADDRESS {
+        if let Some(address) = current.get(key) {
+            spec.insert(key.to_owned(), address.clone());
+        }
+    }
+    for key in FILLED_IN {
+        keep(spec, current, key);
+    }
+    let kind = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
+    spec.insert("type".to_owned(), Value::from(kind.as_str()));
+    let outside = kind == "NodePort" || kind == "LoadBalancer";
+    if outside {
+        for key in FILLED_IN_OUTSIDE {
+            if key == "externalTrafficPolicy" || kind == "LoadBalancer" {
+                keep(spec, current, key);
+            }
+        }
+    }
+    if kind == "LoadBalancer" && spec.get("externalTrafficPolicy").and_then(Value::as_str) == Some("Local") {
+        keep(spec, current, "healthCheckNodePort");
+    }
+    let (Some(Value::Array(ports)), Some(Value::Array(current))) = (spec.get_mut("ports"), current.get("ports")) else { return };
+    for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+        let Some(before) = current.iter().filter_map(Value::as_object).find(|before| same_port(port, before)) else { continue };
+        for key in ["protocol", "targetPort"] {
+            keep(port, before, key);
+        }
+        if outside {
+            keep(port, before, "nodePort");
+        }
+    }
+}
+
+fn keep(to: &mut Map<String, Value>, from: &Map<String, Value>, key: &str) {
+    if let Some(value) = from.get(key)
+        && !to.contains_key(key)
+    {
+        to.insert(key.to_owned(), value.clone());
+    }
+}
+
+/// Whether two ports are the same one: names are unique in a Service, and so are protocol and number.
+fn same_port(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let protocol = |port: &Map<String, Value>| port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+    match (a.get("name"), b.get("name")) {
+        (Some(a), Some(b)) if a == b => true,
+        _ => a.get("port") == b.get("port") && protocol(a) == protocol(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str, slice: Option<(&str, u8)>) -> Option<String> {
+        let mut spec = Map::from_iter([("clusterIP".to_owned(), text.into()), ("clusterIPs".to_owned(), json!([text, "fd00::9"]))]);
+        address_down(&mut spec, slice.map(|(network, prefix)| (network.parse().unwrap(), prefix)));
+        assert_eq!(spec.get("clusterIPs"), spec.get("clusterIP").map(|one| json!([one])).as_ref());
+        spec.get("clusterIP").and_then(Value::as_str).map(str::to_owned)
+    }
+
+    #[test]
+    fn an_address_goes_down_only_from_the_tenants_own_slice() {
+        let slice = Some(("10.129.4.0", 22));
+        for inside in ["10.129.4.0", "10.129.7.255", "None"] {
+            assert_eq!(address(inside, slice).as_deref(), Some(inside));
+        }
+        for outside in ["10.129.8.0", "10.129.3.255", "::ffff:10.129.4.1", "10.96.0.10", "0x0a810401", "010.129.4.1", ""] {
+            assert_eq!(address(outside, slice), None, "{outside}");
+        }
+        assert_eq!(address("fd00:1::5", Some(("fd00:1::", 112))).as_deref(), Some("fd00:1::5"));
+        assert_eq!(address("fd00:2::5", Some(("fd00:1::", 112))), None);
+        assert_eq!(address("10.129.4.1", None), None);
+        assert_eq!(address("10.129.4.1", Some(("0.0.0.0", 0))).as_deref(), Some("10.129.4.1"));
+    }
+}
