@@ -1,6 +1,9 @@
 //! One etcd, and its keys: emptied, saved and put back, a control plane at a time.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -21,6 +24,7 @@ use crate::{
 pub struct Etcd {
     /// The server.
     pub process: Process,
+    data: PathBuf,
     client: Client,
     port: Port,
     _peers: Port,
@@ -44,8 +48,9 @@ impl Etcd {
     pub async fn start(name: &str, dir: &Path, programs: &Programs) -> anyhow::Result<Self> {
         let (port, peers) = (Port::claim()?, Port::claim()?);
         let [clients, peer] = [&port, &peers].map(|port| format!("http://127.0.0.1:{}", port.number()));
+        let data = dir.join(name);
         let args = [
-            format!("--data-dir={}", dir.join(name).display()),
+            format!("--data-dir={}", data.display()),
             // Nothing here outlives a power cut.
             "--unsafe-no-fsync".to_owned(),
             format!("--listen-client-urls={clients}"),
@@ -57,7 +62,7 @@ impl Etcd {
         ];
         let client = plain_client(&clients)?;
         let process = Process::start(Spec::new(name, &programs.etcd(), args, dir))?;
-        let etcd = Self { process, client, port, _peers: peers };
+        let etcd = Self { process, data, client, port, _peers: peers };
         etcd.wait_ready().await?;
         Ok(etcd)
     }
@@ -105,6 +110,23 @@ impl Etcd {
         Ok(())
     }
 
+    /// Copies its files, as a backup does; it is down for that moment.
+    pub async fn back_up(&self, to: &Path) -> anyhow::Result<()> {
+        self.process.stop().await?;
+        copy(&self.data, to)?;
+        self.process.start_again()?;
+        self.wait_ready().await
+    }
+
+    /// Goes back to the files of a backup: revisions too are what they were.
+    pub async fn go_back(&self, to: &Path) -> anyhow::Result<()> {
+        self.process.kill()?;
+        std::fs::remove_dir_all(&self.data).with_context(|| format!("could not remove {}", self.data.display()))?;
+        copy(to, &self.data)?;
+        self.process.start_again()?;
+        self.wait_ready().await
+    }
+
     async fn call(&self, verb: &str, body: &Value) -> anyhow::Result<Value> {
         let request = Request::post(format!("/v3/kv/{verb}")).body(serde_json::to_vec(body)?)?;
         Ok(self.client.request(request).await?)
@@ -127,6 +149,21 @@ impl Snapshot {
 pub(crate) fn plain_client(url: &str) -> anyhow::Result<Client> {
     let uri = url.parse().with_context(|| format!("{url} is no address"))?;
     Ok(Client::try_from(kube::Config::new(uri))?)
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let step = || format!("could not copy {} to {}", from.display(), to.display());
+    std::fs::create_dir_all(to).with_context(step)?;
+    for entry in std::fs::read_dir(from).with_context(step)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to).with_context(step)?;
+        }
+    }
+    Ok(())
 }
 
 /// All keys that start with `prefix/`: up to the same text with `0`, the character after `/`.

@@ -185,10 +185,32 @@ impl ControlPlane {
     /// Stops it, puts an earlier state back, and starts it.
     ///
     /// # Caveats
-    /// With an etcd that others use too, resourceVersions go on rising; an old etcd would start from lower ones.
+    /// resourceVersions go on rising; where they must go back too, see [`ControlPlane::go_back`].
     pub async fn restore(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
         self.stop().await?;
         self.etcd.restore(&self.prefix(), snapshot).await?;
+        self.start_again().await
+    }
+
+    /// Copies the files of its etcd, for [`ControlPlane::go_back`]; gives their folder.
+    ///
+    /// # Errors
+    /// If its etcd is shared: see [`BedOptions::separate_etcd`](crate::bed::BedOptions::separate_etcd).
+    pub async fn back_up(&self) -> anyhow::Result<PathBuf> {
+        anyhow::ensure!(Arc::strong_count(&self.etcd) == 1, "the etcd of {} is shared", self.name());
+        let backup = self.dir.join("backup");
+        if backup.exists() {
+            std::fs::remove_dir_all(&backup).context("could not remove an earlier backup")?;
+        }
+        self.etcd.back_up(&backup).await?;
+        self.wait_ready().await?;
+        Ok(backup)
+    }
+
+    /// Stops it, gives its etcd the files of a backup, and starts it: resourceVersions too are what they were.
+    pub async fn go_back(&self, backup: &Path) -> anyhow::Result<()> {
+        self.stop().await?;
+        self.etcd.go_back(backup).await?;
         self.start_again().await
     }
 

@@ -10,7 +10,7 @@ use e2e::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Pod, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
@@ -54,7 +54,7 @@ async fn a_deployment_in_the_super_cluster_runs_and_nothing_outlives_the_bed() {
     let tenant = bed.tenant(0).unwrap();
     let snapshot = tenant.save().await.unwrap();
     assert!(snapshot.len() > 50);
-    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::default_namespaced(tenant.client());
+    let maps: Api<ConfigMap> = Api::default_namespaced(tenant.client());
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "new" } });
     apply(&maps, "new", &map).await.unwrap();
     tenant.restore(&snapshot).await.unwrap();
@@ -74,6 +74,24 @@ async fn the_manifests_are_accepted_twice_and_a_tenant_can_be_registered() {
     }
     let made = bed.register(0, "acme", "tenants").await.unwrap();
     assert!(made.uid().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_goes_back_to_a_backup_or_to_nothing() {
+    let bed = Bed::start(BedOptions { separate_etcd: true, ..BedOptions::new("backup", 1) }).await.unwrap();
+    let tenant = bed.tenant(0).unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(tenant.client());
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "new" } });
+    let system = async || Api::<Namespace>::all(tenant.client()).get("kube-system").await.unwrap().uid();
+    let (backup, before) = (tenant.back_up().await.unwrap(), system().await);
+    apply(&maps, "new", &map).await.unwrap();
+
+    tenant.go_back(&backup).await.unwrap();
+    assert!(maps.get_opt("new").await.unwrap().is_none());
+    assert_eq!(system().await, before);
+
+    tenant.wipe().await.unwrap();
+    assert_ne!(system().await, before);
 }
 
 fn processes(bed: &Bed) -> Vec<&e2e::process::Process> {
