@@ -53,7 +53,7 @@ fn format(_: &[String]) -> Result<Tests, Failure> {
 
 fn clippy(_: &[String]) -> Result<Tests, Failure> {
     let mut command = cargo();
-    command.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    command.args(["clippy", "--workspace", "--all-targets", "--locked", "--keep-going", "--", "-D", "warnings"]);
     Ok(say_and_run(&mut command).map(none)?)
 }
 
