@@ -1,6 +1,6 @@
 //! Fake nodes: a small node agent that registers Nodes and lives the life of the Pods placed on them, without containers.
 //!
-//! One watch of all placed Pods feeds one [`worker`] a Pod, as in a kubelet. What a worker writes is made by [`status`], which is pure.
+//! One watch of all placed Pods feeds one `worker` a Pod, as in a kubelet. What a worker writes is made by `status`, which is pure.
 
 mod status;
 mod worker;
