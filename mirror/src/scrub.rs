@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use common::Uid;
+use common::{Namespace, Uid};
 use serde_json::{Map, Value};
 
 use crate::cx::Cx;
@@ -20,7 +20,7 @@ const HIDDEN: &str = "(hidden)";
 impl<'a> Scrub<'a> {
     /// Knows the namespace of the object at hand.
     pub fn new(cx: &Cx<'a>) -> Self {
-        Self { namespace: cx.super_namespace.map(|sup| sup.as_str()).zip(cx.namespace), uid: None }
+        Self { namespace: cx.super_namespace.map(Namespace::as_str).zip(cx.namespace), uid: None }
     }
 
     /// Knows the UIDs of the object too: in the super cluster, and in the tenant.

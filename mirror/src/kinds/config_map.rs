@@ -10,22 +10,14 @@ use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_body};
 
 /// The kind.
-pub struct ConfigMaps;
+pub struct ConfigMap;
 
 /// The fields of a ConfigMap beside its metadata.
 pub const CONFIG_MAP: &Table = &[("binaryData", Verdict::Copy), ("data", Verdict::Copy), ("immutable", Verdict::Copy)];
 
-impl Downward for ConfigMaps {
+impl Downward for ConfigMap {
     fn resource(&self) -> Resource {
-        Resource {
-            group: "",
-            version: "v1",
-            api_version: "v1",
-            kind: "ConfigMap",
-            plural: "configmaps",
-            namespaced: true,
-            status: false,
-        }
+        Resource { group: "", version: "v1", api_version: "v1", kind: "ConfigMap", plural: "configmaps", namespaced: true, status: false }
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {

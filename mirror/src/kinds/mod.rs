@@ -1,8 +1,20 @@
 //! The table of kinds: a file and a row each.
 
+pub mod config_map;
+pub mod namespace;
+pub mod node;
 pub mod pod;
+pub mod secret;
+pub mod service;
 
 use crate::kind::Kind;
 
 /// Every kind that is kept consistent. Adding one is a file here, a `mod` line, a row, and a fixture.
-pub const KINDS: &[Kind] = &[Kind::Down(&pod::Pod)];
+pub const KINDS: &[Kind] = &[
+    Kind::Down(&namespace::Namespace),
+    Kind::Down(&config_map::ConfigMap),
+    Kind::Down(&secret::Secret),
+    Kind::Down(&service::Service),
+    Kind::Down(&pod::Pod),
+    Kind::Up(&node::Node),
+];

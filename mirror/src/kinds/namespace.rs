@@ -14,22 +14,14 @@ use crate::metadata;
 use crate::object::{Content, Object};
 
 /// The kind.
-pub struct Namespaces;
+pub struct Namespace;
 
 /// The label by which the super API server itself holds the Pods of a namespace to a Pod Security Standard.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
-impl Downward for Namespaces {
+impl Downward for Namespace {
     fn resource(&self) -> Resource {
-        Resource {
-            group: "",
-            version: "v1",
-            api_version: "v1",
-            kind: "Namespace",
-            plural: "namespaces",
-            namespaced: false,
-            status: false,
-        }
+        Resource { group: "", version: "v1", api_version: "v1", kind: "Namespace", plural: "namespaces", namespaced: false, status: false }
     }
 
     /// Nothing of the tenant's: labels of a namespace switch policies and injection on and off in the super cluster.

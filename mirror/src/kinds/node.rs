@@ -15,7 +15,7 @@ use crate::object::{Content, Object};
 use crate::scrub::scrub;
 
 /// The kind.
-pub struct Nodes;
+pub struct Node;
 
 /// Labels that a tenant may read. Not the `beta.` ones: a running node-lifecycle controller adds those, which shows that it runs.
 const LABELS: [&str; 6] = [
@@ -36,7 +36,7 @@ const NODE_INFO: [&str; 6] = ["architecture", "containerRuntimeVersion", "kernel
 /// What [`NODE_INFO`] leaves blank; the API server wants the fields to be there.
 const BLANK_INFO: [&str; 4] = ["bootID", "kubeProxyVersion", "machineID", "systemUUID"];
 
-impl Upward for Nodes {
+impl Upward for Node {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Node", plural: "nodes", namespaced: false, status: true }
     }

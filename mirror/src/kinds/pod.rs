@@ -125,10 +125,8 @@ fn service_account(spec: Option<&Value>) -> &str {
 
 fn carried(spec: Option<&Value>, cx: &Cx<'_>) -> Result<Fields, Hold> {
     let spec = spec.ok_or(Hold::Malformed("a Pod has a spec".into()))?;
-    match carry(spec, verdicts::SPEC, "spec", cx.policy.pass_unknown_fields)? {
-        Value::Object(spec) => Ok(spec),
-        _ => Err(Hold::Malformed("spec is no object".into())),
-    }
+    let carried = carry(spec, verdicts::SPEC, "spec", cx.policy.pass_unknown_fields)?;
+    carried.as_object().cloned().ok_or(Hold::Malformed("spec is no object".into()))
 }
 
 /// The lists of containers that go down, in the order in which they start.

@@ -11,7 +11,7 @@ use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_body};
 
 /// The kind.
-pub struct Secrets;
+pub struct Secret;
 
 /// The fields of a Secret beside its metadata.
 pub const SECRET: &Table = &[
@@ -22,13 +22,18 @@ pub const SECRET: &Table = &[
 ];
 
 /// Types under `kubernetes.io/` that say what the data looks like and do nothing: kubelets and ingresses read them.
-const PLAIN_TYPES: [&str; 5] =
-    ["kubernetes.io/basic-auth", "kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson", "kubernetes.io/ssh-auth", "kubernetes.io/tls"];
+const PLAIN_TYPES: [&str; 5] = [
+    "kubernetes.io/basic-auth",
+    "kubernetes.io/dockercfg",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/ssh-auth",
+    "kubernetes.io/tls",
+];
 
 /// The type that asks for nothing, and the default.
 const OPAQUE: &str = "Opaque";
 
-impl Downward for Secrets {
+impl Downward for Secret {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Secret", plural: "secrets", namespaced: true, status: false }
     }

@@ -13,9 +13,9 @@ use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry};
 
 /// The kind.
-pub struct Services;
+pub struct Service;
 
-/// The fields of a ServiceSpec.
+/// The fields of the spec.
 pub const SPEC: &Table = &[
     ("allocateLoadBalancerNodePorts", Verdict::Copy),
     ("clusterIP", Verdict::Rewrite("sent if it lies in the tenant's slice or is None, else the super cluster chooses")),
@@ -63,7 +63,7 @@ const ADDRESS: [&str; 2] = ["clusterIP", "clusterIPs"];
 /// Fields that the super API server fills in for a Service that opens node ports.
 const FILLED_IN_OUTSIDE: [&str; 2] = ["allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
 
-impl Downward for Services {
+impl Downward for Service {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Service", plural: "services", namespaced: true, status: true }
     }
@@ -100,7 +100,12 @@ impl Downward for Services {
     }
 
     /// The addresses of the load balancer. Conditions stay: they speak of the super cluster's own load balancers.
-    fn up(&self, InSuper(sup): &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
+    fn up(
+        &self,
+        InSuper(sup): &InSuper<Object>,
+        _tenant: Option<&InTenant<Object>>,
+        _cx: &Cx<'_>,
+    ) -> Result<Option<InTenant<Report>>, Hold> {
         let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
         Ok(Some(InTenant(Report { node: None, status: json!({"loadBalancer": balancer}) })))
     }

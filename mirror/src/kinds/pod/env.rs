@@ -28,7 +28,7 @@ fn literal(variable: &mut Fields, own: &Own<'_>) {
 }
 
 impl Own<'_> {
-    /// The tenant's value of a field path that the downward API offers, if it is one of metadata or the ServiceAccount's name.
+    /// The tenant's value of a field path that the downward API offers, if it is one of metadata or the `ServiceAccount`'s name.
     ///
     /// *Sources*: `ExtractFieldPathAsString` in Kubernetes `pkg/fieldpath`.
     pub(super) fn field(&self, path: &str) -> Option<String> {
@@ -69,19 +69,26 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             '\u{0b}' => out.push_str("\\v"),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
             c if printable(c) => out.push(c),
-            c if u32::from(c) < 0x1_0000 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+            c => out.push_str(&escaped(c)),
         }
     }
     out.push('"');
     out
 }
 
+fn escaped(c: char) -> String {
+    let code = u32::from(c);
+    match code {
+        0..0x80 => format!("\\x{code:02x}"),
+        0x80..0x1_0000 => format!("\\u{code:04x}"),
+        _ => format!("\\U{code:08x}"),
+    }
+}
+
 /// Rust escapes what is not printable; behind another character, combining marks are left alone, as in Go.
 fn printable(c: char) -> bool {
-    c.is_ascii() || format!("a{c}").escape_debug().eq(['a', c])
+    c == ' ' || c.is_ascii_graphic() || !c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c])
 }
 
 /// The variables of the Service `default/kubernetes`, as a kubelet would set them; those of port 443 always, since the super cluster's

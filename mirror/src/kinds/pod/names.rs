@@ -1,4 +1,4 @@
-//! The names of Secrets and ConfigMaps that a Pod mentions: what it refers to, and how those are called in the super namespace.
+//! The names of Secrets and `ConfigMap`s that a Pod mentions: what it refers to, and how those are called in the super namespace.
 
 use common::{Name, Super, Tenant, keys};
 use serde_json::Value;
@@ -66,7 +66,7 @@ pub(super) fn down(spec: &mut Fields) -> Result<(), Hold> {
     Ok(())
 }
 
-/// The super name of a Secret or ConfigMap: the same rule as their own kinds'.
+/// The super name of a Secret or `ConfigMap`: the same rule as their own kinds'.
 fn super_name(kind: &str, name: &str) -> Result<Name<Super>, Hold> {
     let tenant = Name::<Tenant>::parse(name)
         .map_err(|error| Hold::refuse("InvalidName", "spec", format!("a {kind} is referred to by a name that cannot be: {error}")))?;

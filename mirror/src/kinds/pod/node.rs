@@ -25,8 +25,8 @@ pub(super) fn apply(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -
 }
 
 fn selector(spec: &Fields) -> Result<(), Hold> {
-    let keys = object(spec, "nodeSelector").into_iter().flat_map(Map::keys);
-    keys.map(|key| role(key, "spec.nodeSelector")).collect()
+    let mut keys = object(spec, "nodeSelector").into_iter().flat_map(Map::keys);
+    keys.try_for_each(|key| role(key, "spec.nodeSelector"))
 }
 
 fn role(key: &str, at: &str) -> Result<(), Hold> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use common::{InSuper, InTenant, Owner, keys};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Fields, objects, objects_mut, text};
 use crate::cx::Cx;
@@ -123,7 +123,7 @@ pub(super) fn conditions_down(tenant: &InTenant<Object>, sup: &InSuper<Object>) 
 /// What a condition states, without the generation that its writer saw.
 fn stated(condition: &Fields) -> Fields {
     let stated = condition.iter().filter(|(key, value)| *key != OBSERVED && !value.is_null() && value.as_str() != Some(""));
-    Map::from_iter(stated.map(|(key, value)| (key.clone(), value.clone())))
+    stated.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// How generations of the super copy read in the tenant.

@@ -1,4 +1,4 @@
-//! ServiceAccount tokens: the tenant's, through a Secret that lives and dies with the super Pod; never the super cluster's.
+//! `ServiceAccount` tokens: the tenant's, through a Secret that lives and dies with the super Pod; never the super cluster's.
 
 use common::Uid;
 use serde_json::{Map, Value, json};

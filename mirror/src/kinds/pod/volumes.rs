@@ -1,6 +1,6 @@
 //! Downward API files: a Pod reads its tenant's namespace, UID, labels and annotations, from annotations that we put on the super Pod.
 //!
-//! Names of Secrets and ConfigMaps are [`super::names`]'s, tokens [`super::tokens`]'s.
+//! Names of Secrets and `ConfigMap`s are [`super::names`]'s, tokens [`super::tokens`]'s.
 
 use std::collections::BTreeMap;
 
