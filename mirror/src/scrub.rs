@@ -87,6 +87,11 @@ impl<'a> Scrub<'a> {
     }
 }
 
+/// The text as a tenant may read it, where no object's UID is at hand.
+pub fn scrub(text: &str, cx: &Cx<'_>) -> String {
+    Scrub::new(cx).text(text).into_owned()
+}
+
 /// Whether a word has the shape of a super namespace's name, whoever's: `vc-`, perhaps a hint, 26 characters of base32.
 fn is_super_namespace(word: &str) -> bool {
     let Some((front, hash)) = word.rsplit_once('-') else { return false };

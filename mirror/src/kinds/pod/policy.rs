@@ -1,6 +1,6 @@
 //! What the administrator and the Pod Security Standards say, where a table of fields cannot say it.
 //!
-//! *Sources*: Kubernetes "Pod Security Standards", profile baseline, v1.37.
+//! *Sources*: Kubernetes "Pod Security Standards", profile baseline, as `pod-security-admission` v1.37 checks it.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ const CAPABILITIES: [&str; 13] = [
 ];
 
 /// Kernel parameters that concern the Pod's own namespaces only.
-const SYSCTLS: [&str; 12] = [
+const SYSCTLS: [&str; 14] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.ip_local_reserved_ports",
@@ -40,7 +40,9 @@ const SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
     "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_notsent_lowat",
     "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_slow_start_after_idle",
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];

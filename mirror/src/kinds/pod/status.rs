@@ -12,8 +12,8 @@ use crate::scrub::Scrub;
 
 /// Conditions that Kubernetes itself sets; a readiness gate of such a name gives the tenant no say in it.
 ///
-/// *Sources*: `PodConditionType` in Kubernetes `core/v1`, and `AllContainersRestarting` of the kubelet.
-const BUILT_IN: [&str; 10] = [
+/// *Sources*: `PodConditionType` in Kubernetes `core/v1`, v1.37.
+const BUILT_IN: [&str; 9] = [
     "AllContainersRestarting",
     "ContainersReady",
     "DisruptionTarget",
@@ -23,7 +23,6 @@ const BUILT_IN: [&str; 10] = [
     "PodResizePending",
     "PodScheduled",
     "Ready",
-    "ResourceHealth",
 ];
 
 /// What is the super cluster's own affair.
