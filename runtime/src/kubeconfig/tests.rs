@@ -159,7 +159,7 @@ fn s46_no_garbage_is_taken_and_none_panics() {
     }
     let valid = kubeconfig(&cluster(), "token: t");
     for end in 0..valid.len() {
-        let _ = Kubeconfig::from_tenant(valid[..end].as_bytes());
+        let _ = Kubeconfig::from_tenant(&valid.as_bytes()[..end]);
     }
 }
 

@@ -143,13 +143,13 @@ mod tests {
 
     fn parsed(text: &str) -> Option<Duration> {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
-        retry_after(&headers, Duration::from_secs(60))
+        retry_after(&headers, Duration::from_mins(1))
     }
 
     #[test]
     fn p4_p5_s36_a_wait_is_capped_however_large_the_number() {
         for text in ["60", "61", "31536000", "18446744073709551615", "18446744073709551616", &"9".repeat(5000)] {
-            assert_eq!(parsed(text), Some(Duration::from_secs(60)), "{text}");
+            assert_eq!(parsed(text), Some(Duration::from_mins(1)), "{text}");
         }
         assert_eq!(parsed("1"), Some(Duration::from_secs(1)));
     }
