@@ -94,6 +94,11 @@ pub fn owned_annotation(key: &str, policy: &Policy) -> bool {
     !is_ours(key) && listed(key, &policy.annotations_down)
 }
 
+/// The metadata of a tenant's object as it goes down; the body is still empty.
+pub fn down(meta: &Meta, policy: &Policy) -> Content {
+    Content { labels: labels_down(&meta.labels, policy), annotations: annotations_down(&meta.annotations, policy), ..Content::default() }
+}
+
 /// `asked`, with those labels and annotations of the existing super object that the super cluster added.
 pub fn merge(asked: Content, current: &Meta, policy: &Policy) -> Content {
     Content {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use common::{Namespace, Uid};
+use common::{Namespace, Uid, keys};
 use serde_json::{Map, Value};
 
 use crate::cx::Cx;
@@ -17,6 +17,15 @@ pub struct Scrub<'a> {
 /// What stands in place of a name that is not the tenant's.
 const HIDDEN: &str = "(hidden)";
 
+/// The length of a UUID, in characters.
+const UID: usize = 36;
+
+/// The longest line that goes up, in characters: what an API server accepts as the message of an Event.
+const LONGEST: usize = 1024;
+
+/// As much of a line is looked at, in characters: more than [`LONGEST`], so that no name is cut in two and missed.
+const LOOKED_AT: usize = 4096;
+
 impl<'a> Scrub<'a> {
     /// Knows the namespace of the object at hand.
     pub fn new(cx: &Cx<'a>) -> Self {
@@ -29,9 +38,9 @@ impl<'a> Scrub<'a> {
         Self { uid: Some((sup, tenant)), ..self }
     }
 
-    /// The text with super namespaces and UIDs replaced by the tenant's, and those of others hidden.
+    /// The text with super namespaces, UIDs and escaped names replaced by the tenant's, and those of others hidden.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         let mut out = String::new();
         let mut copied = 0;
         let mut rest = 0;
@@ -52,22 +61,54 @@ impl<'a> Scrub<'a> {
         Cow::Owned(out)
     }
 
+    /// As [`Scrub::text`], and at most 1024 characters, with nothing that moves a terminal: the message of an Event or a condition.
+    pub fn line(&self, text: &str) -> String {
+        let head: String = text.chars().take(LOOKED_AT).collect();
+        let mut out = String::with_capacity(head.len());
+        for character in self.text(&head).chars() {
+            if moves_a_terminal(character) { out.extend(character.escape_default()) } else { out.push(character) }
+        }
+        out.chars().take(LONGEST).collect()
+    }
+
+    /// What stands in place of a word of name characters, dots among them.
     fn word(&self, word: &str) -> Option<String> {
-        if let Some((sup, tenant)) = self.namespace
-            && word == sup
-        {
-            return Some(tenant.to_owned());
+        if let Some(rest) = word.strip_prefix(keys::RESERVED_NAME_PREFIX).filter(|rest| !rest.is_empty()) {
+            return Some(match rest.split_once('.') {
+                Some(("e", name)) => format!("{}{name}", keys::RESERVED_NAME_PREFIX),
+                Some(("token" | "h", hash)) if is_hash(hash.trim_end_matches('.')) => HIDDEN.to_owned(),
+                _ => rest.to_owned(),
+            });
         }
-        if is_super_namespace(word) {
-            return Some(HIDDEN.to_owned());
+        let parts: Vec<Cow<'_, str>> = word.split('.').map(|part| self.part(part)).collect();
+        parts.iter().any(|part| matches!(part, Cow::Owned(_))).then(|| parts.join("."))
+    }
+
+    /// The same for one part of a word between dots.
+    fn part<'t>(&self, part: &'t str) -> Cow<'t, str> {
+        match self.namespace {
+            Some((sup, tenant)) if part == sup => Cow::Owned(tenant.to_owned()),
+            _ if is_ours(part) => Cow::Owned(HIDDEN.to_owned()),
+            _ => self.without_uids(part),
         }
-        let uid = Uid::parse(word).ok()?;
-        match self.uid {
-            Some((sup, Some(tenant))) if uid == sup => Some(tenant.to_string()),
+    }
+
+    fn without_uids<'t>(&self, part: &'t str) -> Cow<'t, str> {
+        let found = (0..part.len().saturating_sub(UID - 1)).find_map(|at| {
+            let window = part.get(at..at + UID).filter(|window| window.as_bytes().get(8) == Some(&b'-'))?;
+            Some((at, Uid::parse(window).ok()?))
+        });
+        let Some((at, uid)) = found else { return Cow::Borrowed(part) };
+        let (before, from) = part.split_at(at);
+        let (same, after) = from.split_at(UID);
+        let shown = match self.uid {
+            Some((sup, Some(tenant))) if uid == sup => Cow::Owned(tenant.to_string()),
             // A tenant's own UIDs may be told.
-            Some((_, Some(tenant))) if uid == tenant => None,
-            _ => Some(HIDDEN.to_owned()),
-        }
+            Some((_, Some(tenant))) if uid == tenant => Cow::Borrowed(same),
+            _ => Cow::Borrowed(HIDDEN),
+        };
+        let after = self.without_uids(after);
+        if shown == same && matches!(after, Cow::Borrowed(_)) { Cow::Borrowed(part) } else { Cow::Owned(format!("{before}{shown}{after}")) }
     }
 
     /// Rewrites every `message` at any depth.
@@ -92,10 +133,21 @@ pub fn scrub(text: &str, cx: &Cx<'_>) -> String {
     Scrub::new(cx).text(text).into_owned()
 }
 
-/// Whether a word has the shape of a super namespace's name, whoever's: `vc-`, perhaps a hint, 26 characters of base32.
-fn is_super_namespace(word: &str) -> bool {
-    let Some((front, hash)) = word.rsplit_once('-') else { return false };
-    (front == "vc" || front.starts_with("vc-")) && hash.len() == 26 && hash.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
+/// Whether this has the shape of a super namespace, whoever's, of a writer, or of a tenant's id: 26 characters of base32 at the end.
+fn is_ours(part: &str) -> bool {
+    match part.rsplit_once('-') {
+        Some((front, hash)) => is_hash(hash) && (front == "w" || front == "vc" || front.starts_with("vc-")),
+        None => is_hash(part),
+    }
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 26 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'))
+}
+
+/// Control characters, and those that reorder what is shown.
+fn moves_a_terminal(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -119,6 +171,13 @@ mod tests {
             (format!("pod web-0_{OURS}({SUPER_UID}): back-off"), format!("pod web-0_default({TENANT_UID}): back-off")),
             (format!("\"{OURS}/web\" and {THEIRS}/x, {OTHER_UID}"), "\"default/web\" and (hidden)/x, (hidden)".to_owned()),
             (format!("über {OURS}"), "über default".to_owned()),
+            (format!("lookup web.{OURS}.svc: no such host"), "lookup web.default.svc: no such host".to_owned()),
+            (format!("volume pvc-{OTHER_UID} is full."), "volume pvc-(hidden) is full.".to_owned()),
+            (format!("{SUPER_UID}{OTHER_UID}x"), format!("{TENANT_UID}(hidden)x")),
+            ("\"vc-writers:w-abcdefghijklmnopqrstuvwxyz\" may not".to_owned(), "\"vc-writers:(hidden)\" may not".to_owned()),
+            ("secret \"vc.token.abcdefghijklmnopqrstuvwxyz\" not found".to_owned(), "secret \"(hidden)\" not found".to_owned()),
+            ("configmap \"vc.kube-root-ca.crt\" not found".to_owned(), "configmap \"kube-root-ca.crt\" not found".to_owned()),
+            ("secret \"vc.e.mine\" not found".to_owned(), "secret \"vc.mine\" not found".to_owned()),
         ];
         for (given, expected) in cases {
             assert_eq!(scrub().text(&given), expected);
@@ -130,6 +189,13 @@ mod tests {
         for text in ["", "0/5 nodes are available: 5 Insufficient cpu.", "vc-mine", "image a-b-c", TENANT_UID] {
             assert!(matches!(scrub().text(text), Cow::Borrowed(same) if same == text));
         }
+    }
+
+    #[test]
+    fn a_line_has_an_end_and_moves_no_terminal() {
+        assert_eq!(scrub().line("a\u{1b}[2J\nb\u{202e}c"), "a\\u{1b}[2J\\nb\\u{202e}c");
+        assert_eq!(scrub().line(&"ü".repeat(100_000)).chars().count(), LONGEST);
+        assert_eq!(scrub().line(&"\u{7}".repeat(100_000)).chars().count(), LONGEST);
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub enum Verdict {
 /// The fields of one object type with their verdicts.
 pub type Table = [(&'static str, Verdict)];
 
+/// Passes the fields of a whole object beside its metadata through `table`.
+pub fn carry_body(body: &Map<String, Value>, table: &Table, pass_unknown: bool) -> Result<Map<String, Value>, Hold> {
+    carry_fields(body, table, "", pass_unknown)
+}
+
 /// Passes `value` through `table`.
 ///
 /// *Shapes*: `value` is a JSON object; the result holds only named fields. `path` is where the value stands, for the message.
@@ -36,6 +41,10 @@ pub fn carry(value: &Value, table: &Table, path: &str, pass_unknown: bool) -> Re
     let Some(fields) = value.as_object() else {
         return Err(Hold::Malformed(format!("{path} is no object").into()));
     };
+    carry_fields(fields, table, path, pass_unknown).map(Value::Object)
+}
+
+fn carry_fields(fields: &Map<String, Value>, table: &Table, path: &str, pass_unknown: bool) -> Result<Map<String, Value>, Hold> {
     let mut out = Map::new();
     for (key, value) in fields {
         if value.is_null() {
@@ -75,7 +84,7 @@ pub fn carry(value: &Value, table: &Table, path: &str, pass_unknown: bool) -> Re
             }
         }
     }
-    Ok(Value::Object(out))
+    Ok(out)
 }
 
 fn asks_for_nothing(value: &Value) -> bool {

@@ -1,4 +1,4 @@
-//! ConfigMap: goes down, as it is, when an object that went down refers to it.
+//! `ConfigMap`: goes down, as it is, when an object that went down refers to it.
 
 use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 
@@ -12,7 +12,7 @@ use crate::shape::{Table, Verdict, carry_body};
 /// The kind.
 pub struct ConfigMap;
 
-/// The fields of a ConfigMap beside its metadata.
+/// The fields of a `ConfigMap` beside its metadata.
 pub const CONFIG_MAP: &Table = &[("binaryData", Verdict::Copy), ("data", Verdict::Copy), ("immutable", Verdict::Copy)];
 
 impl Downward for ConfigMap {

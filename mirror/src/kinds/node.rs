@@ -12,7 +12,7 @@ use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{About, Audience, Resource, Upward};
 use crate::object::{Content, Object};
-use crate::scrub::scrub;
+use crate::scrub::Scrub;
 
 /// The kind.
 pub struct Node;
@@ -88,7 +88,7 @@ fn condition_up(condition: &Value, cx: &Cx<'_>) -> Option<Value> {
         }
     }
     if let Some(message) = condition.get("message").and_then(Value::as_str) {
-        out.insert("message".to_owned(), Value::String(scrub(message, cx)));
+        out.insert("message".to_owned(), Value::String(Scrub::new(cx).line(message)));
     }
     Some(Value::Object(out))
 }
