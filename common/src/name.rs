@@ -53,6 +53,11 @@ fn is_subdomain(text: &str) -> bool {
 pub struct Uid(u128);
 
 impl Uid {
+    /// Made of its 128 bits.
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
     /// Parses a UUID in its hyphenated form.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let error = || NameError::Uid(shown(text));

@@ -473,3 +473,6 @@ fn is_blank(status: &Value) -> bool {
 pub fn value_hash(value: &Value) -> u64 {
     xxh3_64(value.to_string().as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

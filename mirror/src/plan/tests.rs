@@ -1,0 +1,257 @@
+//! The planner's table, row by row, on a kind of the simplest sort.
+
+use std::collections::BTreeSet;
+
+use common::{InSuper, InTenant, Name, Namespace, TenantId};
+use serde_json::json;
+
+use super::*;
+use crate::cx::{Policy, Profile};
+use crate::kind::{Report, Resource};
+
+const POD: Uid = uid(1);
+const SUPER: Uid = uid(2);
+
+const fn uid(low: u8) -> Uid {
+    Uid::from_bits(low as u128)
+}
+
+/// A graceful kind that asks for `spec.x` and reports all of status.
+struct Graceful;
+
+/// The same, not graceful, and only when referred to.
+struct Quiet;
+
+const RESOURCE: Resource =
+    Resource { group: "", version: "v1", api_version: "v1", kind: "Thing", plural: "things", namespaced: true, status: true };
+
+fn asked(tenant: &Object) -> Result<InSuper<Content>, Hold> {
+    if tenant.at("/spec/bad").is_some() {
+        return Err(Hold::refuse("NotSupported", "spec.bad", "remove it"));
+    }
+    let body = json!({"spec": {"x": tenant.at("/spec/x")}});
+    Ok(InSuper(Content { body: body.as_object().cloned().unwrap_or_default(), ..Content::default() }))
+}
+
+impl Downward for Graceful {
+    fn resource(&self) -> Resource {
+        RESOURCE
+    }
+    fn down(&self, tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        asked(tenant)
+    }
+    fn up(&self, sup: &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
+        let status = sup.at("/status").cloned().unwrap_or_default();
+        Ok(Some(InTenant(Report { node: sup.text("/spec/nodeName").map(str::to_owned), status })))
+    }
+    fn graceful(&self) -> bool {
+        true
+    }
+}
+
+impl Downward for Quiet {
+    fn resource(&self) -> Resource {
+        Resource { status: false, ..RESOURCE }
+    }
+    fn down(&self, tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        asked(tenant)
+    }
+    fn demand(&self) -> Demand {
+        Demand::Referenced
+    }
+}
+
+fn copy(of: Uid, metadata: &Value, spec: &Value, status: &Value) -> Copy {
+    let mut object = json!({"metadata": {"name": "a", "namespace": "default", "uid": of.to_string(), "resourceVersion": "5"}, "spec": spec, "status": status});
+    if let (Some(into), Some(from)) = (object.pointer_mut("/metadata").and_then(Value::as_object_mut), metadata.as_object()) {
+        into.extend(from.clone());
+    }
+    let bytes = object.to_string();
+    Copy { facts: crate::facts::Seen::of(bytes.as_bytes()).unwrap().facts, body: Some(Object::parse(bytes.as_bytes()).unwrap()) }
+}
+
+fn tenant(metadata: &Value, spec: &Value, status: &Value) -> TenantSide {
+    TenantSide::Here(copy(POD, metadata, spec, status))
+}
+
+fn live() -> TenantSide {
+    tenant(&json!({}), &json!({"x": 1}), &json!({}))
+}
+
+fn id() -> TenantId {
+    TenantId::new(Uid::parse("d64ea0c0-91f8-46f5-8643-c0cab32ab0cd").unwrap(), "acme")
+}
+
+fn owner(of: Uid) -> Owner {
+    Owner { tenant: id().uid(), namespace: Some(Namespace::parse("default").unwrap()), name: Name::parse("a").unwrap(), uid: of }
+}
+
+/// A super copy as we would have made it of [`live`].
+fn made(metadata: &Value, spec: &Value, status: &Value) -> SuperSide {
+    let hash = asked(copy(POD, &json!({}), &json!({"x": 1}), &json!({})).body.as_ref().unwrap()).unwrap().hash();
+    let mut metadata = metadata.clone();
+    metadata.as_object_mut().unwrap().insert("annotations".into(), json!({keys::BUILT: Built { version: 5, hash }.to_string()}));
+    SuperSide::Ours(copy(SUPER, &metadata, spec, status), owner(POD))
+}
+
+fn decide(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide) -> Outcome {
+    decide_after(kind, tenant, sup, None)
+}
+
+fn decide_after(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide, settled: Option<Settled>) -> Outcome {
+    let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::from(["n1".to_owned()]));
+    let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+    plan(kind, &Pair { tenant, sup, settled, wanted: true }, &cx).outcome
+}
+
+fn steps(outcome: Outcome) -> Vec<Step> {
+    match outcome {
+        Outcome::Write { steps, .. } => steps,
+        other => panic!("expected steps, got {other:?}"),
+    }
+}
+
+fn agreed(tenant: &TenantSide, sup: &SuperSide) -> Option<Settled> {
+    let tenant = if let TenantSide::Here(copy) = tenant { Some(Mark::from(&copy.facts)) } else { None };
+    let sup = if let SuperSide::Ours(copy, _) = sup { Some(Mark::from(&copy.facts)) } else { None };
+    Some(Settled { tenant, sup, reported: None })
+}
+
+const GONE: TenantSide = TenantSide::Absent(Evidence::Seen);
+const NONE: SuperSide = SuperSide::Absent(Evidence::Seen);
+
+#[test]
+fn a_live_object_without_a_super_copy_is_created_with_its_record() {
+    let steps = steps(decide(&Graceful, live(), NONE));
+    let [Step::CreateSuper { content, tokens }] = steps.as_slice() else { panic!("{steps:?}") };
+    assert!(tokens.is_empty());
+    assert_eq!(content.labels.get(keys::TENANT).map(String::as_str), Some(id().as_str()));
+    assert_eq!(content.annotations.get(keys::OWNER), Some(&owner(POD).annotation()));
+    assert!(content.annotations.contains_key(keys::BUILT));
+}
+
+#[test]
+fn what_is_gone_from_the_tenant_is_deleted_by_uid_only_on_evidence() {
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    assert_eq!(decide(&Graceful, TenantSide::Absent(Evidence::Inferred), sup.clone()), Outcome::Fetch(Want::Tenant));
+    assert_eq!(steps(decide(&Graceful, GONE, sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+    assert_eq!(decide(&Graceful, GONE, NONE), Outcome::Forget);
+}
+
+#[test]
+fn a_foreign_object_of_the_name_is_never_touched() {
+    let Outcome::Hold(Hold::Refused(refusal)) = decide(&Graceful, live(), SuperSide::Foreign) else { panic!("not refused") };
+    assert_eq!(refusal.reason, "NameTaken");
+    assert_eq!(decide(&Graceful, GONE, SuperSide::Foreign), Outcome::Forget);
+}
+
+#[test]
+fn a_copy_of_an_older_uid_goes_before_a_new_one_comes() {
+    let copy = copy(SUPER, &json!({}), &json!({}), &json!({}));
+    let older = SuperSide::Ours(copy, owner(uid(9)));
+    assert_eq!(steps(decide(&Graceful, live(), older)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+}
+
+#[test]
+fn a_terminating_tenant_copy_keeps_its_grace_period() {
+    let going = tenant(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 42}), &json!({"x": 1}), &json!({}));
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    assert_eq!(steps(decide(&Graceful, going.clone(), sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: Some(42) }]);
+    assert_eq!(steps(decide(&Graceful, going, NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: Some(0) }]);
+}
+
+#[test]
+fn an_eviction_in_the_super_cluster_shows_in_the_tenant() {
+    let sup = made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 7}), &json!({"x": 1}), &json!({}));
+    assert_eq!(steps(decide(&Graceful, live(), sup)), [Step::DeleteTenant { uid: POD, grace_seconds: Some(7) }]);
+}
+
+#[test]
+fn a_placed_pod_whose_super_copy_is_gone_ends_and_never_runs_again() {
+    let placed = tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"x": 1, "nodeName": "n1"}), &json!({}));
+    assert_eq!(decide(&Graceful, placed.clone(), SuperSide::Absent(Evidence::Inferred)), Outcome::Fetch(Want::Super));
+    assert_eq!(steps(decide(&Graceful, placed, NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: None }]);
+}
+
+#[test]
+fn a_finished_pod_without_a_super_copy_is_not_run_again() {
+    let done = tenant(&json!({}), &json!({"x": 1}), &json!({"phase": "Succeeded"}));
+    assert_eq!(decide(&Graceful, done, NONE), Outcome::Settled(None));
+}
+
+#[test]
+fn a_refused_field_is_held_and_nothing_is_written() {
+    let bad = tenant(&json!({}), &json!({"bad": true}), &json!({}));
+    assert!(matches!(decide(&Graceful, bad, NONE), Outcome::Hold(Hold::Refused(_))));
+}
+
+#[test]
+fn after_a_start_the_hash_is_trusted_and_nothing_is_written() {
+    let sup = made(&json!({}), &json!({"x": 1, "defaulted": true}), &json!({}));
+    assert!(matches!(decide(&Graceful, live(), sup), Outcome::Settled(_)));
+}
+
+#[test]
+fn drift_in_the_super_copy_is_repaired_at_the_version_that_was_read() {
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    let then = agreed(&live(), &sup);
+    let drifted = made(&json!({}), &json!({"x": 2}), &json!({}));
+    let steps = steps(decide_after(&Graceful, live(), drifted, then));
+    let [Step::UpdateSuper { content, uid, version }] = steps.as_slice() else { panic!("{steps:?}") };
+    assert_eq!((content.body.get("spec"), *uid, version.as_str()), (Some(&json!({"x": 1})), SUPER, "5"));
+}
+
+#[test]
+fn a_settled_pair_is_left_alone() {
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({"phase": "Pending"}));
+    let then = agreed(&live(), &sup);
+    assert_eq!(decide_after(&Graceful, live(), sup, then), Outcome::Settled(None));
+}
+
+#[test]
+fn the_binding_comes_before_the_status_and_is_not_followed_by_an_empty_one() {
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    let then = agreed(&live(), &sup);
+    let scheduled = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &json!({"phase": "Pending"}));
+    let first = steps(decide_after(&Graceful, live(), scheduled, then));
+    assert_eq!(first.first(), Some(&Step::Bind { uid: POD, node: "n1".into() }));
+    assert!(!first.iter().any(|step| matches!(step, Step::Report { .. })), "{first:?}");
+    let status = json!({"phase": "Running", "podIP": "10.0.0.1"});
+    let running = made(&json!({}), &json!({"x": 1, "nodeName": "n2"}), &status);
+    let both = steps(decide_after(&Graceful, live(), running, then));
+    assert_eq!(both[0], Step::ShowNode("n2".into()));
+    assert_eq!(both[1], Step::Bind { uid: POD, node: "n2".into() });
+    assert_eq!(both[2], Step::Report { uid: POD, status });
+}
+
+#[test]
+fn a_report_that_is_there_already_is_not_written() {
+    let status = json!({"phase": "Running", "podIP": "10.0.0.1"});
+    let placed = tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"x": 1, "nodeName": "n1"}), &status);
+    let sup = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &status);
+    assert_eq!(decide(&Graceful, placed, sup), Outcome::Settled(Some(value_hash(&status))));
+}
+
+#[test]
+fn a_pod_that_somebody_else_bound_loses_its_super_copy_and_is_not_deleted() {
+    let bound = tenant(&json!({}), &json!({"x": 3, "nodeName": "elsewhere"}), &json!({}));
+    let sup = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &json!({}));
+    assert_eq!(steps(decide(&Graceful, bound, sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+}
+
+#[test]
+fn what_nobody_refers_to_does_not_go_down_and_goes_when_the_last_reference_does() {
+    let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+    let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+    let unwanted = |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false }, &cx).outcome;
+    assert_eq!(unwanted(NONE), Outcome::Settled(None));
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    assert_eq!(steps(unwanted(sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+}
+
+#[test]
+fn a_body_that_has_passed_is_fetched_when_it_is_needed() {
+    let TenantSide::Here(mut passed) = live() else { unreachable!() };
+    passed.body = None;
+    assert_eq!(decide(&Graceful, TenantSide::Here(passed), NONE), Outcome::Fetch(Want::Tenant));
+}
