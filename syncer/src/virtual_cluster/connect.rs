@@ -1,0 +1,114 @@
+//! The first words with a tenant's API server: is it there, does it know us, which life of it is this.
+
+use common::{Tenant, Uid};
+use runtime::kubeconfig::Kubeconfig;
+use runtime::log::Chain;
+use runtime::transport::{Failure, Transport, TransportConfig};
+use serde::Deserialize;
+
+use crate::remote::{CallError, Remote};
+
+/// Why a control plane cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// One word for the condition.
+    pub reason: &'static str,
+    /// What happened, and what to do.
+    pub message: String,
+    /// The kubeconfig may be out of date.
+    pub stale: bool,
+}
+
+/// Makes the way to the API server that a tenant's kubeconfig names. Nothing is sent.
+///
+/// *Errors*: what is wrong with the kubeconfig, by field; never what it holds.
+pub(super) fn remote(text: &[u8], template: &Template) -> Result<Remote<Tenant>, String> {
+    let kubeconfig = Kubeconfig::from_tenant(text).map_err(|error| Chain(&error).to_string())?;
+    let config = TransportConfig { limits: template.limits.clone(), ..TransportConfig::tenant(kubeconfig, template.addresses.clone(), &template.user_agent) };
+    let transport = Transport::new(config).map_err(|error| Chain(&error).to_string())?;
+    Ok(Remote::new(transport))
+}
+
+/// What every tenant's transport has in common.
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    pub limits: runtime::transport::Limits,
+    pub addresses: runtime::address::AddressPolicy,
+    pub user_agent: String,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: HeadMeta,
+}
+
+#[derive(Deserialize)]
+struct HeadMeta {
+    uid: String,
+}
+
+/// The UID of `kube-system`: which life of the control plane answers.
+pub(super) async fn incarnation(remote: &Remote<Tenant>) -> Result<Uid, Trouble> {
+    let bytes = remote.get("/api/v1/namespaces/kube-system", None).await.map_err(|error| trouble(&error))?;
+    let uid = serde_json::from_slice::<Head>(&bytes).ok().and_then(|head| Uid::parse(&head.metadata.uid).ok());
+    uid.ok_or_else(|| bad_answer("the namespace kube-system of the control plane has no valid UID".to_owned()))
+}
+
+fn bad_answer(message: String) -> Trouble {
+    Trouble { reason: "BadAnswer", message, stale: false }
+}
+
+fn trouble(error: &CallError) -> Trouble {
+    let what = Chain(error).to_string();
+    match error {
+        CallError::Status { code: 401, .. } => {
+            let message = format!("{what}; the credentials of the kubeconfig are not accepted: put valid ones into it");
+            Trouble { reason: "Unauthorized", message, stale: true }
+        }
+        CallError::Status { code: 403, .. } => {
+            let message = format!("{what}; the user of the kubeconfig needs all rights in its control plane (ClusterRole cluster-admin)");
+            Trouble { reason: "Forbidden", message, stale: true }
+        }
+        CallError::Status { code: 404, .. } => {
+            Trouble { reason: "ControlPlaneStarting", message: "the control plane has no namespace kube-system yet".to_owned(), stale: false }
+        }
+        CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => bad_answer(what),
+        CallError::Transport { source, .. } => {
+            let reason = match source.kind() {
+                Failure::Connect | Failure::Timeout | Failure::Closed => "Unreachable",
+                Failure::Tls => "TlsFailed",
+                Failure::AddressDenied => "AddressDenied",
+                Failure::Invalid => "KubeconfigRefused",
+                Failure::TooLarge | Failure::Redirect | Failure::Encoded | Failure::Http(_) => "BadAnswer",
+            };
+            Trouble { reason, message: what, stale: matches!(source.kind(), Failure::Tls | Failure::Connect) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16) -> CallError {
+        CallError::Status { side: "tenant", code, reason: "R".to_owned(), message: "a\nb".to_owned(), retry_after: None }
+    }
+
+    #[test]
+    fn an_answer_has_a_word_and_what_to_do() {
+        for (code, reason, stale) in [(401, "Unauthorized", true), (403, "Forbidden", true), (404, "ControlPlaneStarting", false), (500, "BadAnswer", false)] {
+            let trouble = trouble(&status(code));
+            assert_eq!((trouble.reason, trouble.stale), (reason, stale));
+            assert!(!trouble.message.contains('\n'), "foreign text is escaped: {}", trouble.message);
+        }
+    }
+
+    #[test]
+    fn a_kubeconfig_that_runs_a_program_is_refused_by_field() {
+        let template = Template { limits: runtime::transport::Limits::default(), addresses: runtime::address::AddressPolicy::default(), user_agent: "t".to_owned() };
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
+                    clusters: [{name: a, cluster: {server: 'https://192.0.2.1'}}]\nusers: [{name: a, user: {exec: {command: /bin/false, apiVersion: v1}}}]\n";
+        let refused = remote(text.as_bytes(), &template).err().unwrap();
+        assert!(refused.contains("exec"), "{refused}");
+    }
+}

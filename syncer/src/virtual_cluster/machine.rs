@@ -1,0 +1,540 @@
+//! One tenant from its first sight to its end: finds its kubeconfig, connects, attaches, watches over it, and clears up.
+//!
+//! ```text
+//! kubeconfig ──► connection ──► claim on the control plane ──► same life? ──► attached ──► synced
+//!     ▲ gone: detached               │ another's: refused         │ no: held      │ silent: asked again
+//! ```
+//! Each look starts from the top and goes as far as it can; where it stops is the state that people read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::api::{DeletionPolicy, VirtualCluster};
+use common::{Namespace, Tenant, TenantId, Uid, keys, name};
+use kube::ResourceExt;
+use mirror::cx::Profile;
+use rand::Rng;
+use runtime::log::Chain;
+use runtime::task::Tasks;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Shared;
+use super::claim::{Claim, Claimant, Slice, parse_slice};
+use super::connect::{self, Trouble};
+use super::decide::{Accepted, Life, State, Why, life};
+use super::kubeconfig::{Found, find};
+use super::pace::Pace;
+use super::status::{Facts, Speaker};
+use crate::engine::AttachSpec;
+use crate::remote::{CallError, Remote};
+use crate::tenant::Attached;
+
+/// Time between two looks at a tenant that is on its way.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Time between two looks at one that is well, or waits for a person.
+const LATER: Duration = Duration::from_secs(5);
+
+/// Least time between two readings of a kubeconfig that the API server does not accept.
+const REREAD: Duration = Duration::from_secs(5);
+
+/// Time between two questions to a control plane that is not attached, or was silent, after it answered.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Whether there is still a VirtualCluster.
+#[derive(Clone, Debug)]
+pub(super) enum Presence {
+    /// It is there.
+    There(Arc<VirtualCluster>),
+    /// It is gone, confirmed by a quorum read; this was the last of it.
+    Gone(Arc<VirtualCluster>),
+}
+
+/// What is known of the kubeconfig.
+enum Source {
+    Unread,
+    Nothing { reason: &'static str, message: String },
+    Usable { fingerprint: String, remote: Remote<Tenant> },
+}
+
+/// A control plane that has answered.
+#[derive(Clone)]
+struct Connection {
+    fingerprint: String,
+    remote: Remote<Tenant>,
+    incarnation: Uid,
+}
+
+/// See the module.
+pub(super) struct Machine {
+    shared: Arc<Shared>,
+    tasks: Arc<Tasks>,
+    id: TenantId,
+    created: i64,
+    label: String,
+    presence: watch::Receiver<Presence>,
+    source: Source,
+    /// What decides where the kubeconfig is, as it was at the last reading.
+    read_for: Option<(Option<i64>, Vec<Option<String>>)>,
+    read_at: Option<Instant>,
+    reading: Pace,
+    connection: Option<Connection>,
+    asking: Pace,
+    trouble: Option<Trouble>,
+    attached: Option<(String, Arc<Attached>)>,
+    weight: u8,
+    /// How many namespaces were marked as to be left.
+    marked: Option<usize>,
+    speaker: Speaker,
+}
+
+impl Machine {
+    pub(super) fn new(shared: Arc<Shared>, tasks: Arc<Tasks>, uid: Uid, presence: watch::Receiver<Presence>) -> Self {
+        let vc = match &*presence.borrow() {
+            Presence::There(vc) | Presence::Gone(vc) => vc.clone(),
+        };
+        let speaker = Speaker::new(shared.client.clone(), shared.engine.fence().clone(), shared.metrics.clone());
+        Self {
+            id: TenantId::new(uid, &vc.name_any()),
+            created: created(&vc),
+            label: label(&vc),
+            shared,
+            tasks,
+            presence,
+            source: Source::Unread,
+            read_for: None,
+            read_at: None,
+            reading: Pace::new(Duration::from_secs(2)),
+            connection: None,
+            asking: Pace::new(Duration::from_secs(1)),
+            trouble: None,
+            attached: None,
+            weight: 0,
+            marked: None,
+            speaker,
+        }
+    }
+
+    /// Runs to the end of the VirtualCluster, or of this process' lead.
+    pub(super) async fn run(mut self) {
+        let stop = self.tasks.stop().clone();
+        loop {
+            let presence = self.presence.borrow_and_update().clone();
+            let vc = match presence {
+                Presence::There(vc) if vc.metadata.deletion_timestamp.is_none() => self.speaker.newest(&vc),
+                Presence::There(vc) | Presence::Gone(vc) => {
+                    tokio::select! {
+                        () = self.end(&vc) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    return;
+                }
+            };
+            let state = tokio::select! {
+                state = self.look(&vc) => state,
+                () = stop.cancelled() => return,
+            };
+            let facts = self.facts(&vc, &state);
+            self.speaker.say(&vc, &state, &facts).await;
+            let pause = if matches!(state, State::Synced { .. } | State::Paused | State::SameControlPlane { .. }) { LATER } else { SOON };
+            tokio::select! {
+                changed = self.presence.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One look: as far as it goes.
+    async fn look(&mut self, vc: &Arc<VirtualCluster>) -> State {
+        self.read_kubeconfig(vc).await;
+        match self.advance(vc).await {
+            Ok(state) | Err(state) => state,
+        }
+    }
+
+    async fn advance(&mut self, vc: &Arc<VirtualCluster>) -> Result<State, State> {
+        let connection = self.connected().await?;
+        let connection = self.still_there(connection).await?;
+        self.claim(&connection)?;
+        if !self.shared.engine.super_synced() {
+            return Err(State::Starting { connected: true });
+        }
+        let accepted = Accepted::of(vc);
+        self.same_life(&connection, accepted).await?;
+        let (slice, note) = self.slice(vc);
+        let attached = self.attach(vc, &connection, slice);
+        self.adjust(vc, &attached, slice).await;
+        self.supervise(vc, &connection, accepted, note).await
+    }
+
+    /// Reads the kubeconfig, if it is time.
+    async fn read_kubeconfig(&mut self, vc: &VirtualCluster) {
+        let read_for = places_depend_on(vc);
+        let is_moved = self.read_for.as_ref() != Some(&read_for);
+        let is_stale = self.is_stale() && self.read_at.is_none_or(|at| at.elapsed() >= REREAD);
+        if !is_moved && !is_stale && !self.reading.is_due() {
+            return;
+        }
+        let found = find(&self.shared.client, vc, self.shared.allow_annotation).await;
+        self.read_at = Some(Instant::now());
+        self.read_for = Some(read_for);
+        match found {
+            Found::Text(text) => {
+                let share: f64 = rand::rng().random_range(0.8..1.2);
+                self.reading.succeeded(self.shared.kubeconfig_interval.mul_f64(share));
+                self.offer(&text);
+            }
+            Found::Nothing(reason, message) => {
+                self.reading.failed();
+                self.source = Source::Nothing { reason, message };
+            }
+            Found::Forbidden(message) => {
+                self.reading.failed();
+                // What was read before stays good: this says nothing about it.
+                if !matches!(self.source, Source::Usable { .. }) {
+                    self.source = Source::Nothing { reason: "KubeconfigForbidden", message };
+                }
+            }
+            Found::Failed(error) => {
+                self.reading.failed();
+                warn!(tenant = %self.id, error, "kubeconfig could not be read");
+            }
+        }
+    }
+
+    /// Whether the kubeconfig may be out of date.
+    fn is_stale(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.stale)
+            || self.attached.is_some() && self.shared.engine.health(self.id.as_str()).is_some_and(|health| health.unauthorized)
+    }
+
+    /// Takes a kubeconfig that was read; the same as before is no news.
+    fn offer(&mut self, text: &[u8]) {
+        let fingerprint = name::hash26(&[&String::from_utf8_lossy(text)]);
+        if matches!(&self.source, Source::Usable { fingerprint: known, .. } if *known == fingerprint) {
+            return;
+        }
+        self.source = match connect::remote(text, &self.shared.template) {
+            Ok(remote) => {
+                self.asking.now();
+                Source::Usable { fingerprint, remote }
+            }
+            Err(message) => Source::Nothing { reason: "KubeconfigRefused", message },
+        };
+    }
+
+    /// The control plane that the newest kubeconfig leads to; the earlier one as long as the newest leads nowhere.
+    async fn connected(&mut self) -> Result<Connection, State> {
+        let (fingerprint, remote) = match &self.source {
+            Source::Unread => return Err(State::Starting { connected: false }),
+            Source::Nothing { reason, message } => {
+                let state = State::NoKubeconfig { reason, message: message.clone() };
+                self.detach("no usable kubeconfig");
+                self.connection = None;
+                self.trouble = None;
+                self.shared.planes.tried(self.created, self.id.uid());
+                self.shared.planes.release(self.id.uid());
+                return Err(state);
+            }
+            Source::Usable { fingerprint, remote } => (fingerprint.clone(), remote.clone()),
+        };
+        if let Some(connection) = self.connection.as_ref().filter(|connection| connection.fingerprint == fingerprint) {
+            return Ok(connection.clone());
+        }
+        if self.asking.is_due() {
+            match self.ask(&remote).await {
+                Ok(incarnation) => {
+                    let connection = Connection { fingerprint, remote, incarnation };
+                    self.connection = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(trouble) => {
+                    warn!(tenant = %self.id, virtual_cluster = self.label, reason = trouble.reason, error = trouble.message, "control plane does not answer");
+                    self.shared.planes.tried(self.created, self.id.uid());
+                    self.trouble = Some(trouble);
+                }
+            }
+        }
+        match (&self.connection, &self.trouble) {
+            (Some(earlier), _) => Ok(earlier.clone()),
+            (None, Some(trouble)) => Err(unreachable(trouble)),
+            (None, None) => Err(State::Starting { connected: false }),
+        }
+    }
+
+    /// Asks a control plane who it is, and paces the next question.
+    async fn ask(&mut self, remote: &Remote<Tenant>) -> Result<Uid, Trouble> {
+        let answer = connect::incarnation(remote).await;
+        match &answer {
+            Ok(_) => {
+                self.asking.succeeded(ASK_AGAIN);
+                self.trouble = None;
+            }
+            Err(_) => self.asking.failed(),
+        }
+        answer
+    }
+
+    /// Asks again where there is reason to doubt that the control plane is there and the same.
+    async fn still_there(&mut self, mut connection: Connection) -> Result<Connection, State> {
+        let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
+        let is_silent = health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.regression.is_some());
+        let is_other = self.attached.as_ref().is_some_and(|(_, attached)| shows_other_life(attached));
+        if self.trouble.is_some() || is_other || is_silent {
+            if self.asking.is_due() || is_other {
+                match self.ask(&connection.remote.clone()).await {
+                    Ok(incarnation) => connection.incarnation = incarnation,
+                    Err(trouble) => self.trouble = Some(trouble),
+                }
+                self.connection = Some(connection.clone());
+            }
+            // One failure may be a moment's; informers go on trying meanwhile.
+            if let Some(trouble) = &self.trouble
+                && (self.attached.is_none() || self.asking.failures() > 1)
+            {
+                return Err(unreachable(trouble));
+            }
+        }
+        Ok(connection)
+    }
+
+    fn claim(&mut self, connection: &Connection) -> Result<(), State> {
+        let newcomer = !self.recorded().contains(&connection.incarnation);
+        let who = Claimant { newcomer, created: self.created, uid: self.id.uid(), name: self.label.clone() };
+        match self.shared.planes.claim(&who, connection.incarnation) {
+            Claim::Ours => Ok(()),
+            Claim::Wait => Err(State::Starting { connected: true }),
+            Claim::Theirs(other) => {
+                self.detach("another VirtualCluster has this control plane");
+                Err(State::SameControlPlane { other, incarnation: connection.incarnation })
+            }
+        }
+    }
+
+    /// The lives of the control plane that objects in the super cluster were made for.
+    fn recorded(&self) -> BTreeSet<Uid> {
+        let Some(tenant) = self.shared.engine.tenants().get(self.id.as_str()) else { return BTreeSet::new() };
+        let namespaces = tenant.namespaces.lock();
+        namespaces.values().filter(|namespace| !namespace.deleting).filter_map(|namespace| namespace.incarnation).collect()
+    }
+
+    async fn same_life(&mut self, connection: &Connection, accepted: Option<Accepted>) -> Result<(), State> {
+        let now = connection.incarnation;
+        let was = self.attached.as_ref().map(|(_, attached)| attached.incarnation).filter(|was| *was != now);
+        match life(&self.recorded(), now, accepted) {
+            Life::Same => {
+                if was.is_some() {
+                    self.detach("another life of the control plane");
+                }
+                Ok(())
+            }
+            Life::Replaced(before) => {
+                self.detach("another life of the control plane");
+                Err(State::Held(Why::Replaced { before, now }))
+            }
+            Life::Accepted => {
+                self.detach("another life of the control plane");
+                match self.shared.engine.remove_other_lives(self.id.uid(), self.id.as_str(), now).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(State::Starting { connected: true }),
+                    Err(error) => {
+                        warn!(tenant = %self.id, error = %Chain(&error), "could not remove what an earlier life left");
+                        Err(State::Starting { connected: true })
+                    }
+                }
+            }
+        }
+    }
+
+    /// The range of service addresses, and what is wrong with the one asked for.
+    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<(&'static str, String)>) {
+        let Some(text) = wanted_cidr(vc) else {
+            self.shared.slices.release(self.id.uid());
+            return (None, None);
+        };
+        let Some(slice) = parse_slice(&text) else {
+            let message = format!("spec.serviceCidr {text:?} is not a range such as 10.128.0.0/20: Services get addresses of the super cluster's choice");
+            return (None, Some(("ServiceCidrInvalid", message)));
+        };
+        match self.shared.slices.allot(self.id.uid(), &self.label, slice) {
+            Ok(()) => (Some(slice), None),
+            Err(other) => {
+                let message = format!("spec.serviceCidr {text} overlaps the range of VirtualCluster {other}: Services get addresses of the super cluster's choice; give it a range of its own");
+                (None, Some(("ServiceCidrTaken", message)))
+            }
+        }
+    }
+
+    /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
+    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>) -> Arc<Attached> {
+        if let Some((fingerprint, attached)) = &self.attached
+            && *fingerprint == connection.fingerprint
+            && attached.incarnation == connection.incarnation
+        {
+            return attached.clone();
+        }
+        info!(tenant = %self.id, virtual_cluster = self.label, incarnation = %connection.incarnation, server = connection.remote.transport().server(), "attaching");
+        let spec = AttachSpec {
+            id: self.id.clone(),
+            virtual_cluster: (vc.namespace().unwrap_or_default(), vc.name_any()),
+            remote: connection.remote.clone(),
+            incarnation: connection.incarnation,
+            profile: Profile {
+                cluster_domain: cluster_domain(vc),
+                service_slice: slice,
+                agent_port: self.shared.agent_port,
+                ..Profile::default()
+            },
+            weight: vc.spec.weight.clamp(1, 100),
+            halted: vc.spec.paused,
+        };
+        self.weight = spec.weight;
+        let attached = self.shared.engine.attach(spec, &self.tasks);
+        self.shared.metrics.attached();
+        self.attached = Some((connection.fingerprint.clone(), attached.clone()));
+        attached
+    }
+
+    /// Takes over what may change while attached.
+    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>) {
+        let weight = vc.spec.weight.clamp(1, 100);
+        if self.weight != weight {
+            self.weight = weight;
+            self.shared.engine.weigh(self.id.as_str(), weight);
+        }
+        attached.learn(|profile| {
+            profile.cluster_domain = cluster_domain(vc);
+            profile.service_slice = slice;
+        });
+        let namespaces = self.shared.engine.tenants().get(self.id.as_str()).map(|tenant| tenant.namespaces.lock().len());
+        let orphan = vc.spec.deletion_policy == DeletionPolicy::Orphan;
+        if orphan && namespaces.is_some() && self.marked != namespaces {
+            match self.shared.engine.mark_orphan(self.id.uid(), self.id.as_str(), true).await {
+                Ok(()) => self.marked = namespaces,
+                Err(error) => warn!(tenant = %self.id, error = %Chain(&error), "namespaces could not be marked to be left"),
+            }
+        } else if !orphan && self.marked.is_some() {
+            match self.shared.engine.mark_orphan(self.id.uid(), self.id.as_str(), false).await {
+                Ok(()) => self.marked = None,
+                Err(error) => warn!(tenant = %self.id, error = %Chain(&error), "marks to be left could not be removed"),
+            }
+        }
+    }
+
+    /// Watches over the attached control plane.
+    async fn supervise(&mut self, vc: &VirtualCluster, connection: &Connection, accepted: Option<Accepted>, note: Option<(&'static str, String)>) -> Result<State, State> {
+        let id = self.id.as_str();
+        let Some(health) = self.shared.engine.health(id) else {
+            self.attached = None;
+            return Err(State::Starting { connected: true });
+        };
+        if let Some((at, built)) = health.regression
+            && !accepted.is_some_and(|accepted| accepted.covers_restore(connection.incarnation, built))
+        {
+            self.shared.engine.halt(id, true);
+            return Err(State::Held(Why::Restored { incarnation: connection.incarnation, at, built }));
+        }
+        self.shared.engine.halt(id, vc.spec.paused);
+        if vc.spec.paused {
+            return Err(State::Paused);
+        }
+        if !health.synced {
+            return Err(State::Starting { connected: true });
+        }
+        Ok(State::Synced { note })
+    }
+
+    fn facts(&self, vc: &VirtualCluster, state: &State) -> Facts {
+        let health = matches!(state, State::Synced { .. }).then(|| self.shared.engine.health(self.id.as_str())).flatten();
+        let has_slice = self.attached.as_ref().is_some_and(|(_, attached)| attached.profile().service_slice.is_some());
+        Facts { pods: health.map(|health| health.pods), service_cidr: has_slice.then(|| wanted_cidr(vc)).flatten() }
+    }
+
+    fn detach(&mut self, reason: &'static str) {
+        if self.attached.take().is_some() {
+            info!(tenant = %self.id, virtual_cluster = self.label, reason, "detaching");
+            self.shared.engine.detach(self.id.as_str());
+        }
+    }
+
+    /// The VirtualCluster is gone or going: clears up.
+    async fn end(&mut self, vc: &VirtualCluster) {
+        self.detach("the VirtualCluster is deleted");
+        self.shared.planes.tried(self.created, self.id.uid());
+        self.shared.planes.release(self.id.uid());
+        self.shared.slices.release(self.id.uid());
+        self.speaker.end();
+        let orphan = vc.spec.deletion_policy == DeletionPolicy::Orphan;
+        info!(tenant = %self.id, virtual_cluster = self.label, orphan, "VirtualCluster deleted, clearing up");
+        clear_up(&self.shared, &self.id, orphan).await;
+        info!(tenant = %self.id, virtual_cluster = self.label, orphan, "cleared up");
+    }
+}
+
+/// Removes what a tenant left until nothing is left; ends early only when this process may not write any more.
+pub(super) async fn clear_up(shared: &Shared, id: &TenantId, orphan: bool) {
+    let mut pace = Pace::new(Duration::from_secs(1));
+    loop {
+        match shared.engine.remove_all(id.uid(), id.as_str(), orphan).await {
+            Ok(true) => break,
+            Ok(false) => tokio::time::sleep(SOON).await,
+            Err(CallError::Fenced) => return,
+            Err(error) => {
+                warn!(tenant = %id, error = %Chain(&error), "could not clear up after a tenant");
+                pace.failed();
+                pace.wait().await;
+            }
+        }
+    }
+    shared.engine.tenants().remove(id.as_str());
+}
+
+/// Whether the informers see another `kube-system` than the one that was attached.
+fn shows_other_life(attached: &Attached) -> bool {
+    if attached.cancel.is_cancelled() {
+        return false;
+    }
+    let seen = Namespace::parse("kube-system").ok().and_then(|namespace| attached.tenant_namespaces.get(&namespace).map(|uid| *uid));
+    let is_other = seen.is_some_and(|uid| uid != attached.incarnation);
+    if is_other {
+        // At once, before anything that its informers miss counts as deleted.
+        attached.halted.store(true, Ordering::Relaxed);
+    }
+    is_other
+}
+
+fn unreachable(trouble: &Trouble) -> State {
+    State::Unreachable { reason: trouble.reason, message: trouble.message.clone() }
+}
+
+/// What decides where a kubeconfig is, so that our own writes to the status make nobody read it again.
+fn places_depend_on(vc: &VirtualCluster) -> (Option<i64>, Vec<Option<String>>) {
+    let annotation = |key: &str| vc.annotations().get(key).cloned();
+    let root = vc.status.as_ref().and_then(|status| status.cluster_namespace.clone());
+    (vc.metadata.generation, vec![annotation(keys::ADMIN_KUBECONFIG), annotation(keys::ADMIN_KUBECONFIG_SECRET), root])
+}
+
+/// The range that is asked for, else the one that was recorded.
+fn wanted_cidr(vc: &VirtualCluster) -> Option<String> {
+    let asked = vc.spec.service_cidr.clone().filter(|text| !text.is_empty());
+    asked.or_else(|| vc.status.as_ref().and_then(|status| status.service_cidr.clone()))
+}
+
+fn cluster_domain(vc: &VirtualCluster) -> String {
+    vc.spec.cluster_domain.clone().filter(|domain| !domain.is_empty()).unwrap_or_else(|| "cluster.local".to_owned())
+}
+
+/// Namespace and name, for people.
+pub(super) fn label(vc: &VirtualCluster) -> String {
+    format!("{}/{}", vc.namespace().unwrap_or_default(), vc.name_any())
+}
+
+/// When it was made, in seconds since 1970.
+pub(super) fn created(vc: &VirtualCluster) -> i64 {
+    vc.creation_timestamp().map(|time| time.0.as_second()).unwrap_or_default()
+}
