@@ -1,6 +1,6 @@
 //! Every leaf of the spec of a Pod, as the Kubernetes that we build for knows it, has its verdict.
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
 use mirror::kinds::pod::verdicts;
 
 #[path = "support/schema.rs"]
@@ -19,6 +19,14 @@ const OPAQUE: [&str; 5] = [
 fn every_leaf_of_a_pod_spec_has_a_verdict() {
     let differences = schema::differences(&schemars::schema_for!(PodSpec), verdicts::SPEC, &OPAQUE);
     assert!(differences.is_empty(), "{differences:#?}");
+}
+
+#[test]
+fn every_field_of_a_pod_status_has_a_verdict() {
+    let schema = schemars::schema_for!(PodStatus);
+    let known: Vec<&str> = schema.get("properties").and_then(|p| p.as_object()).unwrap().keys().map(String::as_str).collect();
+    let named: Vec<&str> = verdicts::STATUS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(known, named);
 }
 
 #[test]

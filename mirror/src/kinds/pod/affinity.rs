@@ -69,12 +69,14 @@ fn term(term: &mut Fields, at: &str, own: &Own<'_>, cx: &Cx<'_>) -> Result<(), H
 }
 
 fn selects_all(selector: &Value) -> bool {
-    let empty = |key| selector.get(key).is_none_or(|part| match part {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(labels) => labels.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    });
+    let empty = |key| {
+        selector.get(key).is_none_or(|part| match part {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(labels) => labels.is_empty(),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        })
+    };
     empty("matchLabels") && empty("matchExpressions")
 }
 
@@ -88,8 +90,7 @@ fn merge_label_keys(term: &mut Fields, field: &str, operator: &str, own: &Own<'_
         return;
     };
     for key in wanted.iter().filter_map(Value::as_str) {
-        let merged =
-            objects(selector, "matchExpressions").any(|e| text(e, "key") == Some(key) && text(e, "operator") == Some(operator));
+        let merged = objects(selector, "matchExpressions").any(|e| text(e, "key") == Some(key) && text(e, "operator") == Some(operator));
         let Some(value) = own.labels.get(key).filter(|_| !merged) else {
             continue;
         };

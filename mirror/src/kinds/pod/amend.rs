@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{CONTAINER_LISTS, Fields, object, object_mut, objects, objects_mut, text};
 use crate::cx::Policy;
-use crate::metadata::{merge_annotations, merge_labels};
+use crate::metadata::merge;
 use crate::object::{Content, Object};
 
 /// The current Pod with what the tenant changed of labels, annotations, images, the deadline and tolerations.
@@ -17,12 +17,7 @@ pub(super) fn amend(asked: Content, current: &Object, policy: &Policy) -> Conten
         deadline(wanted, spec);
         tolerations(wanted, spec);
     }
-    Content {
-        labels: merge_labels(asked.labels, &current.meta.labels, policy),
-        annotations: merge_annotations(asked.annotations, &current.meta.annotations, policy),
-        body,
-        ..Content::default()
-    }
+    Content { body, ..merge(asked, &current.meta, policy) }
 }
 
 fn images(wanted: &Fields, spec: &mut Fields) {

@@ -122,10 +122,7 @@ mod tests {
     #[test]
     fn every_mention_is_a_reference_once() {
         let found: Vec<String> = references(&spec()).into_iter().map(|r| format!("{}/{}", r.kind, r.name)).collect();
-        assert_eq!(
-            found,
-            ["ConfigMap/kube-root-ca.crt", "ConfigMap/two", "Secret/four", "Secret/one", "Secret/pull", "Secret/vc.three"]
-        );
+        assert_eq!(found, ["ConfigMap/kube-root-ca.crt", "ConfigMap/two", "Secret/four", "Secret/one", "Secret/pull", "Secret/vc.three"]);
     }
 
     #[test]

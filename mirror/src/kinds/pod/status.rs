@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use common::{InSuper, InTenant, Owner, keys};
 use serde_json::Value;
 
-use super::{Fields, objects, objects_mut, text};
+use super::{Fields, objects, objects_mut, text, verdicts};
 use crate::cx::Cx;
 use crate::object::Object;
 use crate::scrub::Scrub;
+use crate::shape::Verdict;
 
 /// Conditions that Kubernetes itself sets; a readiness gate of such a name gives the tenant no say in it.
 ///
@@ -25,10 +26,6 @@ const BUILT_IN: [&str; 9] = [
     "Ready",
 ];
 
-/// What is the super cluster's own affair.
-const LEFT_OUT: [&str; 4] =
-    ["extendedResourceClaimStatus", "nodeAllocatableResourceClaimStatuses", "nominatedNodeName", "resourceClaimStatuses"];
-
 const CONTAINER_STATUSES: [&str; 3] = ["containerStatuses", "ephemeralContainerStatuses", "initContainerStatuses"];
 
 const OBSERVED: &str = "observedGeneration";
@@ -36,9 +33,7 @@ const OBSERVED: &str = "observedGeneration";
 /// The tenant's status. `tenant` is needed only where there are readiness gates.
 pub(super) fn up(sup: &InSuper<Object>, tenant: Option<&InTenant<Object>>, cx: &Cx<'_>) -> Value {
     let mut status = sup.body.get("status").and_then(Value::as_object).cloned().unwrap_or_default();
-    for key in LEFT_OUT {
-        status.remove(key);
-    }
+    status.retain(|key, _| !left_out(key));
     own_containers(&mut status, sup);
     conditions(&mut status, sup, tenant);
     let observed = Observed::of(sup);
@@ -48,6 +43,10 @@ pub(super) fn up(sup: &InSuper<Object>, tenant: Option<&InTenant<Object>>, cx: &
     }
     scrub_of(sup, cx).messages(&mut status);
     Value::Object(status)
+}
+
+fn left_out(key: &str) -> bool {
+    verdicts::STATUS.iter().any(|(name, verdict)| *name == key && matches!(verdict, Verdict::Force(_)))
 }
 
 fn scrub_of<'a>(sup: &'a Object, cx: &Cx<'a>) -> Scrub<'a> {
@@ -92,8 +91,11 @@ fn conditions(status: &mut Fields, sup: &Object, tenant: Option<&InTenant<Object
         return;
     }
     let own = tenant.map(|tenant| gates(tenant)).unwrap_or_default();
-    let mut list: Vec<Value> =
-        objects(status, "conditions").filter(|c| text(c, "type").is_none_or(|kind| !foreign.contains(kind))).cloned().map(Value::Object).collect();
+    let mut list: Vec<Value> = objects(status, "conditions")
+        .filter(|c| text(c, "type").is_none_or(|kind| !foreign.contains(kind)))
+        .cloned()
+        .map(Value::Object)
+        .collect();
     let theirs = tenant.into_iter().flat_map(|tenant| conditions_of(tenant));
     list.extend(theirs.filter(|c| text(c, "type").is_some_and(|kind| own.contains(kind))).cloned().map(Value::Object));
     status.insert("conditions".to_owned(), Value::Array(list));

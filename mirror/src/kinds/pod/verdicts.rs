@@ -52,6 +52,32 @@ pub const SPEC: &Table = &[
     ("volumes", List(VOLUME)),
 ];
 
+/// `PodStatus` on its way up, by its own fields; below them, messages are scrubbed wherever they stand. A field that is not here is carried.
+pub const STATUS: &Table = &[
+    ("allocatedResources", Copy),
+    ("conditions", Rewrite("the tenant's readiness gates in place of the super cluster's")),
+    ("containerStatuses", Rewrite("the tenant's own containers only")),
+    ("ephemeralContainerStatuses", Rewrite("the tenant's own containers only")),
+    ("extendedResourceClaimStatus", Force("names of objects of the super cluster")),
+    ("hostIP", Copy),
+    ("hostIPs", Copy),
+    ("initContainerStatuses", Rewrite("the tenant's own containers only")),
+    ("message", Rewrite("scrubbed")),
+    ("nodeAllocatableResourceClaimStatuses", Force("names of objects of the super cluster")),
+    ("nominatedNodeName", Force("a node that the tenant may never see")),
+    ("observedGeneration", Rewrite("the tenant's generation")),
+    ("phase", Copy),
+    ("podIP", Copy),
+    ("podIPs", Copy),
+    ("qosClass", Copy),
+    ("reason", Copy),
+    ("resize", Copy),
+    ("resourceClaimStatuses", Force("names of objects of the super cluster")),
+    ("resources", Copy),
+    ("startTime", Copy),
+    ("volumeHealth", Rewrite("scrubbed")),
+];
+
 /// `Container`, the same for init containers.
 const CONTAINER: &Table = &[
     ("args", Copy),
@@ -140,11 +166,8 @@ const PORT: &Table = &[
     ("protocol", Copy),
 ];
 
-const RESOURCES: &Table = &[
-    ("claims", Refuse("dynamic resource claims are not supported yet; use limits")),
-    ("limits", Copy),
-    ("requests", Copy),
-];
+const RESOURCES: &Table =
+    &[("claims", Refuse("dynamic resource claims are not supported yet; use limits")), ("limits", Copy), ("requests", Copy)];
 
 const MOUNT: &Table = &[
     ("bindMountOptions", Copy),
@@ -324,8 +347,7 @@ const KEY_TO_PATH: &Table = &[("key", Copy), ("mode", Copy), ("path", Copy), ("u
 const DOWNWARD_FILE: &Table =
     &[("fieldRef", Object(FIELD_REF)), ("mode", Copy), ("path", Copy), ("resourceFieldRef", Object(RESOURCE_REF)), ("user", Copy)];
 
-const NAMED_ITEMS: &Table =
-    &[("items", List(KEY_TO_PATH)), ("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
+const NAMED_ITEMS: &Table = &[("items", List(KEY_TO_PATH)), ("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
 
 const PROJECTION: &Table = &[
     ("clusterTrustBundle", Refuse("trust bundles of the super cluster are not the tenant's; use a ConfigMap")),

@@ -1,0 +1,212 @@
+//! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
+//!
+//! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
+//! surroundings (`dns`, `kubernetes`, `nodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
+//! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
+//!
+//! A patch is a JSON merge patch (RFC 7396).
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeSet;
+
+use common::{InSuper, InTenant, Name, Namespace, Owner, Super, Tenant, TenantId, Uid};
+use mirror::cx::{Policy, Profile};
+use mirror::{Content, Cx, Downward, Hold, Object};
+use serde_json::{Map, Value, json};
+
+const TENANT_UID: &str = "00000000-0000-4000-8000-000000000001";
+const OBJECT_UID: &str = "00000000-0000-4000-8000-000000000002";
+const SUPER_UID: &str = "00000000-0000-4000-8000-000000000003";
+
+/// Everything that the kind says of a fixture.
+pub(crate) fn outcome(kind: &dyn Downward, text: &str) -> Value {
+    let fixture: Value = serde_saphyr::from_str(text).expect("a fixture is YAML");
+    let surroundings = Surroundings::of(&fixture["cx"]);
+    let cx = surroundings.cx();
+    let tenant = tenant_object(&fixture["tenant"]);
+    let asked = match kind.down(&InTenant(object(&tenant)), &cx) {
+        Err(hold) => return json!({ "hold": hold_text(&hold) }),
+        Ok(InSuper(asked)) => asked,
+    };
+    let mut out = Map::new();
+    out.insert("down".to_owned(), content(&asked));
+    let parsed = InTenant(object(&tenant));
+    let references = kind.references(&parsed).into_iter().map(|r| json!(format!("{}/{}", r.kind, r.name))).collect();
+    add(&mut out, "references", Value::Array(references));
+    let tokens = kind.tokens(&parsed).into_iter();
+    let tokens =
+        tokens.map(|t| json!({"key": t.key, "account": t.service_account, "audience": t.audience, "seconds": t.expiration_seconds}));
+    add(&mut out, "tokens", Value::Array(tokens.collect()));
+    if fixture.get("super").is_some() || fixture.get("later").is_some() {
+        pair(kind, &fixture, &tenant, asked, &cx, &mut out);
+    }
+    Value::Object(out)
+}
+
+/// What comes of a pair: the super copy as it was made and patched, and the tenant's as it is later.
+fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx: &Cx<'_>, out: &mut Map<String, Value>) {
+    let mut sup = super_object(asked, tenant, cx);
+    patch(&mut sup, &fixture["super"]);
+    let sup = InSuper(object(&sup));
+    let mut later = tenant.clone();
+    patch(&mut later, &fixture["later"]);
+    let later = InTenant(object(&later));
+
+    let amended = kind.down(&later, cx).map(|asked| kind.amend(asked, &sup, cx).0);
+    let amended = match amended {
+        Err(hold) => hold_text(&hold),
+        Ok(amended) => changes(&content(&plain(&sup)), &content(&amended)).unwrap_or(json!("nothing to write")),
+    };
+    out.insert("amend".to_owned(), amended);
+    if let Ok(Some(InTenant(report))) = kind.up(&sup, Some(&later), cx) {
+        out.insert("up".to_owned(), json!({"node": report.node, "status": report.status}));
+        if !kind.report_needs_tenant(&sup) {
+            let alone = kind.up(&sup, None, cx).expect("a report").expect("a report").0;
+            assert_eq!(alone, report, "the report depends on the tenant's copy without saying so");
+        }
+    }
+    if let Some(InSuper(conditions)) = kind.conditions_down(&later, &sup) {
+        out.insert("conditionsDown".to_owned(), conditions);
+    }
+}
+
+fn add(out: &mut Map<String, Value>, key: &str, list: Value) {
+    if list.as_array().is_some_and(|list| !list.is_empty()) {
+        out.insert(key.to_owned(), list);
+    }
+}
+
+fn hold_text(hold: &Hold) -> Value {
+    match hold {
+        Hold::Refused(refusal) => json!(format!("{} ({hold})", refusal.reason)),
+        Hold::Until(_) | Hold::Malformed(_) => json!(hold.to_string()),
+    }
+}
+
+fn content(content: &Content) -> Value {
+    let mut out = content.body.clone();
+    out.remove("status");
+    out.insert("labels".to_owned(), json!(content.labels));
+    out.insert("annotations".to_owned(), json!(content.annotations));
+    Value::Object(out)
+}
+
+fn plain(sup: &Object) -> Content {
+    Content { labels: sup.meta.labels.clone(), annotations: sup.meta.annotations.clone(), body: sup.body.clone(), ..Content::default() }
+}
+
+/// What differs, as a merge patch; `None` if nothing does.
+fn changes(before: &Value, after: &Value) -> Option<Value> {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+            let here = new.iter().filter_map(|(key, value)| {
+                let changed = old.get(key).map_or_else(|| Some(value.clone()), |old| changes(old, value))?;
+                Some((key.clone(), changed))
+            });
+            let all: Map<String, Value> = gone.chain(here).collect();
+            (!all.is_empty()).then_some(Value::Object(all))
+        }
+        (before, after) => (before != after).then(|| after.clone()),
+    }
+}
+
+fn patch(value: &mut Value, with: &Value) {
+    match with {
+        Value::Null => {}
+        Value::Object(fields) => {
+            if !value.is_object() {
+                *value = json!({});
+            }
+            for (key, with) in fields {
+                if with.is_null() {
+                    value.as_object_mut().unwrap().remove(key);
+                } else {
+                    patch(&mut value[key], with);
+                }
+            }
+        }
+        other => *value = other.clone(),
+    }
+}
+
+fn tenant_object(given: &Value) -> Value {
+    let mut whole =
+        json!({"metadata": {"name": "web-0", "namespace": "default", "uid": OBJECT_UID, "resourceVersion": "7", "generation": 1}});
+    patch(&mut whole, given);
+    whole
+}
+
+fn super_object(asked: Content, tenant: &Value, cx: &Cx<'_>) -> Value {
+    let mut asked = asked;
+    let owner = Owner {
+        tenant: cx.tenant.uid(),
+        namespace: cx.namespace.map(|namespace| Namespace::parse(namespace).unwrap()),
+        name: Name::<Tenant>::parse(tenant["metadata"]["name"].as_str().unwrap()).unwrap(),
+        uid: Uid::parse(tenant["metadata"]["uid"].as_str().unwrap()).unwrap(),
+    };
+    owner.write(cx.tenant, &mut asked.labels, &mut asked.annotations);
+    let mut whole = Value::Object(asked.body);
+    whole["metadata"] = json!({
+        "name": tenant["metadata"]["name"],
+        "namespace": cx.super_namespace.map(Namespace::as_str),
+        "uid": SUPER_UID,
+        "resourceVersion": "9",
+        "generation": 1,
+        "labels": asked.labels,
+        "annotations": asked.annotations,
+    });
+    whole
+}
+
+fn object(value: &Value) -> Object {
+    Object::parse(&serde_json::to_vec(value).unwrap()).expect("a fixture holds objects")
+}
+
+/// What surrounds a fixture's object.
+struct Surroundings {
+    tenant: TenantId,
+    policy: Policy,
+    profile: Profile,
+    namespace: Namespace<Super>,
+    nodes: BTreeSet<String>,
+}
+
+impl Surroundings {
+    fn of(given: &Value) -> Self {
+        let tenant = TenantId::new(Uid::parse(TENANT_UID).unwrap(), "acme");
+        let namespace = tenant.namespace(&Namespace::parse("default").unwrap());
+        let texts = |key: &str| -> BTreeSet<String> {
+            given[key].as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
+        };
+        let policy = Policy {
+            labels_down: texts("labelsDown"),
+            annotations_down: texts("annotationsDown"),
+            allow_privileged: given["allowPrivileged"] == true,
+            runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
+            ..Policy::default()
+        };
+        let profile = Profile {
+            cluster_domain: "cluster.local".to_owned(),
+            kubernetes: given["kubernetes"].as_str().map(|address| (address.parse().unwrap(), 443)),
+            dns: given["dns"].as_str().map(|address| address.parse().unwrap()),
+            agent_port: 10550,
+            ..Profile::default()
+        };
+        let mut nodes = texts("nodes");
+        nodes.insert("n1".to_owned());
+        Self { tenant, policy, profile, namespace, nodes }
+    }
+
+    fn cx(&self) -> Cx<'_> {
+        Cx {
+            tenant: &self.tenant,
+            policy: &self.policy,
+            profile: &self.profile,
+            namespace: Some("default"),
+            super_namespace: Some(&self.namespace),
+            nodes: &self.nodes,
+        }
+    }
+}
