@@ -18,3 +18,5 @@ pub mod gc;
 pub mod metrics;
 pub mod virtual_cluster;
 pub mod program;
+pub mod events;
+pub mod nodes;

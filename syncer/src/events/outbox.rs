@@ -1,0 +1,360 @@
+//! Events on their way to tenants: a bounded queue and an allowance for each tenant, so that neither a slow nor a loud one costs the rest.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use runtime::log::Chain;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::remote::{CallError, Patch};
+use crate::tenant::Attached;
+use crate::work::Lane;
+use crate::writer::Fence;
+
+/// What was done with Events since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// Created in a tenant.
+    pub created: u64,
+    /// Counted up in a tenant.
+    pub patched: u64,
+    /// Dropped because a tenant's queue was full.
+    pub dropped: u64,
+    /// Dropped because the tenant's API server did not take them.
+    pub failed: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    created: AtomicU64,
+    patched: AtomicU64,
+    dropped: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// One Event to be written.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    /// The tenant namespace.
+    pub(super) namespace: String,
+    /// Its name. A later post of the same name takes the place of one that waits.
+    pub(super) name: String,
+    /// The whole Event.
+    pub(super) event: Value,
+    /// What is merged into one that is there already.
+    pub(super) news: Value,
+    /// Whether an Event of the name may be there from an earlier life of this process; then it is read first and, if it is there, left alone.
+    pub(super) look_first: bool,
+}
+
+/// How much a tenant is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// Events at once.
+    pub(super) burst: u32,
+    /// Time until another one is allowed.
+    pub(super) refill: Duration,
+    /// Events that wait at most.
+    pub(super) waiting: usize,
+}
+
+/// How many names of Events that are there are remembered, for each tenant.
+const REMEMBERED: usize = 512;
+/// Tries for one Event; they are worth little when late.
+const TRIES: u32 = 4;
+/// How long a tenant's queue is kept after its last Event.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// The Events on their way to all tenants.
+pub(super) struct Outbox {
+    fence: Fence,
+    allowance: Allowance,
+    boxes: Mutex<HashMap<Lane, Box>>,
+    wake: Notify,
+    counters: Counters,
+}
+
+/// One tenant's queue.
+struct Box {
+    attached: Arc<Attached>,
+    waiting: VecDeque<Post>,
+    bucket: Bucket,
+    there: HashSet<String>,
+    order: VecDeque<String>,
+    busy: bool,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: u32,
+    /// When the last token was earned.
+    since: Instant,
+}
+
+impl Bucket {
+    /// Takes a token, or says when there is one.
+    fn take(&mut self, allowance: &Allowance, now: Instant) -> Result<(), Instant> {
+        let earned = now.saturating_duration_since(self.since).as_nanos() / allowance.refill.as_nanos().max(1);
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        if self.left.saturating_add(earned) >= allowance.burst {
+            *self = Self { left: allowance.burst, since: now };
+        } else {
+            *self = Self { left: self.left + earned, since: self.since + allowance.refill * earned };
+        }
+        if self.left == 0 {
+            return Err(self.since + allowance.refill);
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
+/// What comes next of a tenant's queue.
+enum Next {
+    Post(Post, bool),
+    Wait(Instant),
+    Empty,
+}
+
+impl Outbox {
+    pub(super) fn new(fence: Fence, allowance: Allowance) -> Self {
+        Self { fence, allowance, boxes: Mutex::default(), wake: Notify::new(), counters: Counters::default() }
+    }
+
+    pub(super) fn counts(&self) -> EventCounts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        EventCounts { created: of(&counters.created), patched: of(&counters.patched), dropped: of(&counters.dropped), failed: of(&counters.failed) }
+    }
+
+    /// Whether a tenant's queue can take another Event.
+    pub(super) fn has_room(&self, lane: &str) -> bool {
+        let room = self.boxes.lock().get(lane).is_none_or(|queue| queue.waiting.len() < self.allowance.waiting);
+        if !room {
+            count(&self.counters.dropped);
+        }
+        room
+    }
+
+    /// Puts an Event into its tenant's queue; a full queue drops it.
+    pub(super) fn push(&self, attached: &Arc<Attached>, post: Post) {
+        let mut boxes = self.boxes.lock();
+        let queue = boxes.entry(attached.id.as_str().into()).or_insert_with(|| Box::new(attached, &self.allowance));
+        if !Arc::ptr_eq(&queue.attached, attached) {
+            // Another attachment, perhaps another life of the control plane.
+            *queue = Box { busy: queue.busy, ..Box::new(attached, &self.allowance) };
+        }
+        if let Some(waits) = queue.waiting.iter_mut().find(|waits| waits.name == post.name && waits.namespace == post.namespace) {
+            *waits = post;
+        } else if queue.waiting.len() < self.allowance.waiting {
+            queue.waiting.push_back(post);
+        } else {
+            count(&self.counters.dropped);
+        }
+        drop(boxes);
+        self.wake.notify_one();
+    }
+
+    /// Writes what waits, for ever: for each tenant in order, all tenants at once.
+    pub(super) async fn run(&self) {
+        let mut writers = FuturesUnordered::new();
+        loop {
+            for lane in self.idle() {
+                writers.push(async move {
+                    if AssertUnwindSafe(self.drain(&lane)).catch_unwind().await.is_err() {
+                        tracing::error!(tenant = %lane, "writing Events panicked");
+                    }
+                    if let Some(queue) = self.boxes.lock().get_mut(&lane) {
+                        queue.busy = false;
+                    }
+                });
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                Some(()) = writers.next() => {}
+                () = sleep(LINGER), if writers.is_empty() => self.boxes.lock().retain(|_, queue| queue.is_worth_keeping()),
+            }
+        }
+    }
+
+    /// The tenants that have Events waiting and nobody who writes them; now somebody does.
+    fn idle(&self) -> Vec<Lane> {
+        let mut boxes = self.boxes.lock();
+        let idle = boxes.iter_mut().filter(|(_, queue)| !queue.busy && !queue.waiting.is_empty());
+        let lanes = idle.map(|(lane, queue)| {
+            queue.busy = true;
+            lane.clone()
+        });
+        lanes.collect()
+    }
+
+    async fn drain(&self, lane: &Lane) {
+        loop {
+            let (attached, next) = {
+                let mut boxes = self.boxes.lock();
+                let Some(queue) = boxes.get_mut(lane) else { return };
+                (queue.attached.clone(), queue.next(&self.allowance))
+            };
+            match next {
+                Next::Empty => return,
+                Next::Wait(until) => sleep_until(until).await,
+                Next::Post(post, there) => self.write(lane, &attached, post, there).await,
+            }
+        }
+    }
+
+    async fn write(&self, lane: &Lane, attached: &Arc<Attached>, post: Post, there: bool) {
+        for attempt in 1..=TRIES {
+            match self.send(attached, &post, there).await {
+                Ok(()) => {
+                    if let Some(queue) = self.boxes.lock().get_mut(lane) {
+                        queue.remember(&post);
+                    }
+                    return;
+                }
+                Err(error) if attempt < TRIES && !attached.cancel.is_cancelled() && is_passing(&error) => sleep(Duration::from_secs(1) * 4_u32.pow(attempt)).await,
+                Err(error) => {
+                    tracing::debug!(tenant = %lane, kind = "Event", error = %Chain(&error), "an Event could not be written");
+                    break;
+                }
+            }
+        }
+        count(&self.counters.failed);
+    }
+
+    async fn send(&self, attached: &Attached, post: &Post, there: bool) -> Result<(), CallError> {
+        let collection = format!("/api/v1/namespaces/{}/events", post.namespace);
+        let path = format!("{collection}/{}", post.name);
+        if there && self.patch(attached, &path, &post.news).await? {
+            return Ok(());
+        }
+        if post.look_first && !there {
+            match attached.remote.get(&path, None).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.may_write(attached)?;
+        match attached.remote.create(&collection, post.event.to_string().into_bytes(), None).await {
+            Ok(_) => count(&self.counters.created),
+            Err(error) if error.is_already_exists() => drop(self.patch(attached, &path, &post.news).await?),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// True if it was there.
+    async fn patch(&self, attached: &Attached, path: &str, news: &Value) -> Result<bool, CallError> {
+        self.may_write(attached)?;
+        match attached.remote.patch(path, Patch::Merge, news, None).await {
+            Ok(_) => {
+                count(&self.counters.patched);
+                Ok(true)
+            }
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn may_write(&self, attached: &Attached) -> Result<(), CallError> {
+        if attached.is_halted() { Err(CallError::Fenced) } else { self.fence.check() }
+    }
+}
+
+/// Whether another try may do better.
+fn is_passing(error: &CallError) -> bool {
+    match error.code() {
+        Some(code) => code == 429 || code >= 500,
+        None => true,
+    }
+}
+
+impl Box {
+    fn new(attached: &Arc<Attached>, allowance: &Allowance) -> Self {
+        Self {
+            attached: attached.clone(),
+            waiting: VecDeque::new(),
+            bucket: Bucket { left: allowance.burst, since: Instant::now() },
+            there: HashSet::new(),
+            order: VecDeque::new(),
+            busy: false,
+        }
+    }
+
+    fn next(&mut self, allowance: &Allowance) -> Next {
+        if self.attached.cancel.is_cancelled() {
+            self.waiting.clear();
+        }
+        if self.waiting.is_empty() {
+            return Next::Empty;
+        }
+        if let Err(until) = self.bucket.take(allowance, Instant::now()) {
+            return Next::Wait(until);
+        }
+        match self.waiting.pop_front() {
+            Some(post) => {
+                let there = self.there.contains(&key(&post));
+                Next::Post(post, there)
+            }
+            None => Next::Empty,
+        }
+    }
+
+    fn remember(&mut self, post: &Post) {
+        let key = key(post);
+        if self.there.insert(key.clone()) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.there.remove(&oldest);
+        }
+    }
+
+    fn is_worth_keeping(&self) -> bool {
+        self.busy || !self.attached.cancel.is_cancelled()
+    }
+}
+
+fn key(post: &Post) -> String {
+    format!("{}/{}", post.namespace, post.name)
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_gives_a_burst_and_then_its_rate() {
+        let allowance = Allowance { burst: 3, refill: Duration::from_secs(5), waiting: 10 };
+        let start = Instant::now();
+        let mut bucket = Bucket { left: 3, since: start };
+        for _ in 0..3 {
+            assert_eq!(bucket.take(&allowance, start), Ok(()));
+        }
+        let later = start + Duration::from_secs(5);
+        assert_eq!(bucket.take(&allowance, start + Duration::from_secs(4)), Err(later));
+        assert_eq!(bucket.take(&allowance, later), Ok(()));
+        assert_eq!(bucket.take(&allowance, later), Err(later + Duration::from_secs(5)));
+        let much_later = later + Duration::from_secs(600);
+        for _ in 0..3 {
+            assert_eq!(bucket.take(&allowance, much_later), Ok(()));
+        }
+        assert!(bucket.take(&allowance, much_later).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! What to do about one vNode, given what is seen of it: pure.
+
+use std::time::Duration;
+
+use super::seen::{Ready, Seen};
+
+/// One thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Make it: Pods run there and the tenant does not have it.
+    Make,
+    /// Write what the super Node says now.
+    Rewrite,
+    /// Take the not-ready taint away.
+    Untaint,
+    /// Renew its Lease.
+    Beat,
+    /// Delete it: its last Pod has been gone for a while.
+    Delete,
+    /// Remember it no longer.
+    Forget,
+}
+
+/// What the vNode should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The text that stands in its annotation once written.
+    pub built: String,
+    /// What the super Node's Ready condition says.
+    pub ready: Ready,
+}
+
+/// Whether the tenant's Pods need the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Nobody can say yet.
+    Unsure,
+    /// A Pod of the tenant's runs there.
+    Runs,
+    /// A Pod in the tenant names it, but none runs there.
+    Named,
+    /// None, for this long.
+    None(Duration),
+}
+
+/// Everything that the decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The vNode, if the tenant has it.
+    pub seen: Option<&'a Seen>,
+    /// What it should be, if the super Node is known.
+    pub wanted: Option<&'a Wanted>,
+    /// Whether the tenant's Pods need it.
+    pub used: Use,
+    /// How long a vNode without Pods stays.
+    pub linger: Duration,
+    /// Whether a node-lifecycle controller was noticed in this tenant.
+    pub lifecycle: bool,
+    /// Whether its Lease is to be renewed now.
+    pub beat_due: bool,
+    /// Whether enough time has passed since something that we wrote was undone.
+    pub repair_due: bool,
+}
+
+/// Whether somebody has declared dead what we wrote as alive.
+pub fn declared_dead(seen: &Seen, wanted: &Wanted) -> bool {
+    seen.unknown && wanted.ready != Ready::Unknown && seen.built.as_ref() == Some(&wanted.built)
+}
+
+/// Decides, most urgent first.
+pub fn decide(look: &Look<'_>) -> Vec<Act> {
+    let Some(seen) = look.seen else {
+        return match (look.used, look.wanted) {
+            (Use::Runs, Some(_)) => vec![Act::Make],
+            (Use::Runs, None) | (Use::Unsure, _) => Vec::new(),
+            (Use::Named | Use::None(_), _) => vec![Act::Forget],
+        };
+    };
+    if seen.deleting {
+        return Vec::new();
+    }
+    if matches!(look.used, Use::None(idle) if idle >= look.linger) {
+        return vec![Act::Delete];
+    }
+    let Some(wanted) = look.wanted else { return Vec::new() };
+    let stale = seen.built.as_ref() != Some(&wanted.built);
+    let acts = [
+        (Act::Rewrite, stale || (look.repair_due && declared_dead(seen, wanted))),
+        (Act::Untaint, look.repair_due && seen.not_ready.is_some() && wanted.ready == Ready::True),
+        (Act::Beat, look.lifecycle && look.beat_due),
+    ];
+    acts.into_iter().filter(|(_, due)| *due).map(|(act, _)| act).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use common::Uid;
+
+    use super::*;
+
+    fn seen() -> Seen {
+        Seen { uid: Uid::default(), version: 1, built: Some("a".into()), ours: true, deleting: false, annotated: true, not_ready: None, unknown: false, lifecycle: false }
+    }
+
+    fn wanted() -> Wanted {
+        Wanted { built: "a".into(), ready: Ready::True }
+    }
+
+    fn look<'a>(seen: Option<&'a Seen>, wanted: Option<&'a Wanted>) -> Look<'a> {
+        Look { seen, wanted, used: Use::Runs, linger: Duration::from_secs(60), lifecycle: false, beat_due: true, repair_due: true }
+    }
+
+    #[test]
+    fn a_vnode_that_is_as_it_should_be_is_left_alone() {
+        assert_eq!(decide(&look(Some(&seen()), Some(&wanted()))), []);
+        assert_eq!(decide(&look(Some(&seen()), None)), []);
+    }
+
+    #[test]
+    fn one_that_the_tenant_deleted_is_made_again_while_pods_run_there() {
+        assert_eq!(decide(&look(None, Some(&wanted()))), [Act::Make]);
+        assert_eq!(decide(&look(None, None)), []);
+        for (used, acts) in [(Use::None(Duration::ZERO), vec![Act::Forget]), (Use::Named, vec![Act::Forget]), (Use::Unsure, vec![])] {
+            assert_eq!(decide(&Look { used, ..look(None, Some(&wanted())) }), acts);
+        }
+    }
+
+    #[test]
+    fn it_goes_only_when_its_last_pod_has_been_gone_for_a_while() {
+        let (seen, wanted) = (seen(), wanted());
+        let idle = |seconds: u64| Use::None(Duration::from_secs(seconds));
+        for (used, acts) in [(idle(60), vec![Act::Delete]), (idle(59), vec![]), (Use::Unsure, vec![]), (Use::Named, vec![]), (Use::Runs, vec![])] {
+            assert_eq!(decide(&Look { used, ..look(Some(&seen), Some(&wanted)) }), acts);
+        }
+    }
+
+    #[test]
+    fn news_of_the_super_node_is_written_and_the_taint_goes_with_readiness() {
+        let (mut seen, mut wanted) = (Seen { not_ready: Some(0), ..seen() }, wanted());
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), [Act::Untaint]);
+        wanted.built = "b".into();
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), [Act::Rewrite, Act::Untaint]);
+        wanted.ready = Ready::False;
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), [Act::Rewrite]);
+        seen.deleting = true;
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), []);
+    }
+
+    #[test]
+    fn what_was_declared_dead_is_written_back_but_not_in_a_hurry() {
+        let (seen, mut wanted) = (Seen { unknown: true, ..seen() }, wanted());
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), [Act::Rewrite]);
+        assert_eq!(decide(&Look { repair_due: false, ..look(Some(&seen), Some(&wanted)) }), []);
+        wanted.ready = Ready::Unknown;
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted))), []);
+    }
+
+    #[test]
+    fn leases_are_renewed_only_for_a_node_lifecycle_controller() {
+        let (seen, wanted) = (seen(), wanted());
+        let with = Look { lifecycle: true, ..look(Some(&seen), Some(&wanted)) };
+        assert_eq!(decide(&with), [Act::Beat]);
+        assert_eq!(decide(&Look { beat_due: false, ..with }), []);
+    }
+}

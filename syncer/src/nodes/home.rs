@@ -1,0 +1,356 @@
+//! What is known of one attached tenant's vNodes, and what is due for each.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use mirror::cx::Profile;
+use mirror::kind::KindId;
+use mirror::object::Content;
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::NodesOptions;
+use super::decide::{Act, Look, Use, Wanted, decide, declared_dead};
+use super::seen::Seen;
+use super::sup::{SuperNode, SuperNodes, project};
+use crate::index::Slot;
+use crate::tenant::{Attached, Tenant};
+use crate::work::Lane;
+
+/// How long something that was undone stays so before it is written again: two writers must not race each other.
+const REPAIR: Duration = Duration::from_secs(5);
+/// How soon the Pods are looked through again while not both sides are listed.
+const UNSURE: Duration = Duration::from_secs(1);
+/// The shortest time between two passes that nobody asked for.
+const LULL: Duration = Duration::from_millis(500);
+/// The longest back-off of a vNode that cannot be written.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// One attached tenant's vNodes.
+pub(super) struct Home {
+    pub(super) lane: Lane,
+    /// Cancelled when the attachment ends; tells one attachment from the next.
+    pub(super) cancel: CancellationToken,
+    /// Whether a keeper runs for it.
+    pub(super) kept: AtomicBool,
+    /// Wakes the keeper.
+    pub(super) wake: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<Arc<str>, Known>,
+    epoch: u32,
+    /// Whether a node-lifecycle controller was noticed.
+    lifecycle: bool,
+    used: Option<Used>,
+    scan_at: Option<Instant>,
+}
+
+/// The nodes that the tenant's Pods need.
+#[derive(Default)]
+struct Used {
+    runs: HashSet<Box<str>>,
+    named: HashSet<Box<str>>,
+}
+
+/// What is known of one vNode.
+struct Known {
+    seen: Option<Seen>,
+    epoch: u32,
+    gate: Arc<tokio::sync::Mutex<()>>,
+    wanted: Option<Projected>,
+    idle_since: Option<Instant>,
+    beat_at: Instant,
+    repair_at: Instant,
+    retry_at: Option<Instant>,
+    failures: u32,
+}
+
+struct Projected {
+    from: Arc<SuperNode>,
+    profile: Arc<Profile>,
+    content: Arc<Content>,
+    wanted: Wanted,
+}
+
+/// What is to be done now, and when to look again.
+pub(super) struct Pass {
+    pub(super) acts: Vec<(Arc<str>, Act)>,
+    pub(super) next: Option<Instant>,
+}
+
+/// What one act on a vNode needs.
+pub(super) struct Grip {
+    pub(super) seen: Option<Seen>,
+    pub(super) content: Option<(Arc<Content>, Wanted)>,
+}
+
+/// What vNodes are made from.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) attached: &'a Attached,
+    pub(super) sup: &'a SuperNodes,
+    pub(super) options: &'a NodesOptions,
+}
+
+impl Home {
+    pub(super) fn new(attached: &Attached) -> Self {
+        Self { lane: attached.id.as_str().into(), cancel: attached.cancel.clone(), kept: AtomicBool::new(false), wake: Notify::new(), state: Mutex::default() }
+    }
+
+    pub(super) fn list_begins(&self) {
+        self.state.lock().epoch += 1;
+    }
+
+    /// A list is complete: the vNodes that are there.
+    pub(super) fn list_ends(&self) -> BTreeSet<String> {
+        let mut state = self.state.lock();
+        let epoch = state.epoch;
+        for known in state.nodes.values_mut().filter(|known| known.epoch != epoch) {
+            known.seen = None;
+        }
+        state.scan_at = None;
+        let there = state.nodes.iter().filter(|(_, known)| known.seen.is_some());
+        there.map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// A vNode is there. An older state than the known one says nothing.
+    pub(super) fn seen(&self, name: &str, seen: Seen) {
+        let mut state = self.state.lock();
+        let epoch = state.epoch;
+        let known = state.known(name);
+        known.epoch = epoch;
+        if known.seen.as_ref().is_some_and(|known| known.uid == seen.uid && seen.version != 0 && seen.version < known.version) {
+            return;
+        }
+        known.seen = Some(seen);
+    }
+
+    /// A vNode is gone. True if it was the one we knew.
+    pub(super) fn gone(&self, name: &str, uid: common::Uid) -> bool {
+        let mut state = self.state.lock();
+        let Some(known) = state.nodes.get_mut(name) else { return false };
+        if known.seen.as_ref().is_some_and(|seen| seen.uid != uid) {
+            return false;
+        }
+        known.seen = None;
+        known.retry_at = None;
+        state.scan_at = None;
+        true
+    }
+
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.state.lock().nodes.contains_key(name)
+    }
+
+    /// One thing at a time is done about a vNode.
+    pub(super) fn gate(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.state.lock().known(name).gate.clone()
+    }
+
+    /// Forgets a vNode that is not there.
+    pub(super) fn forget(&self, name: &str) {
+        let mut state = self.state.lock();
+        if state.nodes.get(name).is_some_and(|known| known.seen.is_none() && Arc::strong_count(&known.gate) <= 2) {
+            state.nodes.remove(name);
+        }
+    }
+
+    /// What is due, for all vNodes.
+    pub(super) fn pass(&self, tenant: &Tenant, around: &Around<'_>) -> Pass {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.scan_if_due(tenant, around.options, now);
+        let names: Vec<Arc<str>> = state.nodes.keys().cloned().collect();
+        let mut acts = Vec::new();
+        for name in &names {
+            let due = state.due(name, around, now);
+            acts.extend(due.into_iter().map(|act| (name.clone(), act)));
+        }
+        let next = state.next(now);
+        Pass { acts, next }
+    }
+
+    /// Whether this act is still due; if so, what it needs. Asked behind the gate.
+    pub(super) fn still(&self, name: &Arc<str>, act: Act, around: &Around<'_>) -> Option<Grip> {
+        let mut state = self.state.lock();
+        let due = state.due(name, around, Instant::now());
+        due.contains(&act).then(|| state.grip(name, around))
+    }
+
+    /// What writing this vNode needs.
+    pub(super) fn grip(&self, name: &str, around: &Around<'_>) -> Grip {
+        let name: Arc<str> = name.into();
+        let mut state = self.state.lock();
+        state.known(&name);
+        state.grip(&name, around)
+    }
+
+    /// An act went well; what the vNode is now, if the answer says.
+    pub(super) fn done(&self, name: &str, act: Act, options: &NodesOptions) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(known) = state.nodes.get_mut(name) else { return };
+        match act {
+            Act::Beat => known.beat_at = now + options.heartbeat.mul_f64(rand::rng().random_range(0.75..1.0)),
+            Act::Make | Act::Rewrite | Act::Untaint | Act::Delete | Act::Forget => {
+                known.failures = 0;
+                known.retry_at = None;
+                if act != Act::Make {
+                    known.repair_at = now + REPAIR;
+                }
+            }
+        }
+    }
+
+    /// An act went wrong: when to try again.
+    pub(super) fn failed(&self, name: &str, act: Act) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(known) = state.nodes.get_mut(name) else { return };
+        if act == Act::Beat {
+            known.beat_at = now + Duration::from_millis(rand::rng().random_range(2000..5000));
+            return;
+        }
+        known.failures = known.failures.saturating_add(1);
+        let cap = Duration::from_millis(500).saturating_mul(1 << known.failures.min(8)).min(LONGEST);
+        known.retry_at = Some(now + cap.mul_f64(rand::rng().random_range(0.5..1.0)));
+    }
+
+    /// Whether a Pod of the tenant needs the node now, by a fresh look at the index; `true` if nobody can say.
+    pub(super) fn needed(&self, name: &str, tenant: &Tenant) -> bool {
+        used(tenant).is_none_or(|used| used.runs.contains(name) || used.named.contains(name))
+    }
+}
+
+impl State {
+    fn known(&mut self, name: &str) -> &mut Known {
+        let epoch = self.epoch;
+        self.nodes.entry(name.into()).or_insert_with(|| {
+            let now = Instant::now();
+            Known {
+                seen: None,
+                epoch,
+                gate: Arc::default(),
+                wanted: None,
+                idle_since: None,
+                beat_at: now + Duration::from_millis(rand::rng().random_range(0..3000)),
+                repair_at: now,
+                retry_at: None,
+                failures: 0,
+            }
+        })
+    }
+
+    /// Looks through the index for the nodes that Pods need, now and then.
+    fn scan_if_due(&mut self, tenant: &Tenant, options: &NodesOptions, now: Instant) {
+        if self.scan_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.used = used(tenant);
+        let Some(used) = &self.used else {
+            self.scan_at = Some(now + UNSURE);
+            return;
+        };
+        self.scan_at = Some(now + options.scan());
+        let missing: Vec<Box<str>> = used.runs.iter().filter(|name| !self.nodes.contains_key(&***name)).cloned().collect();
+        for (name, known) in &mut self.nodes {
+            let needed = used.runs.contains(&**name) || used.named.contains(&**name);
+            known.idle_since = if needed { None } else { known.idle_since.or(Some(now)) };
+        }
+        for name in missing {
+            self.known(&name);
+        }
+    }
+
+    fn used(&self, name: &str, now: Instant) -> Use {
+        let Some(used) = &self.used else { return Use::Unsure };
+        if used.runs.contains(name) {
+            return Use::Runs;
+        }
+        if used.named.contains(name) {
+            return Use::Named;
+        }
+        match self.nodes.get(name).and_then(|known| known.idle_since) {
+            Some(since) => Use::None(now.saturating_duration_since(since)),
+            None => Use::Unsure,
+        }
+    }
+
+    fn project(&mut self, name: &Arc<str>, around: &Around<'_>) {
+        let (sup, profile) = (around.sup.get(name), around.attached.profile());
+        let Some(known) = self.nodes.get_mut(name) else { return };
+        let Some(sup) = sup else {
+            known.wanted = None;
+            return;
+        };
+        if known.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(&wanted.from, &sup) && Arc::ptr_eq(&wanted.profile, &profile)) {
+            return;
+        }
+        known.wanted = project(&sup, around.attached, &around.options.policy).map(|(content, wanted)| Projected { from: sup, profile, content: content.into(), wanted });
+    }
+
+    fn due(&mut self, name: &Arc<str>, around: &Around<'_>, now: Instant) -> Vec<Act> {
+        self.project(name, around);
+        let used = self.used(name, now);
+        let Some(known) = self.nodes.get(name) else { return Vec::new() };
+        let wanted = known.wanted.as_ref().map(|projected| &projected.wanted);
+        if let (Some(seen), Some(wanted)) = (&known.seen, wanted) {
+            self.lifecycle |= seen.lifecycle || declared_dead(seen, wanted);
+        }
+        let look = Look {
+            seen: known.seen.as_ref(),
+            wanted,
+            used,
+            linger: around.options.linger,
+            lifecycle: self.lifecycle,
+            beat_due: now >= known.beat_at,
+            repair_due: now >= known.repair_at,
+        };
+        let waits = known.retry_at.is_some_and(|at| now < at);
+        decide(&look).into_iter().filter(|act| *act == Act::Beat || !waits).collect()
+    }
+
+    fn grip(&mut self, name: &Arc<str>, around: &Around<'_>) -> Grip {
+        self.project(name, around);
+        let known = self.nodes.get(name);
+        let content = known.and_then(|known| known.wanted.as_ref()).map(|wanted| (wanted.content.clone(), wanted.wanted.clone()));
+        Grip { seen: known.and_then(|known| known.seen.clone()), content }
+    }
+
+    /// When something may be due again, if nothing is heard until then.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let times = self.nodes.values().flat_map(|known| {
+            let beat = (self.lifecycle && known.seen.is_some()).then_some(known.beat_at);
+            let later = [Some(known.repair_at), known.retry_at].map(|at| at.filter(|at| *at > now));
+            later.into_iter().chain([beat])
+        });
+        times.flatten().chain(self.scan_at).min().map(|at| at.max(now + LULL))
+    }
+}
+
+/// The nodes that a tenant's Pods need; `None` while not both sides are listed.
+fn used(tenant: &Tenant) -> Option<Used> {
+    let pod = KindId::named("Pod")?;
+    let index = tenant.index.lock();
+    if !index.synced(pod, true) {
+        return None;
+    }
+    let mut used = Used::default();
+    for (_, entry) in index.iter().filter(|(key, _)| key.kind == pod) {
+        if let Slot::Here(facts, _) = &entry.sup {
+            used.runs.extend(facts.node.clone());
+        }
+        if let Slot::Here(facts, ()) = &entry.tenant {
+            used.named.extend(facts.node.clone());
+        }
+    }
+    Some(used)
+}
