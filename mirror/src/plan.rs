@@ -17,12 +17,17 @@ use crate::object::{Content, Object};
 
 /// One copy: what is known of it, and its body while that is at hand.
 #[derive(Clone, Debug)]
-pub struct Copy {
+pub struct Copy<B> {
     /// What is remembered of it.
     pub facts: Facts,
     /// The body, if it has just passed or was fetched.
-    pub body: Option<Object>,
+    pub body: Option<B>,
 }
+
+/// The tenant's copy.
+pub type TenantCopy = Copy<InTenant<Object>>;
+/// The super copy.
+pub type SuperCopy = Copy<InSuper<Object>>;
 
 /// How the absence of a copy is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum Evidence {
 #[derive(Clone, Debug)]
 pub enum TenantSide {
     /// There is a copy.
-    Here(Copy),
+    Here(TenantCopy),
     /// There is none.
     Absent(Evidence),
 }
@@ -46,7 +51,7 @@ pub enum TenantSide {
 #[derive(Clone, Debug)]
 pub enum SuperSide {
     /// Our copy, by its record.
-    Ours(Copy, Owner),
+    Ours(SuperCopy, Owner),
     /// Somebody else's object has the name: never touched, never reported.
     Foreign,
     /// There is none.
@@ -202,7 +207,7 @@ pub enum Step {
 /// Decides on a pair.
 pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
     let references = match &pair.tenant {
-        TenantSide::Here(Copy { body: Some(body), .. }) if !body_is_going(body) => Some(kind.references(&InTenant(body.clone()))),
+        TenantSide::Here(Copy { body: Some(body), .. }) if !body_is_going(body) => Some(kind.references(body)),
         TenantSide::Here(_) | TenantSide::Absent(_) => None,
     };
     let outcome = match (&pair.tenant, &pair.sup) {
@@ -222,7 +227,7 @@ fn body_is_going(body: &Object) -> bool {
 }
 
 /// Deletes the super copy, or waits where that has begun.
-fn end_super(sup: &Copy, grace_seconds: Option<u32>) -> Outcome {
+fn end_super(sup: &SuperCopy, grace_seconds: Option<u32>) -> Outcome {
     if sup.facts.deleting {
         return Outcome::Hold(Hold::Until(Missing::SuperGone));
     }
@@ -233,7 +238,7 @@ fn write(step: Step) -> Outcome {
     Outcome::Write { steps: vec![step], reported: None }
 }
 
-fn foreign(kind: &dyn Downward, tenant: &Copy, wanted: bool) -> Outcome {
+fn foreign(kind: &dyn Downward, tenant: &TenantCopy, wanted: bool) -> Outcome {
     if kind.demand() == Demand::Referenced && !wanted {
         return Outcome::Settled(None);
     }
@@ -247,11 +252,11 @@ fn foreign(kind: &dyn Downward, tenant: &Copy, wanted: bool) -> Outcome {
     ))
 }
 
-fn end_tenant(tenant: &Copy, grace_seconds: Option<u32>) -> Outcome {
+fn end_tenant(tenant: &TenantCopy, grace_seconds: Option<u32>) -> Outcome {
     write(Step::DeleteTenant { uid: tenant.facts.uid, grace_seconds })
 }
 
-fn only_tenant(kind: &dyn Downward, tenant: &Copy, evidence: Evidence, pair: &Pair, cx: &Cx<'_>) -> Outcome {
+fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pair: &Pair, cx: &Cx<'_>) -> Outcome {
     let facts = &tenant.facts;
     match kind.demand() {
         Demand::Contents => return Outcome::Settled(None),
@@ -273,10 +278,9 @@ fn only_tenant(kind: &dyn Downward, tenant: &Copy, evidence: Evidence, pair: &Pa
     if kind.graceful() && matches!(body.text("/status/phase"), Some("Succeeded" | "Failed")) {
         return Outcome::Settled(None);
     }
-    let body = InTenant(body.clone());
-    match kind.down(&body, cx) {
+    match kind.down(body, cx) {
         Err(hold) => Outcome::Hold(hold),
-        Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, &body, facts, cx), tokens: kind.tokens(&body) }),
+        Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, body, facts, cx), tokens: kind.tokens(body) }),
     }
 }
 
@@ -303,7 +307,7 @@ fn owner_of(tenant: &Object, id: &TenantId) -> Option<Owner> {
     })
 }
 
-fn both(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Outcome {
+fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, cx: &Cx<'_>) -> Outcome {
     if kind.demand() == Demand::Referenced && !pair.wanted {
         return end_super(sup, None);
     }
@@ -338,7 +342,7 @@ fn early<T>(outcome: Outcome) -> Early<T> {
 }
 
 /// What must change in the super copy, if a main part moved.
-fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Early<Option<Step>> {
+fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, cx: &Cx<'_>) -> Early<Option<Step>> {
     let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.main != now.main);
     let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
     let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup));
@@ -348,8 +352,7 @@ fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, 
     let Some(body) = &tenant.body else {
         return early(Outcome::Fetch(Want::Tenant));
     };
-    let body = InTenant(body.clone());
-    let asked = match kind.down(&body, cx) {
+    let asked = match kind.down(body, cx) {
         Ok(InSuper(asked)) => asked,
         Err(hold) if bound_elsewhere(tenant, sup) => {
             // A Pod that somebody else bound is refused, and what we run for it ends; the tenant's Pod is left alone.
@@ -370,10 +373,9 @@ fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, 
     let Some(current) = &sup.body else {
         return early(Outcome::Fetch(Want::Super));
     };
-    let current = InSuper(current.clone());
-    let asked = stamped(asked, &body, Built { version: tenant.facts.version, hash }, cx.tenant);
-    let InSuper(mut amended) = kind.amend(InSuper(asked), &current, cx);
-    if covered(&amended, &current) {
+    let asked = stamped(asked, body, Built { version: tenant.facts.version, hash }, cx.tenant);
+    let InSuper(mut amended) = kind.amend(InSuper(asked), current, cx);
+    if covered(&amended, current) {
         return Ok(None);
     }
     amended.body.remove("status");
@@ -382,7 +384,7 @@ fn difference_down(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, 
 }
 
 /// Whether the tenant's copy names a node that neither we bound it to nor its super copy runs on.
-fn bound_elsewhere(tenant: &Copy, sup: &Copy) -> bool {
+fn bound_elsewhere(tenant: &TenantCopy, sup: &SuperCopy) -> bool {
     tenant.facts.node.is_some() && !tenant.facts.placed && tenant.facts.node != sup.facts.node
 }
 
@@ -400,7 +402,7 @@ fn covered(amended: &Content, current: &Object) -> bool {
 }
 
 /// What must be reported to the tenant, if a status moved.
-fn difference_up(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx: &Cx<'_>) -> Early<(Vec<Step>, Option<u64>)> {
+fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, cx: &Cx<'_>) -> Early<(Vec<Step>, Option<u64>)> {
     let reported = pair.settled.and_then(|s| s.reported);
     if !kind.resource().status {
         return Ok((Vec::new(), None));
@@ -415,19 +417,18 @@ fn difference_up(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx
     let Some(sup_body) = &sup.body else {
         return early(Outcome::Fetch(Want::Super));
     };
-    let sup_body = InSuper(sup_body.clone());
-    let needs_tenant = kind.report_needs_tenant(&sup_body) || pair.settled.is_none() || (tenant_moved && !sup_moved);
+    let needs_tenant = kind.report_needs_tenant(sup_body) || pair.settled.is_none() || (tenant_moved && !sup_moved);
     if needs_tenant && tenant.body.is_none() {
         return early(Outcome::Fetch(Want::Tenant));
     }
-    let tenant_body = tenant.body.clone().map(InTenant);
+    let tenant_body = tenant.body.as_ref();
     let mut steps = Vec::new();
-    if let Some(tenant_body) = &tenant_body
-        && let Some(InSuper(conditions)) = kind.conditions_down(tenant_body, &sup_body)
+    if let Some(tenant_body) = tenant_body
+        && let Some(InSuper(conditions)) = kind.conditions_down(tenant_body, sup_body)
     {
         steps.push(Step::ConditionsDown { uid: sup.facts.uid, conditions });
     }
-    let report = match kind.up(&sup_body, tenant_body.as_ref(), cx) {
+    let report = match kind.up(sup_body, tenant_body, cx) {
         Ok(Some(InTenant(report))) => report,
         Ok(None) => return Ok((steps, reported)),
         Err(hold) => return early(Outcome::Hold(hold)),
@@ -452,7 +453,7 @@ fn difference_up(kind: &dyn Downward, tenant: &Copy, sup: &Copy, pair: &Pair, cx
     }
     // Without a settled pair before, the tenant's body is compared; with one, the report is compared with the last report.
     let known =
-        tenant_body.as_ref().filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
+        tenant_body.filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
     let there = known.as_ref().map_or(reported == Some(hash), |known| *known == report.status);
     if !there && !is_blank(&report.status) {
         steps.push(Step::Report { uid, status: report.status });

@@ -26,7 +26,7 @@ use crate::index::Slot;
 use crate::metrics::SyncMetrics;
 use crate::nodes::Nodes;
 use crate::remote::Remote;
-use crate::tenant::{Attached, Tenant, Tenants};
+use crate::tenant::{Attached, Tenants};
 use crate::work::Work;
 use crate::writer::{Fence, Writer};
 

@@ -61,7 +61,7 @@ impl Downward for Quiet {
     }
 }
 
-fn copy(of: Uid, metadata: &Value, spec: &Value, status: &Value) -> Copy {
+fn copy(of: Uid, metadata: &Value, spec: &Value, status: &Value) -> Copy<Object> {
     let mut object = json!({"metadata": {"name": "a", "namespace": "default", "uid": of.to_string(), "resourceVersion": "5"}, "spec": spec, "status": status});
     if let (Some(into), Some(from)) = (object.pointer_mut("/metadata").and_then(Value::as_object_mut), metadata.as_object()) {
         into.extend(from.clone());
@@ -71,7 +71,8 @@ fn copy(of: Uid, metadata: &Value, spec: &Value, status: &Value) -> Copy {
 }
 
 fn tenant(metadata: &Value, spec: &Value, status: &Value) -> TenantSide {
-    TenantSide::Here(copy(POD, metadata, spec, status))
+    let Copy { facts, body } = copy(POD, metadata, spec, status);
+    TenantSide::Here(Copy { facts, body: body.map(InTenant) })
 }
 
 fn live() -> TenantSide {
@@ -86,12 +87,16 @@ fn owner(of: Uid) -> Owner {
     Owner { tenant: id().uid(), namespace: Some(Namespace::parse("default").unwrap()), name: Name::parse("a").unwrap(), uid: of }
 }
 
+fn ours(Copy { facts, body }: Copy<Object>, of: Uid) -> SuperSide {
+    SuperSide::Ours(Copy { facts, body: body.map(InSuper) }, owner(of))
+}
+
 /// A super copy as we would have made it of [`live`].
 fn made(metadata: &Value, spec: &Value, status: &Value) -> SuperSide {
     let hash = asked(copy(POD, &json!({}), &json!({"x": 1}), &json!({})).body.as_ref().unwrap()).unwrap().hash();
     let mut metadata = metadata.clone();
     metadata.as_object_mut().unwrap().insert("annotations".into(), json!({keys::BUILT: Built { version: 5, hash }.to_string()}));
-    SuperSide::Ours(copy(SUPER, &metadata, spec, status), owner(POD))
+    ours(copy(SUPER, &metadata, spec, status), POD)
 }
 
 fn decide(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide) -> Outcome {
@@ -147,8 +152,7 @@ fn a_foreign_object_of_the_name_is_never_touched() {
 
 #[test]
 fn a_copy_of_an_older_uid_goes_before_a_new_one_comes() {
-    let copy = copy(SUPER, &json!({}), &json!({}), &json!({}));
-    let older = SuperSide::Ours(copy, owner(uid(9)));
+    let older = ours(copy(SUPER, &json!({}), &json!({}), &json!({})), uid(9));
     assert_eq!(steps(decide(&Graceful, live(), older)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
 }
 

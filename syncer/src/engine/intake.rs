@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use common::{Name, Namespace, Owner, Uid, keys};
+use common::{Name, Namespace, Owner, keys};
 use mirror::facts::Seen;
 use mirror::kind::{Demand, KindId, Observe};
 use mirror::plan::Evidence;

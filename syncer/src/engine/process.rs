@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{InTenant, Name, Namespace, Super, Uid, keys};
+use common::{InSuper, InTenant, Name, Namespace, Super, Uid, keys};
 use mirror::cx::Profile;
 use mirror::facts::Seen;
 use mirror::hold::{Hold, Missing};
-use mirror::kind::{Demand, Downward, KindId, Observe};
+use mirror::kind::{Demand, Downward, Observe};
 use mirror::object::Object;
 use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, Step, SuperSide, TenantSide, Want, plan};
 use mirror::{Cx, Facts};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::intake::{chain, learn_address};
+use crate::brake::Say;
 use crate::events::{About, Severity};
 use crate::index::{Key, Slot, Tokens};
 use crate::remote::{CallError, Patch};
@@ -157,15 +158,18 @@ impl Job<'_> {
 
     fn plan(&self, pair: &Pair, profile: &Profile) -> mirror::plan::Plan {
         let nodes = self.attached.nodes();
-        let cx = Cx {
+        plan(self.kind, pair, &self.cx(profile, &nodes))
+    }
+
+    fn cx<'a>(&'a self, profile: &'a Profile, nodes: &'a std::collections::BTreeSet<String>) -> Cx<'a> {
+        Cx {
             tenant: &self.attached.id,
             policy: &self.engine.0.policy,
             profile,
             namespace: self.key.namespace.as_ref().map(Namespace::as_str),
             super_namespace: self.namespace.as_ref(),
-            nodes: &nodes,
-        };
-        plan(self.kind, pair, &cx)
+            nodes,
+        }
     }
 
     /// The pair as the planner sees it.
@@ -182,13 +186,13 @@ impl Job<'_> {
         drop(index);
         let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
         let tenant = match tenant {
-            Slot::Here(facts, ()) => TenantSide::Here(Copy { facts, body: parse(tenant_body) }),
+            Slot::Here(facts, ()) => TenantSide::Here(Copy { facts, body: parse(tenant_body).map(InTenant) }),
             Slot::Absent(evidence) => TenantSide::Absent(evidence),
             Slot::Unknown | Slot::Foreign => TenantSide::Absent(Evidence::Inferred),
         };
         let sup = match sup {
             Slot::Here(facts, place) if *place.name == *self.name.as_str() && *place.namespace == *self.namespace_text() => {
-                SuperSide::Ours(Copy { facts, body: parse(super_body) }, place.owner)
+                SuperSide::Ours(Copy { facts, body: parse(super_body).map(InSuper) }, place.owner)
             }
             // Our record, but not in the place where it would be: nobody's.
             Slot::Here(..) | Slot::Foreign => SuperSide::Foreign,
@@ -217,6 +221,7 @@ impl Job<'_> {
                 Ok(bytes) => self.tenant_known(&bytes).map(|_| ()),
                 Err(error) if error.is_not_found() => {
                     self.confirm_absence().await?;
+                    self.brake()?;
                     self.tenant.index.lock().tenant_gone(self.key, Evidence::Seen);
                     Ok(())
                 }
@@ -230,6 +235,7 @@ impl Job<'_> {
                         Ok(())
                     }
                     Err(error) if error.is_not_found() => {
+                        self.brake()?;
                         let mut index = self.tenant.index.lock();
                         let entry = index.entry(self.key);
                         entry.sup = Slot::Absent(Evidence::Seen);
@@ -252,6 +258,28 @@ impl Job<'_> {
         tracing::error!(tenant = %self.tenant.lane, "the tenant's control plane was replaced");
         self.attached.halted.store(true, std::sync::atomic::Ordering::Relaxed);
         Err(CallError::Fenced)
+    }
+
+    /// Absence that was only inferred counts at a limited pace.
+    fn brake(&self) -> Result<(), CallError> {
+        let inferred = self.tenant.index.lock().get(self.key).is_some_and(|entry| {
+            matches!((&entry.tenant, &entry.sup), (Slot::Unknown | Slot::Absent(Evidence::Inferred), Slot::Here(..)))
+                || matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Unknown | Slot::Absent(Evidence::Inferred)) if facts.placed)
+        });
+        if !inferred {
+            return Ok(());
+        }
+        let objects = self.tenant.index.lock().len();
+        match self.tenant.brake.lock().ask(Instant::now(), objects) {
+            Say::Go => Ok(()),
+            Say::Wait(wait) => Err(CallError::Status {
+                side: "vc-syncer",
+                code: 429,
+                reason: "TooManyAbsent".into(),
+                message: "many objects are gone without a trace; they are read again before anything is deleted for it".into(),
+                retry_after: Some(wait),
+            }),
+        }
     }
 
     fn tenant_known(&self, bytes: &Bytes) -> Result<Facts, CallError> {
@@ -423,10 +451,10 @@ impl Job<'_> {
             Some(body) => body,
             None => {
                 let bytes = self.attached.remote.get(&self.tenant_path(), None).await?;
-                Object::parse(&bytes).map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?
+                InTenant(Object::parse(&bytes).map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?)
             }
         };
-        let asks = self.kind.tokens(&InTenant(body));
+        let asks = self.kind.tokens(&body);
         if asks.is_empty() {
             return Ok(End::Rest);
         }
@@ -544,7 +572,8 @@ impl Job<'_> {
             }
             Verdict::Rejected { reason, message } => {
                 let (pair, _) = self.pair();
-                let scrubbed = mirror::metadata::scrubbed(&message, self.namespace_text(), self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
+                let (profile, nodes) = (self.attached.profile(), self.attached.nodes());
+                let scrubbed = mirror::scrub::Scrub::new(&self.cx(&profile, &nodes)).text(&message).into_owned();
                 self.tell(&pair, reason, scrubbed);
                 Some(End::Retry(REFUSED))
             }
