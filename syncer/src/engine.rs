@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use common::{Super, Tenant as TenantSide, TenantId, Uid};
 use dashmap::{DashMap, DashSet};
 use mirror::KINDS;
@@ -99,7 +98,6 @@ pub(crate) struct Shared {
     pub(crate) copier: Arc<Copier>,
     pub(crate) super_synced: DashSet<KindId>,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
-    pub(crate) tasks: ArcSwapOption<Tasks>,
     pub(crate) super_failure: RwLock<Option<String>>,
 }
 
@@ -147,21 +145,26 @@ impl Engine {
             copier: parts.copier,
             super_synced: DashSet::new(),
             health: DashMap::new(),
-            tasks: ArcSwapOption::empty(),
             super_failure: RwLock::new(None),
         }))
     }
 
-    /// Starts what is there once: the super cluster's informers, the workers and the patrol.
+    /// Starts what is there once: the super cluster's informers, the workers, the patrol, nodes and events. All end with `tasks`;
+    /// what a worker has begun it ends first.
     pub fn start(&self, tasks: &Arc<Tasks>) {
-        self.0.tasks.store(Some(tasks.clone()));
         self.watch_super(tasks);
         for _ in 0..self.0.options.workers {
-            let engine = self.clone();
-            tasks.spawn("worker", async move { engine.work_for_ever().await });
+            let (engine, stop) = (self.clone(), tasks.stop().clone());
+            tasks.spawn("worker", async move { engine.work_until(&stop).await });
         }
         let engine = self.clone();
-        tasks.spawn("patrol", async move { engine.patrol_for_ever().await });
+        until_stopped(tasks, "patrol", async move { engine.patrol_for_ever().await });
+        let (nodes, tenants) = (self.0.nodes.clone(), self.0.tenants.clone());
+        until_stopped(tasks, "nodes", async move { nodes.run(tenants).await });
+        let recorder = self.0.recorder.clone();
+        until_stopped(tasks, "recorder", async move { recorder.run().await });
+        let copier = self.0.copier.clone();
+        until_stopped(tasks, "copier", async move { copier.run().await });
     }
 
     /// Whether every kind of the super cluster has been listed once.
@@ -278,6 +281,12 @@ impl Engine {
             unauthorized: seen.unauthorized.load(Ordering::Relaxed),
         })
     }
+}
+
+/// Runs something that has no end of its own, until the tasks are asked to stop.
+pub(crate) fn until_stopped(tasks: &Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let stop = tasks.stop().clone();
+    tasks.spawn(name, async move { stop.run_until_cancelled(work).await });
 }
 
 /// The kinds that tenants create.

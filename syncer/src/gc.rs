@@ -116,8 +116,8 @@ impl Engine {
             self.fence().check()?;
             let path = format!("/api/v1/namespaces/{}", namespace.name);
             let value = orphan.then_some(ORPHAN);
-            let patch = json!({"metadata": {"uid": namespace.uid.to_string(), "annotations": {keys::DELETION_POLICY: value}}});
-            gone_or_other(self.sup().patch(&path, Patch::Merge, &patch, None).await)?;
+            let body = json!({"metadata": {"uid": namespace.uid.to_string(), "annotations": {keys::DELETION_POLICY: value}}});
+            gone_or_other(self.sup().patch(&path, Patch::Merge, &body, None).await)?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     threads.context("could not start threads")?.block_on(async {
         let shutdown = Shutdown::new(&args.shutdown).context("could not catch signals")?;
         let stop = shutdown.token();
-        match shutdown.run(program::run(args, stop)).await {
+        match shutdown.run(Box::pin(program::run(args, stop))).await {
             Ok(result) => result,
             Err(cut) => cut.exit(),
         }

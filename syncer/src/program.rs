@@ -25,7 +25,7 @@ use crate::args::Args;
 use crate::engine::{Engine, EngineParts};
 use crate::events::{Copier, Recorder};
 use crate::metrics::SyncMetrics;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, NodesOptions};
 use crate::remote::Remote;
 use crate::tenant::Tenants;
 use crate::virtual_cluster::{Controller, Options};
@@ -106,7 +106,7 @@ impl Life<'_> {
         // The lease outlives the work: it is given back only after the last write.
         let keeper = Tasks::new(&self.task_metrics);
         let kept = keeper.spawn("lease", term.keep(keeper.stop().clone()));
-        let lost = async { kept.await.map_or_else(|error| anyhow::Error::new(error), |kept| lost(kept)) };
+        let lost = async { kept.await.map_or_else(anyhow::Error::new, lost) };
         let mut lost = Box::pin(lost);
         let result = self.lead(&client, &held, tasks, &mut lost).await;
         if result.is_ok() {
@@ -157,18 +157,19 @@ impl Life<'_> {
         drop(tasks.spawn("clock", clock));
         let tenants = Tenants::default();
         let fence = Fence::new(held.clone());
+        let policy = Arc::new(args.policy.policy());
         let sup = Remote::new(self.transport.clone());
         let parts = EngineParts {
             sup,
             tenants: tenants.clone(),
             work: work.clone(),
-            policy: Arc::new(args.policy.policy()),
+            policy: policy.clone(),
             options: args.engine.options(),
             held,
             metrics: self.metrics.clone(),
-            nodes: Arc::new(Nodes::new(tenants.clone(), fence.clone())),
+            nodes: Arc::new(Nodes::new(fence.clone(), NodesOptions { policy: policy.clone(), ..NodesOptions::default() })),
             recorder: Arc::new(Recorder::new(fence.clone())),
-            copier: Arc::new(Copier::new(tenants, fence)),
+            copier: Arc::new(Copier::new(tenants, fence, policy)),
         };
         let engine = Engine::new(parts);
         engine.start(tasks);

@@ -12,6 +12,7 @@ use runtime::kubeconfig::Secret;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::brake::Brake;
 use crate::index::Index;
 use crate::remote::Remote;
 use crate::work::Lane;
@@ -26,6 +27,8 @@ pub struct Tenant {
     pub attached: ArcSwapOption<Attached>,
     /// The super namespaces that are its own, with the incarnation in their record: super name → what is known.
     pub namespaces: Mutex<HashMap<Arc<str>, SuperNamespace>>,
+    /// Holds deletions that follow from absence.
+    pub brake: Mutex<Brake>,
 }
 
 /// What is known of one super namespace of a tenant.
@@ -108,7 +111,7 @@ impl Attached {
 
 impl Tenant {
     fn new(lane: Lane) -> Self {
-        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default() }
+        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default(), brake: Mutex::default() }
     }
 
     /// The attachment, if there is one.

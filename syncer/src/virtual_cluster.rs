@@ -255,16 +255,18 @@ impl Controller {
         let gone: HashSet<Uid> = left.into_iter().filter(|tenant| !is_known(tenant)).collect();
         self.missing.retain(|tenant, _| gone.contains(tenant));
         let now = Instant::now();
-        gone.iter().for_each(|tenant| {
+        for tenant in &gone {
             self.missing.entry(*tenant).or_insert(now);
-        });
+        }
         let wait = if gone.len() > GONE_UNSEEN { SECOND_LOOK } else { Duration::ZERO };
         let is_certain = self.missing.values().all(|since| since.elapsed() >= wait);
         if !is_certain {
             error!(tenants = gone.len(), "many VirtualClusters are gone at once; looking again before clearing up");
             return Ok(SECOND_LOOK);
         }
-        gone.into_iter().for_each(|tenant| self.clear(tenant, tasks));
+        for tenant in gone {
+            self.clear(tenant, tasks);
+        }
         self.sweep_writers(&writers, &owned, &there).await?;
         self.sweep_marks(&owned, &there).await?;
         Ok(SWEEP)

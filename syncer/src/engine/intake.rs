@@ -12,7 +12,7 @@ use mirror::plan::Evidence;
 use runtime::task::Tasks;
 use serde_json::Value;
 
-use super::{Engine, Watchfulness, downward_kinds, watched_kinds};
+use super::{Engine, Watchfulness, downward_kinds, until_stopped, watched_kinds};
 use crate::index::{Key, Place, Slot};
 use crate::informer::{Source, Told, run};
 use crate::remote::CallError;
@@ -30,16 +30,16 @@ impl Engine {
             let engine = self.clone();
             let source = Source { path: kind.kind().resource().collection(None), selector: Some(keys::TENANT.replace('/', "%2F")), from_now: false };
             let remote = self.sup().clone();
-            tasks.spawn("super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
+            until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
         let nodes = self.0.nodes.clone();
         let remote = self.sup().clone();
         let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false };
-        tasks.spawn("super-nodes", async move { run(remote, source, move |told| nodes.super_told(told)).await });
+        until_stopped(tasks, "super-nodes", async move { run(remote, source, move |told| nodes.super_told(told)).await });
         let copier = self.0.copier.clone();
         let remote = self.sup().clone();
         let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true };
-        tasks.spawn("super-events", async move { run(remote, source, move |told| copier.super_told(told)).await });
+        until_stopped(tasks, "super-events", async move { run(remote, source, move |told| copier.super_told(told)).await });
     }
 
     fn super_told(&self, kind: KindId, told: Told) {
@@ -151,7 +151,7 @@ impl Engine {
             let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
             let source = Source { path: kind.kind().resource().collection(None), selector: None, from_now: false };
             let cancel = attached.cancel.clone();
-            tasks.spawn("tenant-informer", async move {
+            until_stopped(tasks, "tenant-informer", async move {
                 let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
                 let _ = cancel.run_until_cancelled(run(attached.remote.clone(), source, sink)).await;
             });
@@ -159,7 +159,7 @@ impl Engine {
         let (nodes, tenant, attached) = (self.0.nodes.clone(), tenant.clone(), attached.clone());
         let source = Source { path: "/api/v1/nodes".into(), selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))), from_now: false };
         let cancel = attached.cancel.clone();
-        tasks.spawn("tenant-nodes", async move {
+        until_stopped(tasks, "tenant-nodes", async move {
             let remote = attached.remote.clone();
             let _ = cancel.run_until_cancelled(run(remote, source, |told| nodes.tenant_told(&tenant, &attached, told))).await;
         });

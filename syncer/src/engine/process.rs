@@ -15,6 +15,7 @@ use mirror::{Cx, Facts};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::intake::{chain, learn_address};
@@ -63,10 +64,9 @@ struct Shown {
 }
 
 impl Engine {
-    /// Works on keys by turn, until dropped.
-    pub(super) async fn work_for_ever(&self) {
-        loop {
-            let (lane, key) = self.0.work.pop().await;
+    /// Works on keys by turn, until asked to stop; a key that was begun is ended.
+    pub(super) async fn work_until(&self, stop: &CancellationToken) {
+        while let Some((lane, key)) = stop.run_until_cancelled(self.0.work.pop()).await {
             if let Some(tenant) = self.0.tenants.get(&lane) {
                 self.work_on(&tenant, &key).await;
             }

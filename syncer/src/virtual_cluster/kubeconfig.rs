@@ -31,7 +31,7 @@ pub(super) async fn find(client: &Client, vc: &VirtualCluster, allow_annotation:
     for place in places(vc, allow_annotation) {
         match look(client, vc, &place).await {
             Found::Nothing("KubeconfigMissing", what) => missed.push(what),
-            other => return other,
+            found @ (Found::Text(_) | Found::Nothing(..) | Found::Forbidden(_) | Found::Failed(_)) => return found,
         }
     }
     if has_ignored_annotation(vc, allow_annotation) {

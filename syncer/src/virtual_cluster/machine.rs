@@ -169,7 +169,7 @@ impl Machine {
         let (slice, note) = self.slice(vc);
         let attached = self.attach(vc, &connection, slice);
         self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, note).await
+        self.supervise(vc, &connection, accepted, note)
     }
 
     /// Reads the kubeconfig, if it is time.
@@ -427,7 +427,7 @@ impl Machine {
     }
 
     /// Watches over the attached control plane.
-    async fn supervise(&mut self, vc: &VirtualCluster, connection: &Connection, accepted: Option<Accepted>, note: Option<(&'static str, String)>) -> Result<State, State> {
+    fn supervise(&mut self, vc: &VirtualCluster, connection: &Connection, accepted: Option<Accepted>, note: Option<(&'static str, String)>) -> Result<State, State> {
         let id = self.id.as_str();
         let Some(health) = self.shared.engine.health(id) else {
             self.attached = None;

@@ -64,7 +64,7 @@ impl Speaker {
         let is_early = state.is_passing() && since.elapsed() < PASSING && condition(&before.conditions, ConditionType::Ready).is_some();
         let wanted = if is_early { Vec::new() } else { conditions(state, &vc) };
         let is_seldom = self.written_at.is_none_or(|at| at.elapsed() >= SELDOM);
-        let Some(patch) = patch(&before, &wanted, facts, is_seldom, now()) else { return };
+        let Some(patch) = patch(&before, &wanted, facts, is_seldom, &now()) else { return };
         self.write(&vc, patch).await;
     }
 
@@ -123,7 +123,7 @@ fn now() -> Time {
 }
 
 /// The part of the status that must be written, if any. What is only another number or another wording waits for `is_seldom`.
-fn patch(before: &VirtualClusterStatus, wanted: &[Condition], facts: &Facts, is_seldom: bool, now: Time) -> Option<Map<String, Value>> {
+fn patch(before: &VirtualClusterStatus, wanted: &[Condition], facts: &Facts, is_seldom: bool, now: &Time) -> Option<Map<String, Value>> {
     let mut list = before.conditions.clone();
     let mut is_changed = false;
     let mut is_news = false;
@@ -171,28 +171,28 @@ mod tests {
     #[test]
     fn what_stands_there_already_is_not_written() {
         let (status, wanted) = synced();
-        assert_eq!(patch(&status, &wanted, &Facts { pods: Some(3), service_cidr: None }, true, at(9)), None);
-        assert_eq!(patch(&status, &[], &Facts::default(), true, at(9)), None);
+        assert_eq!(patch(&status, &wanted, &Facts { pods: Some(3), service_cidr: None }, true, &at(9)), None);
+        assert_eq!(patch(&status, &[], &Facts::default(), true, &at(9)), None);
     }
 
     #[test]
     fn a_count_of_pods_waits_for_its_time_or_goes_along() {
         let (status, wanted) = synced();
         let facts = Facts { pods: Some(4), service_cidr: None };
-        assert_eq!(patch(&status, &wanted, &facts, false, at(9)), None);
-        let alone = patch(&status, &wanted, &facts, true, at(9)).unwrap();
+        assert_eq!(patch(&status, &wanted, &facts, false, &at(9)), None);
+        let alone = patch(&status, &wanted, &facts, true, &at(9)).unwrap();
         assert_eq!(Value::Object(alone), json!({"pods": 4}));
-        let along = patch(&status, &wanted, &Facts { service_cidr: Some("10.128.0.0/20".to_owned()), ..facts }, false, at(9)).unwrap();
-        assert_eq!(Value::Object(along), json!({"pods": 4, "serviceCidr": "10.128.0.0/20"}));
+        let both = patch(&status, &wanted, &Facts { service_cidr: Some("10.128.0.0/20".to_owned()), ..facts }, false, &at(9)).unwrap();
+        assert_eq!(Value::Object(both), json!({"pods": 4, "serviceCidr": "10.128.0.0/20"}));
     }
 
     #[test]
     fn another_reason_is_written_at_once_and_another_wording_later() {
         let (status, mut wanted) = synced();
         wanted[0].message = "in other words".to_owned();
-        assert_eq!(patch(&status, &wanted, &Facts::default(), false, at(9)), None);
-        assert!(patch(&status, &wanted, &Facts::default(), true, at(9)).is_some());
+        assert_eq!(patch(&status, &wanted, &Facts::default(), false, &at(9)), None);
+        assert!(patch(&status, &wanted, &Facts::default(), true, &at(9)).is_some());
         wanted[0].reason = "Other".to_owned();
-        assert!(patch(&status, &wanted, &Facts::default(), false, at(9)).unwrap().contains_key("conditions"));
+        assert!(patch(&status, &wanted, &Facts::default(), false, &at(9)).unwrap().contains_key("conditions"));
     }
 }
