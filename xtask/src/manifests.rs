@@ -100,24 +100,9 @@ struct Row {
     watched: bool,
 }
 
-/// Kinds of the first release that may not stand in the table yet; a row there takes the place of one here.
-const PLANNED: &[Row] = &[
-    Row { group: "", plural: "namespaces", down: true, watched: true },
-    Row { group: "", plural: "pods", down: true, watched: true },
-    Row { group: "", plural: "services", down: true, watched: true },
-    Row { group: "", plural: "configmaps", down: true, watched: true },
-    Row { group: "", plural: "secrets", down: true, watched: false },
-    Row { group: "", plural: "nodes", down: false, watched: true },
-    Row { group: "", plural: "events", down: false, watched: true },
-];
-
 /// The table of kinds, as far as roles are concerned.
 fn rows() -> Vec<Row> {
-    let mut rows: Vec<Row> = mirror::KINDS.iter().map(row).collect();
-    let planned = PLANNED.iter().filter(|planned| !rows.iter().any(|row| row.plural == planned.plural));
-    let planned: Vec<Row> = planned.copied().collect();
-    rows.extend(planned);
-    rows
+    mirror::KINDS.iter().map(row).collect()
 }
 
 fn row(kind: &Kind) -> Row {
