@@ -154,7 +154,8 @@ impl Life<'_> {
     fn start(&self, client: &Client, held: watch::Receiver<Option<Held>>, tasks: &Arc<Tasks>) {
         let args = self.args;
         let (work, clock) = Work::new(args.engine.workers_per_tenant.get());
-        drop(tasks.spawn("clock", clock));
+        let stop = tasks.stop().clone();
+        drop(tasks.spawn("clock", async move { stop.run_until_cancelled_owned(clock).await }));
         let tenants = Tenants::default();
         let fence = Fence::new(held.clone());
         let policy = Arc::new(args.policy.policy());
