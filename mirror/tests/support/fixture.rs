@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `nodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -15,9 +15,9 @@ use mirror::cx::{Policy, Profile};
 use mirror::{Content, Cx, Downward, Hold, Object};
 use serde_json::{Map, Value, json};
 
-const TENANT_UID: &str = "00000000-0000-4000-8000-000000000001";
+pub(crate) const TENANT_UID: &str = "00000000-0000-4000-8000-000000000001";
 const OBJECT_UID: &str = "00000000-0000-4000-8000-000000000002";
-const SUPER_UID: &str = "00000000-0000-4000-8000-000000000003";
+pub(crate) const SUPER_UID: &str = "00000000-0000-4000-8000-000000000003";
 
 /// Everything that the kind says of a fixture.
 pub(crate) fn outcome(kind: &dyn Downward, text: &str) -> Value {
@@ -30,6 +30,10 @@ pub(crate) fn outcome(kind: &dyn Downward, text: &str) -> Value {
         Ok(InSuper(asked)) => asked,
     };
     let mut out = Map::new();
+    let name = Name::<Tenant>::parse(tenant["metadata"]["name"].as_str().unwrap()).unwrap();
+    if kind.rename(&name).as_str() != name.as_str() {
+        out.insert("name".to_owned(), json!(kind.rename(&name).as_str()));
+    }
     out.insert("down".to_owned(), content(&asked));
     let parsed = InTenant(object(&tenant));
     let references = kind.references(&parsed).into_iter().map(|r| json!(format!("{}/{}", r.kind, r.name))).collect();
@@ -112,7 +116,7 @@ fn changes(before: &Value, after: &Value) -> Option<Value> {
     }
 }
 
-fn patch(value: &mut Value, with: &Value) {
+pub(crate) fn patch(value: &mut Value, with: &Value) {
     match with {
         Value::Null => {}
         Value::Object(fields) => {
@@ -131,14 +135,14 @@ fn patch(value: &mut Value, with: &Value) {
     }
 }
 
-fn tenant_object(given: &Value) -> Value {
+pub(crate) fn tenant_object(given: &Value) -> Value {
     let mut whole =
         json!({"metadata": {"name": "web-0", "namespace": "default", "uid": OBJECT_UID, "resourceVersion": "7", "generation": 1}});
     patch(&mut whole, given);
     whole
 }
 
-fn super_object(asked: Content, tenant: &Value, cx: &Cx<'_>) -> Value {
+pub(crate) fn super_object(asked: Content, tenant: &Value, cx: &Cx<'_>) -> Value {
     let mut asked = asked;
     let owner = Owner {
         tenant: cx.tenant.uid(),
@@ -160,21 +164,21 @@ fn super_object(asked: Content, tenant: &Value, cx: &Cx<'_>) -> Value {
     whole
 }
 
-fn object(value: &Value) -> Object {
+pub(crate) fn object(value: &Value) -> Object {
     Object::parse(&serde_json::to_vec(value).unwrap()).expect("a fixture holds objects")
 }
 
 /// What surrounds a fixture's object.
-struct Surroundings {
+pub(crate) struct Surroundings {
     tenant: TenantId,
-    policy: Policy,
+    pub(crate) policy: Policy,
     profile: Profile,
     namespace: Namespace<Super>,
     nodes: BTreeSet<String>,
 }
 
 impl Surroundings {
-    fn of(given: &Value) -> Self {
+    pub(crate) fn of(given: &Value) -> Self {
         let tenant = TenantId::new(Uid::parse(TENANT_UID).unwrap(), "acme");
         let namespace = tenant.namespace(&Namespace::parse("default").unwrap());
         let texts = |key: &str| -> BTreeSet<String> {
@@ -191,15 +195,18 @@ impl Surroundings {
             cluster_domain: "cluster.local".to_owned(),
             kubernetes: given["kubernetes"].as_str().map(|address| (address.parse().unwrap(), 443)),
             dns: given["dns"].as_str().map(|address| address.parse().unwrap()),
+            service_slice: given["serviceCidr"].as_str().map(|cidr| {
+                let (address, prefix) = cidr.split_once('/').expect("a network");
+                (address.parse().unwrap(), prefix.parse().unwrap())
+            }),
             agent_port: 10550,
-            ..Profile::default()
         };
         let mut nodes = texts("nodes");
         nodes.insert("n1".to_owned());
         Self { tenant, policy, profile, namespace, nodes }
     }
 
-    fn cx(&self) -> Cx<'_> {
+    pub(crate) fn cx(&self) -> Cx<'_> {
         Cx {
             tenant: &self.tenant,
             policy: &self.policy,
