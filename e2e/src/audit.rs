@@ -1,7 +1,7 @@
 //! What was asked of an API server, by its own audit log: an independent count of calls.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
@@ -40,6 +40,10 @@ pub struct Call {
     pub name: String,
     /// The status code of the answer.
     pub code: u16,
+    /// Which of the caller's credentials it showed, as the API server calls it: `JTI=<id>` of a token, `X509SHA256=<hash>`; or empty.
+    pub credential: String,
+    /// Which credential the answer was, where a token was asked for: `JTI=<id>`; or empty.
+    pub issued: String,
 }
 
 impl Call {
@@ -102,6 +106,18 @@ impl Calls {
         self.filter(|call| call.user.contains(text))
     }
 
+    /// Those that showed one of these credentials: tells apart two processes that are the same user.
+    #[must_use]
+    pub fn with(&self, credentials: &BTreeSet<String>) -> Self {
+        self.filter(|call| credentials.contains(&call.credential))
+    }
+
+    /// The credentials that these callers have: those that they showed, and those that they were given.
+    pub fn credentials(&self) -> BTreeSet<String> {
+        let all = self.0.iter().flat_map(|call| [&call.credential, &call.issued]);
+        all.filter(|id| !id.is_empty()).cloned().collect()
+    }
+
     /// Those that ask for a change of an object.
     #[must_use]
     pub fn writes(&self) -> Self {
@@ -151,12 +167,20 @@ struct Line {
     user: User,
     object_ref: Option<ObjectRef>,
     response_status: Option<Status>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
+
+/// Where the API server says which credential was shown, and which was issued.
+const SHOWN: &str = "authentication.kubernetes.io/credential-id";
+const ISSUED: &str = "authentication.kubernetes.io/issued-credential-id";
 
 #[derive(Default, Deserialize)]
 struct User {
     #[serde(default)]
     username: String,
+    #[serde(default)]
+    extra: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -188,6 +212,7 @@ fn parse(line: &str) -> anyhow::Result<Option<Call>> {
         return Ok(None);
     }
     let object = line.object_ref.unwrap_or_default();
+    let credential = line.user.extra.get(SHOWN).and_then(|ids| ids.first()).cloned().unwrap_or_default();
     let path = || line.request_uri.split('?').next().unwrap_or_default().to_owned();
     Ok(Some(Call {
         user: line.user.username,
@@ -198,6 +223,8 @@ fn parse(line: &str) -> anyhow::Result<Option<Call>> {
         namespace: object.namespace,
         name: object.name,
         code,
+        credential,
+        issued: line.annotations.get(ISSUED).cloned().unwrap_or_default(),
     }))
 }
 
@@ -215,10 +242,13 @@ mod tests {
         };
         assert!(parse(&watch("ResponseStarted")).unwrap().is_some());
         assert!(parse(&watch("ResponseComplete")).unwrap().is_none());
-        let token = r#"{"stage":"ResponseComplete","verb":"create","requestURI":"/x","user":{"username":"u"},
+        let token = r#"{"stage":"ResponseComplete","verb":"create","requestURI":"/x",
+            "user":{"username":"u","extra":{"authentication.kubernetes.io/credential-id":["JTI=a"]}},
+            "annotations":{"authentication.kubernetes.io/issued-credential-id":"JTI=b"},
             "objectRef":{"resource":"serviceaccounts","subresource":"token","name":"default"},"responseStatus":{"code":201}}"#;
         let call = parse(token).unwrap().unwrap();
         assert_eq!(call.summary(), "create serviceaccounts/token 201");
         assert!(!call.is_write());
+        assert_eq!(Calls(vec![call]).credentials(), BTreeSet::from(["JTI=a".to_owned(), "JTI=b".to_owned()]));
     }
 }
