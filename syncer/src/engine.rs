@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
 use runtime::task::Tasks;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{Copier, Recorder};
@@ -208,16 +209,11 @@ impl Engine {
             writer: tokio::sync::Mutex::new(None),
             cancel: CancellationToken::new(),
             tenant_namespaces: DashMap::new(),
+            since: Instant::now(),
             making_namespace: tokio::sync::Mutex::new(()),
         });
         if let Some(before) = before {
             before.cancel.cancel();
-            // Addresses that were learned of the super side hold for the same tenant.
-            let learned = before.profile();
-            attached.learn(|profile| {
-                profile.kubernetes = learned.kubernetes;
-                profile.dns = learned.dns;
-            });
         }
         if !same_life {
             tenant.index.lock().reset_tenant();
@@ -225,7 +221,8 @@ impl Engine {
         self.0.health.insert(tenant.lane.clone(), Arc::new(Watchfulness::default()));
         self.0.work.weigh(&tenant.lane, spec.weight);
         tenant.attached.store(Some(attached.clone()));
-        self.learn_addresses(&tenant, &attached);
+        let addresses = *tenant.addresses.lock();
+        attached.learn(|profile| (profile.kubernetes, profile.dns) = (addresses.kubernetes, addresses.dns));
         self.watch_tenant(&tenant, &attached, tasks);
         attached
     }

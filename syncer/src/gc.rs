@@ -31,7 +31,9 @@ pub struct Owned {
 struct Page {
     #[serde(default)]
     metadata: ListMeta,
-    items: Vec<Item>,
+    /// `null` in an empty list of metadata.
+    #[serde(default)]
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Deserialize)]
@@ -153,7 +155,7 @@ impl Engine {
             let rest = if next.is_empty() { String::new() } else { format!("&continue={next}") };
             let bytes = self.sup().list_metadata(format!("{path}?{selector}limit=500{rest}"), None).await?;
             let page: Page = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "super", source })?;
-            items.extend(page.items);
+            items.extend(page.items.unwrap_or_default());
             if page.metadata.next.is_empty() {
                 return Ok(items);
             }

@@ -1,6 +1,7 @@
 //! One tenant in the syncer: its index, always; its control plane, while attached.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -29,6 +30,17 @@ pub struct Tenant {
     pub namespaces: Mutex<HashMap<Arc<str>, SuperNamespace>>,
     /// Holds deletions that follow from absence.
     pub brake: Mutex<Brake>,
+    /// Where the tenant's own API server and name server are in the super cluster.
+    pub addresses: Mutex<Addresses>,
+}
+
+/// Addresses of the Services that each Pod of a tenant is told of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Addresses {
+    /// `default/kubernetes`: address and port.
+    pub kubernetes: Option<(IpAddr, u16)>,
+    /// `kube-system/kube-dns`: address.
+    pub dns: Option<IpAddr>,
 }
 
 /// What is known of one super namespace of a tenant.
@@ -70,6 +82,8 @@ pub struct Attached {
     pub cancel: CancellationToken,
     /// UIDs of the tenant's namespaces, as far as they passed.
     pub tenant_namespaces: DashMap<Namespace<TenantSide>, Uid>,
+    /// When it was attached.
+    pub since: Instant,
     /// One super namespace is made at a time.
     pub making_namespace: tokio::sync::Mutex<()>,
 }
@@ -111,7 +125,7 @@ impl Attached {
 
 impl Tenant {
     fn new(lane: Lane) -> Self {
-        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default(), brake: Mutex::default() }
+        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default(), brake: Mutex::default(), addresses: Mutex::default() }
     }
 
     /// The attachment, if there is one.

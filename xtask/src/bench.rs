@@ -77,7 +77,7 @@ async fn build() -> anyhow::Result<std::path::PathBuf> {
     println!("building vc-syncer with optimizations");
     let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.current_dir(env::workspace()).args(["build", "--release", "--package", "syncer", "--bin", "vc-syncer"]);
+    command.current_dir(env::workspace()).args(["build", "--release", "--bin", "vc-syncer"]);
     let status = command.kill_on_drop(true).status().await.context("could not run cargo")?;
     anyhow::ensure!(status.success(), "vc-syncer could not be built");
     Ok(env::workspace().join("target/release/vc-syncer"))

@@ -96,9 +96,7 @@ impl Engine {
             note_namespace(&tenant, bytes);
             self.0.copier.learn_namespace(seen.name, &tenant.lane, key.name.as_str());
         }
-        if let Some(attached) = tenant.attached() {
-            learn_address(&attached, &key, bytes);
-        }
+        learn_address(&tenant, &key, bytes);
         if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes.clone())) && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
@@ -255,20 +253,10 @@ impl Engine {
         }
         Some(Key { kind, namespace, name: Name::parse(seen.name).ok()? })
     }
-
-    /// Addresses of the tenant's own services, as far as their super copies are known already.
-    pub(super) fn learn_addresses(&self, tenant: &Tenant, attached: &Attached) {
-        let index = tenant.index.lock();
-        for (key, entry) in index.iter() {
-            if let Some(body) = &entry.sup_body {
-                learn_address(attached, key, body);
-            }
-        }
-    }
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.
-pub(super) fn learn_address(attached: &Attached, key: &Key, bytes: &Bytes) {
+pub(super) fn learn_address(tenant: &Tenant, key: &Key, bytes: &Bytes) {
     let at = (key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), key.name.as_str());
     if key.kind.kind().resource().kind != "Service" || (at != KUBERNETES && at != NAME_SERVER) {
         return;
@@ -276,13 +264,18 @@ pub(super) fn learn_address(attached: &Attached, key: &Key, bytes: &Bytes) {
     let Ok(service) = serde_json::from_slice::<Value>(bytes) else { return };
     let address: Option<IpAddr> = service.pointer("/spec/clusterIP").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
     let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
-    attached.learn(|profile| {
+    let addresses = {
+        let mut addresses = tenant.addresses.lock();
         if at == KUBERNETES {
-            profile.kubernetes = address.zip(port);
+            addresses.kubernetes = address.zip(port);
         } else {
-            profile.dns = address;
+            addresses.dns = address;
         }
-    });
+        *addresses
+    };
+    if let Some(attached) = tenant.attached() {
+        attached.learn(|profile| (profile.kubernetes, profile.dns) = (addresses.kubernetes, addresses.dns));
+    }
 }
 
 fn is_namespace(kind: KindId) -> bool {

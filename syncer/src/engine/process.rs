@@ -45,6 +45,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How long after a refusal the pair is looked at again, if neither side moves: a quota or a policy may have.
 const REFUSED: Duration = Duration::from_secs(300);
 
+/// How long the first Pods of a tenant wait for the address of their API server.
+const ADDRESS: Duration = Duration::from_secs(30);
+
 /// One key with everything around it.
 struct Job<'a> {
     engine: &'a Engine,
@@ -394,6 +397,7 @@ impl Job<'_> {
     /// Creates the super copy in its namespace; for a Pod with tokens: tokens first, then the Pod, then at once their Secret.
     async fn create(&self, content: mirror::Content, asks: Vec<mirror::kind::TokenAsk>, shown: &mut Shown) -> Result<bool, CallError> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
+        self.addresses_known()?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
         let batch = if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
         let bearer = self.engine.0.writer.token(self.attached).await?;
@@ -401,7 +405,7 @@ impl Job<'_> {
         self.engine.fence().check()?;
         let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
         let reply = self.engine.sup().create(&resource.collection(Some(into.as_str())), body, Some(&bearer)).await?;
-        learn_address(self.attached, self.key, &reply);
+        learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
         if let Some(batch) = batch {
             self.note_tokens(Tokens::Missing);
@@ -409,6 +413,20 @@ impl Job<'_> {
             self.note_tokens(stored);
         }
         Ok(true)
+    }
+
+    /// A Pod is told its API server's address when it is made, and never again: the Service is waited for.
+    fn addresses_known(&self) -> Result<(), CallError> {
+        if !self.kind.graceful() || self.attached.profile().kubernetes.is_some() || self.attached.since.elapsed() > ADDRESS {
+            return Ok(());
+        }
+        Err(CallError::Status {
+            side: "vc-syncer",
+            code: 503,
+            reason: "NoAddress".into(),
+            message: "the tenant's Service default/kubernetes is not in the super cluster yet".into(),
+            retry_after: None,
+        })
     }
 
     fn pod_of(&self) -> Result<tokens::PodOf<'_>, CallError> {

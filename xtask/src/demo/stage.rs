@@ -103,7 +103,7 @@ async fn build_syncer() -> anyhow::Result<()> {
     }
     let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.current_dir(env::workspace()).args(["build", "--quiet", "--package", "syncer", "--bin", "vc-syncer"]);
+    command.current_dir(env::workspace()).args(["build", "--quiet", "--bin", "vc-syncer"]);
     let status = command.kill_on_drop(true).status().await.context("could not run cargo")?;
     anyhow::ensure!(status.success(), "vc-syncer could not be built");
     tell::so("vc-syncer built (without optimizations, as `cargo build` does)");
