@@ -1,6 +1,7 @@
 //! The table of kinds: a file and a row each.
 
 pub mod config_map;
+pub mod event;
 pub mod namespace;
 pub mod node;
 pub mod pod;
@@ -17,4 +18,5 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&service::Service),
     Kind::Down(&pod::Pod),
     Kind::Up(&node::Node),
+    Kind::Up(&event::Event),
 ];

@@ -1,0 +1,98 @@
+//! Event: what the super cluster says about a copy of a tenant's object is told to the tenant, about its own object and in its own names.
+
+use common::{InSuper, InTenant, Uid};
+use serde_json::{Map, Value, json};
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::kind::{About, Audience, Resource, Upward};
+use crate::object::{Content, Object};
+use crate::scrub::Scrub;
+
+/// The kind.
+pub struct Event;
+
+/// Events about these go up: kinds that go down, and whose Events mean something to who made them.
+const ABOUT: [&str; 2] = ["Pod", "Service"];
+
+/// Fields that go up as they are: what happened, how often and when. Not `related`: it names another object of the super cluster.
+const CARRIED: [&str; 9] =
+    ["action", "count", "eventTime", "firstTimestamp", "lastTimestamp", "reason", "reportingComponent", "series", "type"];
+
+/// The component whose Events say on which node they happened; of others the host is one of the super cluster's own machines.
+const KUBELET: &str = "kubelet";
+
+impl Upward for Event {
+    fn resource(&self) -> Resource {
+        Resource { group: "", version: "v1", api_version: "v1", kind: "Event", plural: "events", namespaced: true, status: false }
+    }
+
+    fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
+        let text =
+            |key: &str| sup.at("/involvedObject").and_then(|object| object.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, namespace, name) = (text("kind"), text("namespace"), text("name"));
+        if text("apiVersion") != "v1" || !ABOUT.contains(&kind.as_str()) || namespace.is_empty() || name.is_empty() {
+            return Audience::Nobody;
+        }
+        Audience::OwnerOf { kind, namespace, name, uid: text("uid") }
+    }
+
+    fn up(&self, InSuper(sup): &InSuper<Object>, about: Option<&About<'_>>, cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
+        let about = about.ok_or(Hold::Malformed("an Event about nothing of the tenant's".into()))?;
+        if self.audience(&InSuper(sup.clone())) == Audience::Nobody {
+            return Err(Hold::Malformed("an Event about no object that goes down".into()));
+        }
+        let mut body = Map::new();
+        for key in CARRIED {
+            if let Some(value) = sup.body.get(key).filter(|value| !value.is_null()) {
+                body.insert(key.to_owned(), value.clone());
+            }
+        }
+        body.insert("involvedObject".to_owned(), involved(sup, about));
+        if let Some(message) = sup.text("/message") {
+            body.insert("message".to_owned(), Value::String(scrub(sup, about, cx).line(message)));
+        }
+        origin(&mut body, sup);
+        Ok(InTenant((name(sup, about), Content { body, ..Content::default() })))
+    }
+}
+
+fn scrub<'a>(sup: &Object, about: &About<'_>, cx: &Cx<'a>) -> Scrub<'a> {
+    match sup.text("/involvedObject/uid").and_then(|uid| Uid::parse(uid).ok()) {
+        Some(uid) => Scrub::new(cx).with_uid(uid, Uid::parse(about.uid).ok()),
+        None => Scrub::new(cx),
+    }
+}
+
+/// The super Event's name, which starts with the name of the object in the super cluster, with the tenant's in its place.
+fn name(sup: &Object, about: &About<'_>) -> String {
+    let rest = sup.text("/involvedObject/name").and_then(|involved| sup.meta.name.strip_prefix(involved));
+    rest.filter(|rest| rest.starts_with('.')).map_or_else(|| sup.meta.name.clone(), |rest| format!("{}{rest}", about.name))
+}
+
+fn involved(sup: &Object, about: &About<'_>) -> Value {
+    let mut out = json!({"namespace": about.namespace, "name": about.name, "uid": about.uid});
+    for key in ["apiVersion", "fieldPath", "kind"] {
+        if let (Some(out), Some(text)) = (out.as_object_mut(), sup.text(&format!("/involvedObject/{key}"))) {
+            out.insert(key.to_owned(), Value::from(text));
+        }
+    }
+    out
+}
+
+/// Who says it, and on which node.
+fn origin(body: &mut Map<String, Value>, sup: &Object) {
+    let component = sup.text("/source/component").or(sup.text("/reportingComponent")).unwrap_or_default();
+    let mut source = Map::new();
+    if !component.is_empty() {
+        source.insert("component".to_owned(), Value::from(component));
+    }
+    if let Some(host) = sup.text("/source/host").filter(|_| component == KUBELET) {
+        source.insert("host".to_owned(), Value::from(host));
+    }
+    body.insert("source".to_owned(), Value::Object(source));
+    if let Some(instance) = sup.text("/reportingInstance") {
+        let instance = if component == KUBELET { instance } else { component };
+        body.insert("reportingInstance".to_owned(), Value::from(instance));
+    }
+}
