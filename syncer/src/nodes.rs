@@ -20,14 +20,14 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
 use mirror::cx::Policy;
 use runtime::log::{Chain, Escaped};
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::decide::Act;
-use self::home::{Around, Grip, Home};
+use self::home::{Around, Grip, Home, needed};
 use self::seen::{Ready, Seen};
 use self::sup::{News, SuperNodes};
 use crate::informer::Told;
@@ -49,7 +49,7 @@ pub struct NodesOptions {
 
 impl Default for NodesOptions {
     fn default() -> Self {
-        Self { policy: Arc::default(), linger: Duration::from_secs(60), heartbeat: Duration::from_secs(20) }
+        Self { policy: Arc::default(), linger: Duration::from_mins(1), heartbeat: Duration::from_secs(20) }
     }
 }
 
@@ -102,6 +102,10 @@ pub struct Nodes {
 
 /// How many vNodes of one tenant are written at once.
 const AT_ONCE: usize = 4;
+/// How many Leases of one tenant are renewed at once.
+const BEATS_AT_ONCE: usize = 8;
+/// How often Leases that are due are looked for, and whether writing is allowed again.
+const BEAT_LOOK: Duration = Duration::from_secs(1);
 /// How often tenants without a keeper are looked for, beside whenever one turns up.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a keeper that panicked rests.
@@ -166,7 +170,9 @@ impl Nodes {
                 if let Ok((name, seen)) = Seen::of(&bytes)
                     && home.gone(&name, seen.uid)
                 {
-                    attached.change_nodes(|nodes| drop(nodes.remove(&name)));
+                    attached.change_nodes(|nodes| {
+                        nodes.remove(&name);
+                    });
                 }
             }
             Told::ListEnds(_) => {
@@ -218,6 +224,7 @@ impl Nodes {
                 Err(_) => home.failed(node, Act::Untaint),
             }
         }
+        home.rescan();
         home.wake.notify_one();
         Ok(())
     }
@@ -244,7 +251,8 @@ impl Nodes {
             for (tenant, attached, home) in self.unkept(&tenants) {
                 home.kept.store(true, Ordering::Relaxed);
                 keepers.push(async move {
-                    let keeper = AssertUnwindSafe(self.keep(&tenant, &attached, &home)).catch_unwind();
+                    let keeper = async { tokio::join!(self.keep(&tenant, &attached, &home), self.beat(&tenant, &attached, &home)) };
+                    let keeper = AssertUnwindSafe(Box::pin(keeper)).catch_unwind();
                     if let Some(Err(_)) = home.cancel.run_until_cancelled(keeper).await {
                         tracing::error!(tenant = %tenant.lane, "the keeper of vNodes panicked");
                         sleep(AFTER_PANIC).await;
@@ -275,29 +283,41 @@ impl Nodes {
     async fn keep(&self, tenant: &Tenant, attached: &Attached, home: &Home) {
         loop {
             let pass = home.pass(tenant, &self.around(attached));
-            let next = pass.next;
-            if !attached.is_halted() && self.fence.check().is_ok() {
-                let acts = pass.acts.into_iter();
-                futures::stream::iter(acts).for_each_concurrent(AT_ONCE, |(node, act)| self.perform(tenant, attached, home, node, act)).await;
+            let mut next = pass.next.unwrap_or_else(|| Instant::now() + LOOK);
+            if self.may_write(attached) {
+                let acts = stream::iter(pass.acts);
+                acts.for_each_concurrent(AT_ONCE, |(node, act)| self.perform(tenant, attached, home, node, act)).await;
+            } else {
+                next = Instant::now() + BEAT_LOOK;
             }
-            let timer = async {
-                match next {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = home.wake.notified() => {}
-                () = timer => {}
+                () = sleep_until(next) => {}
             }
         }
     }
 
+    /// Renews the Leases of one tenant's vNodes, until dropped; no other write delays them.
+    async fn beat(&self, tenant: &Tenant, attached: &Attached, home: &Home) {
+        loop {
+            sleep(BEAT_LOOK).await;
+            if self.may_write(attached) {
+                let due = stream::iter(home.beats(&self.around(attached)));
+                due.for_each_concurrent(BEATS_AT_ONCE, |node| self.perform(tenant, attached, home, node, Act::Beat)).await;
+            }
+        }
+    }
+
+    fn may_write(&self, attached: &Attached) -> bool {
+        !attached.is_halted() && self.fence.check().is_ok()
+    }
+
     async fn perform(&self, tenant: &Tenant, attached: &Attached, home: &Home, node: Arc<str>, act: Act) {
         let gate = home.gate(&node);
-        let _one = gate.lock().await;
+        // A beat is no write to the vNode itself.
+        let _one = if act == Act::Beat { None } else { Some(gate.lock().await) };
         let Some(grip) = home.still(&node, act, &self.around(attached)) else { return };
-        match self.act(tenant, attached, home, &node, act, grip).await {
+        match Box::pin(self.act(tenant, attached, home, &node, act, grip)).await {
             Ok(()) => home.done(&node, act, &self.options),
             Err(error) => {
                 count(if act == Act::Beat { &self.counters.beat_failures } else { &self.counters.failures });
@@ -332,9 +352,13 @@ impl Nodes {
     /// Deletes a vNode after its last Pod. From the moment that it is not among the tenant's nodes, whoever binds a Pod to it shows it
     /// again first and waits for the gate; whoever looked before that has its Pod in the index already.
     async fn delete(&self, tenant: &Tenant, attached: &Attached, home: &Home, node: &str, seen: &Seen) -> Result<(), CallError> {
-        attached.change_nodes(|nodes| drop(nodes.remove(node)));
-        if home.needed(node, tenant) {
-            attached.change_nodes(|nodes| drop(nodes.insert(node.to_owned())));
+        attached.change_nodes(|nodes| {
+            nodes.remove(node);
+        });
+        if needed(tenant, node) {
+            attached.change_nodes(|nodes| {
+                nodes.insert(node.to_owned());
+            });
             return Ok(());
         }
         write::delete(attached, &self.fence, node, seen.uid).await?;
@@ -352,7 +376,9 @@ impl Nodes {
 fn see(attached: &Attached, home: &Home, name: &str, seen: Seen) {
     home.seen(name, seen);
     if !attached.nodes().contains(name) {
-        attached.change_nodes(|nodes| drop(nodes.insert(name.to_owned())));
+        attached.change_nodes(|nodes| {
+            nodes.insert(name.to_owned());
+        });
     }
 }
 

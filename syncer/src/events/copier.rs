@@ -160,9 +160,13 @@ fn post(resource: &kind::Resource, namespace: &str, name: String, content: &Cont
     if let Some(fields) = event.as_object_mut() {
         fields.insert("apiVersion".into(), resource.api_version.into());
         fields.insert("kind".into(), resource.kind.into());
-        fields.insert("metadata".into(), serde_json::json!({"name": name, "namespace": namespace, "labels": content.labels, "annotations": content.annotations}));
+        fields.insert(
+            "metadata".into(),
+            serde_json::json!({"name": name, "namespace": namespace, "labels": content.labels, "annotations": content.annotations}),
+        );
     }
     let news: Map<String, Value> = MOVING.iter().filter_map(|key| Some(((*key).to_owned(), content.body.get(*key)?.clone()))).collect();
+    let event = event.to_string().into_bytes();
     Post { namespace: namespace.to_owned(), name, event, news: Value::Object(news), look_first: false }
 }
 
@@ -181,11 +185,22 @@ mod tests {
 
     #[test]
     fn what_happens_again_moves_only_its_count() {
-        let Value::Object(body) = json!({"reason": "Started", "count": 2, "lastTimestamp": "t", "involvedObject": {"name": "a"}}) else { unreachable!() };
-        let resource = kind::Resource { group: "", version: "v1", api_version: "v1", kind: "Event", plural: "events", namespaced: true, status: false };
+        let Value::Object(body) = json!({"reason": "Started", "count": 2, "lastTimestamp": "t", "involvedObject": {"name": "a"}}) else {
+            unreachable!()
+        };
+        let resource = kind::Resource {
+            group: "",
+            version: "v1",
+            api_version: "v1",
+            kind: "Event",
+            plural: "events",
+            namespaced: true,
+            status: false,
+        };
         let post = post(&resource, "default", "a.1".into(), &Content { body, ..Content::default() });
         assert_eq!(post.news, json!({"count": 2, "lastTimestamp": "t"}));
-        assert_eq!(post.event.pointer("/metadata/name"), Some(&json!("a.1")));
-        assert_eq!(post.event.pointer("/reason"), Some(&json!("Started")));
+        let event: Value = serde_json::from_slice(&post.event).unwrap();
+        assert_eq!(event.pointer("/metadata/name"), Some(&json!("a.1")));
+        assert_eq!(event.pointer("/reason"), Some(&json!("Started")));
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use runtime::log::Chain;
 use serde_json::Value;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::remote::{CallError, Patch};
 use crate::tenant::Attached;
@@ -47,8 +47,8 @@ pub(super) struct Post {
     pub(super) namespace: String,
     /// Its name. A later post of the same name takes the place of one that waits.
     pub(super) name: String,
-    /// The whole Event.
-    pub(super) event: Value,
+    /// The whole Event, as JSON.
+    pub(super) event: Vec<u8>,
     /// What is merged into one that is there already.
     pub(super) news: Value,
     /// Whether an Event of the name may be there from an earlier life of this process; then it is read first and, if it is there, left alone.
@@ -70,8 +70,8 @@ pub(super) struct Allowance {
 const REMEMBERED: usize = 512;
 /// Tries for one Event; they are worth little when late.
 const TRIES: u32 = 4;
-/// How long a tenant's queue is kept after its last Event.
-const LINGER: Duration = Duration::from_secs(600);
+/// How often queues of tenants that are gone are looked for.
+const TIDY: Duration = Duration::from_mins(1);
 
 /// The Events on their way to all tenants.
 pub(super) struct Outbox {
@@ -133,7 +133,12 @@ impl Outbox {
     pub(super) fn counts(&self) -> EventCounts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        EventCounts { created: of(&counters.created), patched: of(&counters.patched), dropped: of(&counters.dropped), failed: of(&counters.failed) }
+        EventCounts {
+            created: of(&counters.created),
+            patched: of(&counters.patched),
+            dropped: of(&counters.dropped),
+            failed: of(&counters.failed),
+        }
     }
 
     /// Whether a tenant's queue can take another Event.
@@ -167,6 +172,7 @@ impl Outbox {
     /// Writes what waits, for ever: for each tenant in order, all tenants at once.
     pub(super) async fn run(&self) {
         let mut writers = FuturesUnordered::new();
+        let mut tidy = interval(TIDY);
         loop {
             for lane in self.idle() {
                 writers.push(async move {
@@ -181,7 +187,7 @@ impl Outbox {
             tokio::select! {
                 () = self.wake.notified() => {}
                 Some(()) = writers.next() => {}
-                () = sleep(LINGER), if writers.is_empty() => self.boxes.lock().retain(|_, queue| queue.is_worth_keeping()),
+                _ = tidy.tick() => self.boxes.lock().retain(|_, queue| queue.is_worth_keeping()),
             }
         }
     }
@@ -221,7 +227,9 @@ impl Outbox {
                     }
                     return;
                 }
-                Err(error) if attempt < TRIES && !attached.cancel.is_cancelled() && is_passing(&error) => sleep(Duration::from_secs(1) * 4_u32.pow(attempt)).await,
+                Err(error) if attempt < TRIES && !attached.cancel.is_cancelled() && is_passing(&error) => {
+                    sleep(Duration::from_secs(1) * 4_u32.pow(attempt)).await;
+                }
                 Err(error) => {
                     tracing::debug!(tenant = %lane, kind = "Event", error = %Chain(&error), "an Event could not be written");
                     break;
@@ -245,7 +253,7 @@ impl Outbox {
             }
         }
         self.may_write(attached)?;
-        match attached.remote.create(&collection, post.event.to_string().into_bytes(), None).await {
+        match attached.remote.create(&collection, post.event.clone(), None).await {
             Ok(_) => count(&self.counters.created),
             Err(error) if error.is_already_exists() => drop(self.patch(attached, &path, &post.news).await?),
             Err(error) => return Err(error),
@@ -351,7 +359,7 @@ mod tests {
         assert_eq!(bucket.take(&allowance, start + Duration::from_secs(4)), Err(later));
         assert_eq!(bucket.take(&allowance, later), Ok(()));
         assert_eq!(bucket.take(&allowance, later), Err(later + Duration::from_secs(5)));
-        let much_later = later + Duration::from_secs(600);
+        let much_later = later + Duration::from_mins(10);
         for _ in 0..3 {
             assert_eq!(bucket.take(&allowance, much_later), Ok(()));
         }

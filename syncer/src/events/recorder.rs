@@ -44,7 +44,7 @@ const COMPONENT: &str = "vc-syncer";
 /// The longest message, in bytes: what the API server takes.
 const MESSAGE: usize = 1024;
 /// The same Event is counted up at most this often.
-const REPEAT: Duration = Duration::from_secs(300);
+const REPEAT: Duration = Duration::from_mins(5);
 /// How many Events are remembered so that the same one is counted instead of made again.
 const REMEMBERED: usize = 8192;
 /// As client-go's spam filter has it in spirit: a burst for a rollout that goes wrong, then a trickle.
@@ -76,10 +76,10 @@ impl Recorder {
 
     /// Tells a tenant something about its object, soon and without waiting. What it was told before is counted, now and then.
     pub fn tell(&self, attached: &Arc<Attached>, about: About, severity: Severity, reason: &'static str, message: String) {
-        let message = readable(&message);
+        let message = readable(message);
         let name = event_name(&about, reason, &message);
         let Some(told) = self.note(attached, &name) else { return };
-        self.outbox.push(attached, post(&about, severity, reason, &message, name, &told));
+        self.outbox.push(attached, post(about, severity, reason, &message, name, &told));
     }
 
     /// Writes for ever; whoever owns the recorder runs it.
@@ -116,16 +116,19 @@ impl Recorder {
 /// The name is made from what is said, so that after a restart the same Event is found instead of made again.
 fn event_name(about: &About, reason: &str, message: &str) -> String {
     let hash = hash26(&["vc-event-v1", &about.uid.to_string(), reason, message]);
-    let hex: String = hash.bytes().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hex = hash.bytes().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     let object: String = about.name.chars().take(253 - 1 - hex.len()).collect();
     format!("{}.{hex}", object.trim_end_matches(['.', '-']))
 }
 
 /// A message as a tenant may read it: no control characters, nothing that reorders text, and not too long.
-fn readable(message: &str) -> String {
+fn readable(message: String) -> String {
+    if message.len() <= MESSAGE && !message.chars().any(is_hidden) {
+        return message;
+    }
     let mut out = String::new();
     for c in message.chars() {
-        let shown: String = if c.is_control() || is_invisible(c) { c.escape_unicode().collect() } else { c.to_string() };
+        let shown: String = if is_hidden(c) { c.escape_unicode().collect() } else { c.to_string() };
         if out.len() + shown.len() > MESSAGE - '…'.len_utf8() {
             out.push('…');
             break;
@@ -135,17 +138,18 @@ fn readable(message: &str) -> String {
     out
 }
 
-/// Marks that hide or reorder the text around them.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+/// Control characters, and marks that hide or reorder the text around them.
+fn is_hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-fn post(about: &About, severity: Severity, reason: &str, message: &str, name: String, told: &Told) -> Post {
-    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+fn post(about: About, severity: Severity, reason: &str, message: &str, name: String, told: &Told) -> Post {
     let mut involved = json!({"apiVersion": about.api_version, "kind": about.kind, "name": about.name, "uid": about.uid.to_string()});
     if let (Some(namespace), Some(fields)) = (&about.namespace, involved.as_object_mut()) {
         fields.insert("namespace".into(), namespace.as_str().into());
     }
+    // Where the API server wants Events about cluster-scoped objects.
+    let namespace = about.namespace.unwrap_or_else(|| "default".to_owned());
     let (first, last) = (seconds(told.first), seconds(Timestamp::now()));
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
@@ -161,6 +165,7 @@ fn post(about: &About, severity: Severity, reason: &str, message: &str, name: St
         "lastTimestamp": last,
         "count": told.count,
     });
+    let event = event.to_string().into_bytes();
     Post { namespace, name, event, news: json!({"count": told.count, "lastTimestamp": last}), look_first: told.count == 1 }
 }
 
@@ -188,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_message_is_made_readable_and_cut() {
-        assert_eq!(readable("a\nb\u{202e}"), "a\\u{a}b\\u{202e}");
-        let long = readable(&"é".repeat(2000));
+        assert_eq!(readable("a\nb\u{202e}".into()), "a\\u{a}b\\u{202e}");
+        let long = readable("é".repeat(2000));
         assert!(long.len() <= MESSAGE && long.ends_with('…'));
     }
 
@@ -197,10 +202,11 @@ mod tests {
     fn an_event_about_a_cluster_scoped_object_stands_in_default() {
         let told = Told { count: 2, first: Timestamp::UNIX_EPOCH, sent: Instant::now() };
         let about = About { namespace: None, kind: "Namespace", ..about("web") };
-        let post = post(&about, Severity::Warning, "Refused", "no", "web.0".into(), &told);
+        let post = post(about, Severity::Warning, "Refused", "no", "web.0".into(), &told);
         assert_eq!(post.namespace, "default");
-        assert_eq!(post.event.pointer("/involvedObject/namespace"), None);
-        assert_eq!(post.event.pointer("/firstTimestamp").and_then(Value::as_str), Some("1970-01-01T00:00:00Z"));
+        let event: Value = serde_json::from_slice(&post.event).unwrap();
+        assert_eq!(event.pointer("/involvedObject/namespace"), None);
+        assert_eq!(event.pointer("/firstTimestamp").and_then(Value::as_str), Some("1970-01-01T00:00:00Z"));
         assert_eq!(post.news.pointer("/count"), Some(&json!(2)));
         assert!(!post.look_first);
     }

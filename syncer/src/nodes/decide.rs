@@ -6,7 +6,7 @@ use super::seen::{Ready, Seen};
 
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub(super) enum Act {
     /// Make it: Pods run there and the tenant does not have it.
     Make,
     /// Write what the super Node says now.
@@ -23,16 +23,16 @@ pub enum Act {
 
 /// What the vNode should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// The text that stands in its annotation once written.
-    pub built: String,
+    pub(super) built: String,
     /// What the super Node's Ready condition says.
-    pub ready: Ready,
+    pub(super) ready: Ready,
 }
 
 /// Whether the tenant's Pods need the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub(super) enum Use {
     /// Nobody can say yet.
     Unsure,
     /// A Pod of the tenant's runs there.
@@ -45,30 +45,30 @@ pub enum Use {
 
 /// Everything that the decision depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Look<'a> {
+pub(super) struct Look<'a> {
     /// The vNode, if the tenant has it.
-    pub seen: Option<&'a Seen>,
+    pub(super) seen: Option<&'a Seen>,
     /// What it should be, if the super Node is known.
-    pub wanted: Option<&'a Wanted>,
+    pub(super) wanted: Option<&'a Wanted>,
     /// Whether the tenant's Pods need it.
-    pub used: Use,
+    pub(super) used: Use,
     /// How long a vNode without Pods stays.
-    pub linger: Duration,
+    pub(super) linger: Duration,
     /// Whether a node-lifecycle controller was noticed in this tenant.
-    pub lifecycle: bool,
+    pub(super) lifecycle: bool,
     /// Whether its Lease is to be renewed now.
-    pub beat_due: bool,
+    pub(super) beat_due: bool,
     /// Whether enough time has passed since something that we wrote was undone.
-    pub repair_due: bool,
+    pub(super) repair_due: bool,
 }
 
 /// Whether somebody has declared dead what we wrote as alive.
-pub fn declared_dead(seen: &Seen, wanted: &Wanted) -> bool {
+pub(super) fn declared_dead(seen: &Seen, wanted: &Wanted) -> bool {
     seen.unknown && wanted.ready != Ready::Unknown && seen.built.as_ref() == Some(&wanted.built)
 }
 
 /// Decides, most urgent first.
-pub fn decide(look: &Look<'_>) -> Vec<Act> {
+pub(super) fn decide(look: &Look<'_>) -> Vec<Act> {
     let Some(seen) = look.seen else {
         return match (look.used, look.wanted) {
             (Use::Runs, Some(_)) => vec![Act::Make],
@@ -82,7 +82,8 @@ pub fn decide(look: &Look<'_>) -> Vec<Act> {
     if matches!(look.used, Use::None(idle) if idle >= look.linger) {
         return vec![Act::Delete];
     }
-    let Some(wanted) = look.wanted else { return Vec::new() };
+    // Where no Pod of the tenant's runs it is told nothing, whatever Node it has labeled as a vNode.
+    let (Use::Runs, Some(wanted)) = (look.used, look.wanted) else { return Vec::new() };
     let stale = seen.built.as_ref() != Some(&wanted.built);
     let acts = [
         (Act::Rewrite, stale || (look.repair_due && declared_dead(seen, wanted))),
@@ -99,7 +100,17 @@ mod tests {
     use super::*;
 
     fn seen() -> Seen {
-        Seen { uid: Uid::default(), version: 1, built: Some("a".into()), ours: true, deleting: false, annotated: true, not_ready: None, unknown: false, lifecycle: false }
+        Seen {
+            uid: Uid::default(),
+            version: 1,
+            built: Some("a".into()),
+            ours: true,
+            deleting: false,
+            annotated: true,
+            not_ready: None,
+            unknown: false,
+            lifecycle: false,
+        }
     }
 
     fn wanted() -> Wanted {
@@ -107,13 +118,15 @@ mod tests {
     }
 
     fn look<'a>(seen: Option<&'a Seen>, wanted: Option<&'a Wanted>) -> Look<'a> {
-        Look { seen, wanted, used: Use::Runs, linger: Duration::from_secs(60), lifecycle: false, beat_due: true, repair_due: true }
+        Look { seen, wanted, used: Use::Runs, linger: Duration::from_mins(1), lifecycle: false, beat_due: true, repair_due: true }
     }
 
     #[test]
     fn a_vnode_that_is_as_it_should_be_is_left_alone() {
         assert_eq!(decide(&look(Some(&seen()), Some(&wanted()))), []);
         assert_eq!(decide(&look(Some(&seen()), None)), []);
+        let stranger = Seen { built: None, not_ready: Some(0), ..seen() };
+        assert_eq!(decide(&Look { used: Use::Named, ..look(Some(&stranger), Some(&wanted())) }), []);
     }
 
     #[test]
@@ -129,7 +142,9 @@ mod tests {
     fn it_goes_only_when_its_last_pod_has_been_gone_for_a_while() {
         let (seen, wanted) = (seen(), wanted());
         let idle = |seconds: u64| Use::None(Duration::from_secs(seconds));
-        for (used, acts) in [(idle(60), vec![Act::Delete]), (idle(59), vec![]), (Use::Unsure, vec![]), (Use::Named, vec![]), (Use::Runs, vec![])] {
+        for (used, acts) in
+            [(idle(60), vec![Act::Delete]), (idle(59), vec![]), (Use::Unsure, vec![]), (Use::Named, vec![]), (Use::Runs, vec![])]
+        {
             assert_eq!(decide(&Look { used, ..look(Some(&seen), Some(&wanted)) }), acts);
         }
     }

@@ -24,12 +24,12 @@ use crate::work::Lane;
 
 /// How long something that was undone stays so before it is written again: two writers must not race each other.
 const REPAIR: Duration = Duration::from_secs(5);
-/// How soon the Pods are looked through again while not both sides are listed.
+/// How soon the Pods are looked through again while the tenant's are not listed.
 const UNSURE: Duration = Duration::from_secs(1);
 /// The shortest time between two passes that nobody asked for.
 const LULL: Duration = Duration::from_millis(500);
 /// The longest back-off of a vNode that cannot be written.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// One attached tenant's vNodes.
 pub(super) struct Home {
@@ -102,7 +102,13 @@ pub(super) struct Around<'a> {
 
 impl Home {
     pub(super) fn new(attached: &Attached) -> Self {
-        Self { lane: attached.id.as_str().into(), cancel: attached.cancel.clone(), kept: AtomicBool::new(false), wake: Notify::new(), state: Mutex::default() }
+        Self {
+            lane: attached.id.as_str().into(),
+            cancel: attached.cancel.clone(),
+            kept: AtomicBool::new(false),
+            wake: Notify::new(),
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn list_begins(&self) {
@@ -163,7 +169,12 @@ impl Home {
         }
     }
 
-    /// What is due, for all vNodes.
+    /// The Pods are to be looked through again at the next pass.
+    pub(super) fn rescan(&self) {
+        self.state.lock().scan_at = None;
+    }
+
+    /// What is to be written, for all vNodes.
     pub(super) fn pass(&self, tenant: &Tenant, around: &Around<'_>) -> Pass {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -172,10 +183,22 @@ impl Home {
         let mut acts = Vec::new();
         for name in &names {
             let due = state.due(name, around, now);
-            acts.extend(due.into_iter().map(|act| (name.clone(), act)));
+            acts.extend(due.into_iter().filter(|act| *act != Act::Beat).map(|act| (name.clone(), act)));
         }
         let next = state.next(now);
         Pass { acts, next }
+    }
+
+    /// The vNodes whose Leases are to be renewed.
+    pub(super) fn beats(&self, around: &Around<'_>) -> Vec<Arc<str>> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if !state.lifecycle {
+            return Vec::new();
+        }
+        let due = state.nodes.iter().filter(|(_, known)| known.seen.is_some() && now >= known.beat_at);
+        let names: Vec<Arc<str>> = due.map(|(name, _)| name.clone()).collect();
+        names.into_iter().filter(|name| state.due(name, around, now).contains(&Act::Beat)).collect()
     }
 
     /// Whether this act is still due; if so, what it needs. Asked behind the gate.
@@ -223,11 +246,11 @@ impl Home {
         let cap = Duration::from_millis(500).saturating_mul(1 << known.failures.min(8)).min(LONGEST);
         known.retry_at = Some(now + cap.mul_f64(rand::rng().random_range(0.5..1.0)));
     }
+}
 
-    /// Whether a Pod of the tenant needs the node now, by a fresh look at the index; `true` if nobody can say.
-    pub(super) fn needed(&self, name: &str, tenant: &Tenant) -> bool {
-        used(tenant).is_none_or(|used| used.runs.contains(name) || used.named.contains(name))
-    }
+/// Whether a Pod of the tenant needs the node now, by a fresh look at the index; `true` if nobody can say.
+pub(super) fn needed(tenant: &Tenant, name: &str) -> bool {
+    used(tenant).is_none_or(|used| used.runs.contains(name) || used.named.contains(name))
 }
 
 impl State {
@@ -294,7 +317,12 @@ impl State {
         if known.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(&wanted.from, &sup) && Arc::ptr_eq(&wanted.profile, &profile)) {
             return;
         }
-        known.wanted = project(&sup, around.attached, &around.options.policy).map(|(content, wanted)| Projected { from: sup, profile, content: content.into(), wanted });
+        known.wanted = project(&sup, around.attached, &around.options.policy).map(|(content, wanted)| Projected {
+            from: sup,
+            profile,
+            content: content.into(),
+            wanted,
+        });
     }
 
     fn due(&mut self, name: &Arc<str>, around: &Around<'_>, now: Instant) -> Vec<Act> {
@@ -327,20 +355,20 @@ impl State {
 
     /// When something may be due again, if nothing is heard until then.
     fn next(&self, now: Instant) -> Option<Instant> {
-        let times = self.nodes.values().flat_map(|known| {
-            let beat = (self.lifecycle && known.seen.is_some()).then_some(known.beat_at);
-            let later = [Some(known.repair_at), known.retry_at].map(|at| at.filter(|at| *at > now));
-            later.into_iter().chain([beat])
-        });
-        times.flatten().chain(self.scan_at).min().map(|at| at.max(now + LULL))
+        let times =
+            self.nodes.values().flat_map(|known| [Some(known.repair_at), known.retry_at].into_iter().flatten().filter(|at| *at > now));
+        times.chain(self.scan_at).min().map(|at| at.max(now + LULL))
     }
 }
 
-/// The nodes that a tenant's Pods need; `None` while not both sides are listed.
+/// The nodes that a tenant's Pods need; `None` while the tenant's Pods are not listed.
+///
+/// The super side need not be complete: a Pod that is bound in the tenant keeps its vNode by that, and one that is not bound yet has it
+/// shown again before it is.
 fn used(tenant: &Tenant) -> Option<Used> {
     let pod = KindId::named("Pod")?;
     let index = tenant.index.lock();
-    if !index.synced(pod, true) {
+    if !index.synced(pod, false) {
         return None;
     }
     let mut used = Used::default();

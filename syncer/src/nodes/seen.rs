@@ -11,30 +11,31 @@ const LIFECYCLE_LABEL: &str = "beta.kubernetes.io/os";
 
 /// A vNode in few words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that is read off the object, in any combination")]
+pub(super) struct Seen {
     /// The UID.
-    pub uid: Uid,
+    pub(super) uid: Uid,
     /// `resourceVersion` as a number.
-    pub version: u64,
+    pub(super) version: u64,
     /// What [`keys::NODE_BUILT`] says was written.
-    pub built: Option<String>,
+    pub(super) built: Option<String>,
     /// Whether it carries our label: one without is the tenant's own Node.
-    pub ours: bool,
+    pub(super) ours: bool,
     /// Whether it is being deleted.
-    pub deleting: bool,
+    pub(super) deleting: bool,
     /// Whether it has any annotation.
-    pub annotated: bool,
+    pub(super) annotated: bool,
     /// Where the not-ready taint stands among the taints.
-    pub not_ready: Option<usize>,
+    pub(super) not_ready: Option<usize>,
     /// Whether its Ready condition is Unknown.
-    pub unknown: bool,
+    pub(super) unknown: bool,
     /// Whether a node-lifecycle controller has labeled it.
-    pub lifecycle: bool,
+    pub(super) lifecycle: bool,
 }
 
 impl Seen {
     /// Reads the name and the few words off the JSON of a Node.
-    pub fn of(bytes: &[u8]) -> Result<(String, Self), ObjectError> {
+    pub(super) fn of(bytes: &[u8]) -> Result<(String, Self), ObjectError> {
         let object = Object::parse(bytes)?;
         let seen = Self {
             uid: object.meta.uid,
@@ -54,12 +55,14 @@ impl Seen {
 fn not_ready(object: &Object) -> Option<usize> {
     let text = |taint: &Value, key: &str| taint.get(key).and_then(Value::as_str).map(str::to_owned);
     let taints = object.at("/spec/taints").and_then(Value::as_array)?;
-    taints.iter().position(|taint| text(taint, "key").as_deref() == Some(NOT_READY) && text(taint, "effect").as_deref() == Some("NoSchedule"))
+    taints
+        .iter()
+        .position(|taint| text(taint, "key").as_deref() == Some(NOT_READY) && text(taint, "effect").as_deref() == Some("NoSchedule"))
 }
 
 /// What a Node's Ready condition says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
+pub(super) enum Ready {
     /// It is ready.
     True,
     /// It is not, or says nothing of it.
@@ -69,7 +72,7 @@ pub enum Ready {
 }
 
 /// The Ready condition of a Node.
-pub fn ready(object: &Object) -> Ready {
+pub(super) fn ready(object: &Object) -> Ready {
     let conditions = object.at("/status/conditions").and_then(Value::as_array);
     let status = conditions
         .and_then(|all| all.iter().find(|condition| condition.get("type").and_then(Value::as_str) == Some("Ready")))

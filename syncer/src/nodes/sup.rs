@@ -95,7 +95,7 @@ impl SuperNodes {
 
 fn kept(mut object: Object) -> Box<[u8]> {
     if let Some(Value::Object(status)) = object.body.get_mut("status") {
-        DROPPED.iter().for_each(|key| drop(status.remove(*key)));
+        status.retain(|key, _| !DROPPED.contains(&key.as_str()));
         let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
         for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
             condition.remove("lastHeartbeatTime");

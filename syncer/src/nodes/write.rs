@@ -38,7 +38,13 @@ pub(super) fn read_seen(bytes: &[u8]) -> Result<Seen, CallError> {
 }
 
 /// Makes the vNode with its status, or finds the one that is there.
-pub(super) async fn make(attached: &Attached, fence: &Fence, node: &str, mut content: Content, wanted: &Wanted) -> Result<(Seen, bool), CallError> {
+pub(super) async fn make(
+    attached: &Attached,
+    fence: &Fence,
+    node: &str,
+    mut content: Content,
+    wanted: &Wanted,
+) -> Result<(Seen, bool), CallError> {
     may_write(attached, fence)?;
     let resource = resource().ok_or_else(|| unavailable("no kind Node"))?;
     content.annotations.insert(keys::NODE_BUILT.to_owned(), wanted.built.clone());
@@ -75,7 +81,14 @@ pub(super) async fn untaint(attached: &Attached, fence: &Fence, node: &str, seen
 }
 
 /// Writes what the super Node says now: a change of its cordon first, then in one request the status, the labels and the hash.
-pub(super) async fn rewrite(attached: &Attached, fence: &Fence, node: &str, seen: &Seen, content: &Content, wanted: &Wanted) -> Result<Seen, CallError> {
+pub(super) async fn rewrite(
+    attached: &Attached,
+    fence: &Fence,
+    node: &str,
+    seen: &Seen,
+    content: &Content,
+    wanted: &Wanted,
+) -> Result<Seen, CallError> {
     let cordoned = is_cordoned(content);
     if cordoned != was_cordoned(seen.built.as_deref()) {
         may_write(attached, fence)?;
@@ -95,7 +108,12 @@ fn rewrite_patch(seen: &Seen, content: &Content, wanted: &Wanted) -> Value {
     if let Some(status) = content.body.get("status") {
         steps.push(json!({"op": "add", "path": "/status", "value": status}));
     }
-    steps.extend(content.labels.iter().map(|(key, value)| json!({"op": "add", "path": format!("/metadata/labels/{}", escaped(key)), "value": value})));
+    steps.extend(
+        content
+            .labels
+            .iter()
+            .map(|(key, value)| json!({"op": "add", "path": format!("/metadata/labels/{}", escaped(key)), "value": value})),
+    );
     if seen.annotated {
         steps.push(json!({"op": "add", "path": format!("/metadata/annotations/{}", escaped(keys::NODE_BUILT)), "value": wanted.built}));
     } else {
