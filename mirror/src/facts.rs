@@ -77,8 +77,8 @@ impl<'a> Seen<'a> {
         let head: Head<'a> = serde_json::from_slice(bytes)?;
         let metadata = head.metadata;
         let uid = Uid::parse(metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string()))?;
-        let labels = metadata.labels.map(|raw| raw.get()).unwrap_or_default();
-        let annotations = metadata.annotations.map(|raw| raw.get()).unwrap_or_default();
+        let labels = metadata.labels.map(RawValue::get).unwrap_or_default();
+        let annotations = metadata.annotations.map(RawValue::get).unwrap_or_default();
         let known: Known = if annotations.is_empty() { Known::default() } else { serde_json::from_str(annotations)? };
         let known_labels: KnownLabels = if labels.is_empty() { KnownLabels::default() } else { serde_json::from_str(labels)? };
         let owner = Owner::read(known_labels.tenant.as_deref(), known.owner.as_deref());

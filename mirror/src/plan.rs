@@ -40,6 +40,7 @@ pub enum Evidence {
 
 /// The tenant's side of a pair. Exists only for tenants whose informers have synced.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one plan, never in a collection")]
 pub enum TenantSide {
     /// There is a copy.
     Here(TenantCopy),
@@ -49,6 +50,7 @@ pub enum TenantSide {
 
 /// The super side of a pair.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one plan, never in a collection")]
 pub enum SuperSide {
     /// Our copy, by its record.
     Ours(SuperCopy, Owner),
@@ -390,7 +392,7 @@ fn bound_elsewhere(tenant: &TenantCopy, sup: &SuperCopy) -> bool {
 
 /// Whether the current super copy already is what `amended` says, status and the version in [`keys::BUILT`] aside.
 fn covered(amended: &Content, current: &Object) -> bool {
-    fn without<'a>(annotations: &'a BTreeMap<String, String>) -> BTreeMap<&'a str, &'a str> {
+    fn without(annotations: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
         annotations.iter().filter(|(key, _)| *key != keys::BUILT).map(|(k, v)| (k.as_str(), v.as_str())).collect()
     }
     fn rest(body: &Map<String, Value>) -> BTreeMap<&str, &Value> {
@@ -452,8 +454,7 @@ fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair
         return Ok((steps, None));
     }
     // Without a settled pair before, the tenant's body is compared; with one, the report is compared with the last report.
-    let known =
-        tenant_body.filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
+    let known = tenant_body.filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
     let there = known.as_ref().map_or(reported == Some(hash), |known| *known == report.status);
     if !there && !is_blank(&report.status) {
         steps.push(Step::Report { uid, status: report.status });

@@ -24,8 +24,8 @@ pub struct Brake {
     pulled: Option<Instant>,
 }
 
-const WINDOW: Duration = Duration::from_secs(300);
-const SECOND_LOOK: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(5);
+const SECOND_LOOK: Duration = Duration::from_mins(1);
 const FEW: usize = 20;
 
 impl Brake {

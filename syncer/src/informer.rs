@@ -89,7 +89,12 @@ enum Next {
 
 /// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped.
 pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMut(Told)) {
-    let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_delay(Duration::from_secs(30)).with_factor(2.0).with_jitter().without_max_times();
+    let builder = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(30))
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times();
     let mut backoff = builder.build();
     let mut stream_lists = true;
     let mut next = Next::List;
@@ -133,7 +138,10 @@ fn watch_seconds() -> u64 {
 }
 
 async fn stream_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
-    let rest = format!("watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={}", watch_seconds());
+    let rest = format!(
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={}",
+        watch_seconds()
+    );
     follow(remote, query(source, &rest), None, true, sink).await
 }
 
@@ -239,7 +247,13 @@ async fn paged_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut imp
         }
         next = page.metadata.next;
     }
-    Err(CallError::Status { side: S::NAME, code: 0, reason: "EndlessList".into(), message: format!("the list did not end after {MAX_PAGES} pages"), retry_after: None })
+    Err(CallError::Status {
+        side: S::NAME,
+        code: 0,
+        reason: "EndlessList".into(),
+        message: format!("the list did not end after {MAX_PAGES} pages"),
+        retry_after: None,
+    })
 }
 
 /// Where the collection stands now, without what is in it.

@@ -4,19 +4,19 @@
 //! informer (a kind on a side) ──► index (facts, bodies in passing) ──► fair queue ──► engine ──► mirror::plan ──► writer
 //! ```
 
+pub mod args;
 pub mod brake;
 pub mod engine;
+pub mod events;
+pub mod gc;
 pub mod index;
 pub mod informer;
+pub mod metrics;
+pub mod nodes;
+pub mod program;
 pub mod remote;
 pub mod tenant;
 pub mod tokens;
+pub mod virtual_cluster;
 pub mod work;
 pub mod writer;
-pub mod args;
-pub mod gc;
-pub mod metrics;
-pub mod virtual_cluster;
-pub mod program;
-pub mod events;
-pub mod nodes;

@@ -69,7 +69,9 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
 
 fn super_transport(args: &Args) -> anyhow::Result<Transport> {
     let kubeconfig = match &args.sup.super_kubeconfig {
-        Some(path) => Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))?,
+        Some(path) => {
+            Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))?
+        }
         None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig")?,
     };
     Transport::new(TransportConfig::trusted(kubeconfig, USER_AGENT)).context("the credentials of the super cluster cannot be used")
@@ -131,7 +133,13 @@ impl Life<'_> {
     }
 
     /// Works until asked to stop, then drains; or until the lease is `lost`, and then at once no more.
-    async fn lead(&self, client: &Client, held: &watch::Sender<Option<Held>>, tasks: Tasks, lost: impl Future<Output = anyhow::Error>) -> anyhow::Result<()> {
+    async fn lead(
+        &self,
+        client: &Client,
+        held: &watch::Sender<Option<Held>>,
+        tasks: Tasks,
+        lost: impl Future<Output = anyhow::Error>,
+    ) -> anyhow::Result<()> {
         self.ready.set_not_ready("the super cluster and the VirtualClusters have not been listed yet");
         let tasks = Arc::new(tasks);
         self.start(client, held.subscribe(), &tasks);

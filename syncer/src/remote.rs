@@ -175,7 +175,8 @@ impl<S: Side> Remote<S> {
 
     /// Opens a watch; each item is one line.
     pub async fn watch(&self, path: String, bearer: Option<&Secret>) -> Result<Lines, CallError> {
-        match self.transport.watch(&path, bearer).await {
+        // Boxed, so that a task that waits does not keep the room that a request needs.
+        match Box::pin(self.transport.watch(&path, bearer)).await {
             Ok(lines) => Ok(lines),
             Err(error) => Err(error.reply().map(Self::status).unwrap_or(CallError::Transport { side: S::NAME, source: error })),
         }
@@ -193,13 +194,14 @@ impl<S: Side> Remote<S> {
         class: Class,
     ) -> Result<Bytes, CallError> {
         let call = Call { method, path_and_query, content_type, accept, body, bearer, class };
-        let reply = self.transport.call(call).await.map_err(|source| CallError::Transport { side: S::NAME, source })?;
+        let reply = Box::pin(self.transport.call(call)).await.map_err(|source| CallError::Transport { side: S::NAME, source })?;
         if reply.status.is_success() { Ok(reply.body) } else { Err(Self::status(&reply)) }
     }
 
     fn status(reply: &Reply) -> CallError {
         let status: Status = serde_json::from_slice(&reply.body).unwrap_or_default();
-        let reason = if status.reason.is_empty() { StatusCode::canonical_reason(&reply.status).unwrap_or_default().into() } else { status.reason };
+        let reason =
+            if status.reason.is_empty() { StatusCode::canonical_reason(&reply.status).unwrap_or_default().into() } else { status.reason };
         let message = status.message.chars().take(512).collect();
         CallError::Status { side: S::NAME, code: reply.status.as_u16(), reason, message, retry_after: reply.retry_after }
     }

@@ -125,7 +125,14 @@ impl Attached {
 
 impl Tenant {
     fn new(lane: Lane) -> Self {
-        Self { lane, index: Mutex::default(), attached: ArcSwapOption::empty(), namespaces: Mutex::default(), brake: Mutex::default(), addresses: Mutex::default() }
+        Self {
+            lane,
+            index: Mutex::default(),
+            attached: ArcSwapOption::empty(),
+            namespaces: Mutex::default(),
+            brake: Mutex::default(),
+            addresses: Mutex::default(),
+        }
     }
 
     /// The attachment, if there is one.

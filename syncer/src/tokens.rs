@@ -72,7 +72,15 @@ pub struct Place<'a> {
 
 /// Writes a batch into the Pod's Secret: made anew, or replaced where it is there already and belongs to this super Pod. One of an
 /// earlier super Pod is deleted first.
-pub async fn store(sup: &Remote<Super>, fence: &Fence, writer: &Secret, attached: &Attached, place: &Place<'_>, batch: &Batch, share: f64) -> Result<Tokens, CallError> {
+pub async fn store(
+    sup: &Remote<Super>,
+    fence: &Fence,
+    writer: &Secret,
+    attached: &Attached,
+    place: &Place<'_>,
+    batch: &Batch,
+    share: f64,
+) -> Result<Tokens, CallError> {
     fence.check()?;
     let collection = format!("/api/v1/namespaces/{}/secrets", place.namespace);
     let path = format!("{collection}/{}", place.name);
@@ -93,7 +101,15 @@ pub async fn store(sup: &Remote<Super>, fence: &Fence, writer: &Secret, attached
 }
 
 /// Replaces the tokens in a Secret that is there.
-pub async fn renew(sup: &Remote<Super>, fence: &Fence, writer: &Secret, place: &Place<'_>, secret: Uid, batch: &Batch, share: f64) -> Result<Tokens, CallError> {
+pub async fn renew(
+    sup: &Remote<Super>,
+    fence: &Fence,
+    writer: &Secret,
+    place: &Place<'_>,
+    secret: Uid,
+    batch: &Batch,
+    share: f64,
+) -> Result<Tokens, CallError> {
     fence.check()?;
     let path = format!("/api/v1/namespaces/{}/secrets/{}", place.namespace, place.name);
     let patch = json!({

@@ -251,7 +251,8 @@ impl Controller {
         // Read last: a VirtualCluster whose namespaces were just seen is in this list, or was deleted in between.
         let there = self.list().await?;
         let left: HashSet<Uid> = owned.iter().filter(|owned| !owned.orphan).map(|owned| owned.tenant).collect();
-        let is_known = |tenant: &Uid| there.contains_key(tenant) || self.tenants.contains_key(tenant) || self.clearing.lock().contains(tenant);
+        let is_known =
+            |tenant: &Uid| there.contains_key(tenant) || self.tenants.contains_key(tenant) || self.clearing.lock().contains(tenant);
         let gone: HashSet<Uid> = left.into_iter().filter(|tenant| !is_known(tenant)).collect();
         self.missing.retain(|tenant, _| gone.contains(tenant));
         let now = Instant::now();

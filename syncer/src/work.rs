@@ -64,6 +64,13 @@ impl Work {
         self.ready.notify_one();
     }
 
+    /// Puts several keys into one lane.
+    pub fn push_each(&self, lane: &Lane, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            self.push(lane, key);
+        }
+    }
+
     /// Puts a key into its lane after a while.
     pub fn push_after(&self, lane: &Lane, key: Key, delay: Duration) {
         // The receiver lives as long as the process works; at the end keys are no longer needed.

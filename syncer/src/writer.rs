@@ -72,7 +72,10 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
             409 => Verdict::Reread,
             403 if message.contains("is being terminated") => Verdict::Namespace,
             403 if message.contains("exceeded quota") => Verdict::Rejected { reason: "QuotaExceeded", message: message.clone() },
-            403 if message.contains("violates PodSecurity") || message.contains("ValidatingAdmissionPolicy") || message.contains("admission webhook") => {
+            403 if message.contains("violates PodSecurity")
+                || message.contains("ValidatingAdmissionPolicy")
+                || message.contains("admission webhook") =>
+            {
                 Verdict::Rejected { reason: "PolicyDenied", message: message.clone() }
             }
             401 | 403 => Verdict::Namespace,
@@ -148,7 +151,9 @@ impl Writer {
         self.fence.check()?;
         let account = attached.id.writer();
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", keys::WRITERS_NAMESPACE);
-        let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": WRITER_TOKEN_SECONDS}}).to_string();
+        let ask =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": WRITER_TOKEN_SECONDS}})
+                .to_string();
         let reply = match self.sup.create(&path, ask.clone().into_bytes(), None).await {
             Err(error) if error.is_not_found() => {
                 self.make_account(attached).await?;
@@ -181,7 +186,12 @@ impl Writer {
     /// that is there. `None`: not now, it is being deleted.
     ///
     /// *Errors*: `NamespaceTaken` (as a status 409) where somebody else's namespace has the name.
-    pub async fn namespace(&self, tenant: &Tenant, attached: &Attached, namespace: &Namespace<TenantSide>) -> Result<Option<Namespace<Super>>, CallError> {
+    pub async fn namespace(
+        &self,
+        tenant: &Tenant,
+        attached: &Attached,
+        namespace: &Namespace<TenantSide>,
+    ) -> Result<Option<Namespace<Super>>, CallError> {
         let name = attached.id.namespace(namespace);
         if let Some(ready) = Self::known(tenant, attached, &name) {
             return Ok(ready.then_some(name));
@@ -216,7 +226,13 @@ impl Writer {
         known.bound.then_some(true)
     }
 
-    async fn create_namespace(&self, tenant: &Tenant, attached: &Attached, namespace: &Namespace<TenantSide>, name: &Namespace<Super>) -> Result<bool, CallError> {
+    async fn create_namespace(
+        &self,
+        tenant: &Tenant,
+        attached: &Attached,
+        namespace: &Namespace<TenantSide>,
+        name: &Namespace<Super>,
+    ) -> Result<bool, CallError> {
         let Some(kind) = KindId::named("Namespace").and_then(KindId::downward) else { return Ok(false) };
         let resource = kind.resource();
         let bytes = attached.remote.get(&resource.path(None, namespace.as_str()), None).await?;
@@ -241,14 +257,28 @@ impl Writer {
                 code: 409,
                 reason: "NamespaceTaken".into(),
                 message: format!("the namespace {name} is not this tenant's"),
-                retry_after: Some(Duration::from_secs(60)),
+                retry_after: Some(Duration::from_mins(1)),
             }),
         }
     }
 
-    fn namespace_content(&self, kind: &dyn Downward, attached: &Attached, body: Object, facts: &Facts, name: &Namespace<Super>) -> Result<Vec<u8>, CallError> {
+    fn namespace_content(
+        &self,
+        kind: &dyn Downward,
+        attached: &Attached,
+        body: Object,
+        facts: &Facts,
+        name: &Namespace<Super>,
+    ) -> Result<Vec<u8>, CallError> {
         let (profile, nodes) = (attached.profile(), attached.nodes());
-        let cx = Cx { tenant: &attached.id, policy: &self.policy, profile: &profile, namespace: None, super_namespace: Some(name), nodes: &nodes };
+        let cx = Cx {
+            tenant: &attached.id,
+            policy: &self.policy,
+            profile: &profile,
+            namespace: None,
+            super_namespace: Some(name),
+            nodes: &nodes,
+        };
         let body = InTenant(body);
         let asked = kind.down(&body, &cx).map_err(|hold| CallError::Status {
             side: "tenant",

@@ -158,7 +158,8 @@ fn a_copy_of_an_older_uid_goes_before_a_new_one_comes() {
 
 #[test]
 fn a_terminating_tenant_copy_keeps_its_grace_period() {
-    let going = tenant(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 42}), &json!({"x": 1}), &json!({}));
+    let going =
+        tenant(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 42}), &json!({"x": 1}), &json!({}));
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     assert_eq!(steps(decide(&Graceful, going.clone(), sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: Some(42) }]);
     assert_eq!(steps(decide(&Graceful, going, NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: Some(0) }]);

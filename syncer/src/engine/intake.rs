@@ -28,7 +28,8 @@ impl Engine {
     pub(super) fn watch_super(&self, tasks: &Tasks) {
         for kind in watched_kinds() {
             let engine = self.clone();
-            let source = Source { path: kind.kind().resource().collection(None), selector: Some(keys::TENANT.replace('/', "%2F")), from_now: false };
+            let source =
+                Source { path: kind.kind().resource().collection(None), selector: Some(keys::TENANT.replace('/', "%2F")), from_now: false };
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
@@ -55,8 +56,8 @@ impl Engine {
                 self.0.super_synced.insert(kind);
                 for tenant in self.0.tenants.all() {
                     let missed = tenant.index.lock().list_ends(kind, false);
-                    self.namespaces_missed(kind, &tenant);
-                    missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+                    namespaces_missed(kind, &tenant);
+                    self.0.work.push_each(&tenant.lane, missed);
                 }
                 if self.super_synced() {
                     self.push_all();
@@ -79,8 +80,9 @@ impl Engine {
     fn push_all(&self) {
         for tenant in self.0.tenants.all() {
             if tenant.attached().is_some() {
-                let keys: Vec<Key> = tenant.index.lock().iter().filter(|(_, entry)| entry.settled.is_none()).map(|(key, _)| key.clone()).collect();
-                keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+                let keys: Vec<Key> =
+                    tenant.index.lock().iter().filter(|(_, entry)| entry.settled.is_none()).map(|(key, _)| key.clone()).collect();
+                self.0.work.push_each(&tenant.lane, keys);
             }
         }
     }
@@ -125,21 +127,13 @@ impl Engine {
     fn namespace_free(&self, tenant: &Tenant, namespace: &str) {
         let keys: Vec<Key> = {
             let index = tenant.index.lock();
-            index.iter().filter(|(key, _)| key.namespace.as_ref().is_some_and(|ns| ns.as_str() == namespace)).map(|(key, _)| key.clone()).collect()
+            index
+                .iter()
+                .filter(|(key, _)| key.namespace.as_ref().is_some_and(|ns| ns.as_str() == namespace))
+                .map(|(key, _)| key.clone())
+                .collect()
         };
-        keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
-    }
-
-    /// After a relist, namespaces that were not named are no longer known.
-    fn namespaces_missed(&self, kind: KindId, tenant: &Tenant) {
-        if !is_namespace(kind) {
-            return;
-        }
-        let index = tenant.index.lock();
-        let there: std::collections::HashSet<Arc<str>> =
-            index.iter().filter(|(key, _)| key.kind == kind).filter_map(|(_, entry)| if let Slot::Here(_, place) = &entry.sup { Some(place.name.clone()) } else { None }).collect();
-        drop(index);
-        tenant.namespaces.lock().retain(|name, _| there.contains(name));
+        self.0.work.push_each(&tenant.lane, keys);
     }
 
     /// Starts the informers of a tenant.
@@ -155,7 +149,11 @@ impl Engine {
             });
         }
         let (nodes, tenant, attached) = (self.0.nodes.clone(), tenant.clone(), attached.clone());
-        let source = Source { path: "/api/v1/nodes".into(), selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))), from_now: false };
+        let source = Source {
+            path: "/api/v1/nodes".into(),
+            selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
+            from_now: false,
+        };
         let cancel = attached.cancel.clone();
         until_stopped(tasks, "tenant-nodes", async move {
             let remote = attached.remote.clone();
@@ -200,9 +198,15 @@ impl Engine {
             *seen.regression.lock() = Some((version, built));
         }
         seen.synced.insert(kind);
-        missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
-        let waiting: Vec<Key> = tenant.index.lock().iter().filter(|(key, entry)| key.kind == kind && entry.settled.is_none()).map(|(key, _)| key.clone()).collect();
-        waiting.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+        self.0.work.push_each(&tenant.lane, missed);
+        let waiting: Vec<Key> = tenant
+            .index
+            .lock()
+            .iter()
+            .filter(|(key, entry)| key.kind == kind && entry.settled.is_none())
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.0.work.push_each(&tenant.lane, waiting);
     }
 
     fn tenant_object(&self, tenant: &Tenant, attached: &Attached, kind: KindId, bytes: &Bytes) {
@@ -237,7 +241,7 @@ impl Engine {
             index.release(&key, &references)
         };
         self.0.work.push(&tenant.lane, key);
-        unwanted.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+        self.0.work.push_each(&tenant.lane, unwanted);
     }
 
     /// The key of a tenant's object; `None` where its name cannot be, or its namespace never goes down.
@@ -278,6 +282,21 @@ pub(super) fn learn_address(tenant: &Tenant, key: &Key, bytes: &Bytes) {
     }
 }
 
+/// After a relist, namespaces that were not named are no longer known.
+fn namespaces_missed(kind: KindId, tenant: &Tenant) {
+    if !is_namespace(kind) {
+        return;
+    }
+    let index = tenant.index.lock();
+    let there: std::collections::HashSet<Arc<str>> = index
+        .iter()
+        .filter(|(key, _)| key.kind == kind)
+        .filter_map(|(_, entry)| if let Slot::Here(_, place) = &entry.sup { Some(place.name.clone()) } else { None })
+        .collect();
+    drop(index);
+    tenant.namespaces.lock().retain(|name, _| there.contains(name));
+}
+
 fn is_namespace(kind: KindId) -> bool {
     kind.downward().is_some_and(|kind| kind.demand() == Demand::Contents)
 }
@@ -308,20 +327,17 @@ pub(super) fn chain(error: &CallError) -> String {
     text
 }
 
-impl Engine {
-    /// A super copy that we wrote or read ourselves. True if the pair must be looked at.
-    pub(super) fn super_known(&self, tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(mirror::Facts, bool)> {
-        let kind = key.kind.downward()?;
-        let facts = super_facts(&kind.resource(), kind.observe() == Observe::Patrolled, bytes).ok()?;
-        let seen = Seen::of(bytes).ok()?;
-        let owner = seen.owner.ok()?;
-        let ours = seen.tenant_label.as_deref() == Some(&*tenant.lane) && key_of(key.kind, &owner).as_ref() == Some(key);
-        if !ours {
-            return None;
-        }
-        let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
-        let moved = tenant.index.lock().super_seen(key, facts.clone(), place, Some(bytes.clone()));
-        Some((facts, moved))
+/// A super copy that we wrote or read ourselves. True if the pair must be looked at.
+pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(mirror::Facts, bool)> {
+    let kind = key.kind.downward()?;
+    let facts = super_facts(&kind.resource(), kind.observe() == Observe::Patrolled, bytes).ok()?;
+    let seen = Seen::of(bytes).ok()?;
+    let owner = seen.owner.ok()?;
+    let ours = seen.tenant_label.as_deref() == Some(&*tenant.lane) && key_of(key.kind, &owner).as_ref() == Some(key);
+    if !ours {
+        return None;
     }
+    let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
+    let moved = tenant.index.lock().super_seen(key, facts.clone(), place, Some(bytes.clone()));
+    Some((facts, moved))
 }
-

@@ -44,8 +44,8 @@ impl Engine {
                 if attached.is_halted() || !self.super_synced() {
                     continue;
                 }
-                let first = !first_looks.contains(&tenant.lane) || !self.has_patrolled(&tenant);
-                if (first || round % LIST_EVERY == 0) && self.list_patrolled(&tenant, &attached).await.is_ok() {
+                let first = !first_looks.contains(&tenant.lane) || !has_patrolled(&tenant);
+                if (first || round.is_multiple_of(LIST_EVERY)) && self.list_patrolled(&tenant, &attached).await.is_ok() {
                     first_looks.insert(tenant.lane.clone());
                 }
                 if round > 0 {
@@ -62,7 +62,7 @@ impl Engine {
         let end = tokio::time::Instant::now() + self.0.options.patrol_interval;
         while tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(250)).await;
-            let waits = |tenant: &Arc<Tenant>| tenant.attached().is_some_and(|a| !a.is_halted()) && !self.has_patrolled(tenant);
+            let waits = |tenant: &Arc<Tenant>| tenant.attached().is_some_and(|a| !a.is_halted()) && !has_patrolled(tenant);
             if self.super_synced() && self.0.tenants.all().iter().any(waits) {
                 for tenant in self.0.tenants.all().iter().filter(|tenant| waits(tenant)) {
                     if let Some(attached) = tenant.attached() {
@@ -71,11 +71,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    fn has_patrolled(&self, tenant: &Tenant) -> bool {
-        let index = tenant.index.lock();
-        patrolled_kinds().all(|kind| index.super_listed(kind))
     }
 
     /// Lists the kinds that are not watched, metadata-only, a namespace at a time, as the tenant's own writer.
@@ -93,7 +88,7 @@ impl Engine {
                 }
             }
             let missed = tenant.index.lock().list_ends(kind, false);
-            missed.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+            self.0.work.push_each(&tenant.lane, missed);
             self.push_kind(tenant, kind);
         }
         Ok(())
@@ -104,7 +99,7 @@ impl Engine {
             let index = tenant.index.lock();
             index.iter().filter(|(key, entry)| key.kind == kind && entry.settled.is_none()).map(|(key, _)| key.clone()).collect()
         };
-        keys.into_iter().for_each(|key| self.0.work.push(&tenant.lane, key));
+        self.0.work.push_each(&tenant.lane, keys);
     }
 
     async fn list_namespace(&self, tenant: &Tenant, attached: &Attached, kind: KindId, namespace: &str) -> Result<(), CallError> {
@@ -178,8 +173,13 @@ impl Engine {
                 }
             }
         }
-        unsettled.into_iter().chain(deep).for_each(|key| self.0.work.push(&tenant.lane, key));
+        self.0.work.push_each(&tenant.lane, unsettled.into_iter().chain(deep));
     }
+}
+
+fn has_patrolled(tenant: &Tenant) -> bool {
+    let index = tenant.index.lock();
+    patrolled_kinds().all(|kind| index.super_listed(kind))
 }
 
 fn patrolled_kinds() -> impl Iterator<Item = KindId> {

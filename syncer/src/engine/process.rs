@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::intake::{chain, learn_address};
+use super::intake::{chain, learn_address, super_known};
 use crate::brake::Say;
 use crate::events::{About, Severity};
 use crate::index::{Key, Slot, Tokens};
@@ -41,9 +41,9 @@ enum End {
 /// Reads and plans a key takes at most before it goes back into the queue.
 const ROUNDS: usize = 8;
 /// The longest back-off.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// How long after a refusal the pair is looked at again, if neither side moves: a quota or a policy may have.
-const REFUSED: Duration = Duration::from_secs(300);
+const REFUSED: Duration = Duration::from_mins(5);
 
 /// How long the first Pods of a tenant wait for the address of their API server.
 const ADDRESS: Duration = Duration::from_secs(30);
@@ -128,7 +128,7 @@ impl Job<'_> {
             if let Some(references) = planned.references {
                 let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
                 let moved = self.tenant.index.lock().hold(self.key, references);
-                moved.into_iter().for_each(|key| self.engine.0.work.push(&self.tenant.lane, key));
+                self.engine.0.work.push_each(&self.tenant.lane, moved);
             }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
             match planned.outcome {
@@ -299,7 +299,7 @@ impl Job<'_> {
 
     /// What a read of the super copy has shown: ours, or somebody else's.
     fn super_read(&self, bytes: &Bytes) -> Option<Facts> {
-        let known = self.engine.super_known(self.tenant, self.key, bytes);
+        let known = super_known(self.tenant, self.key, bytes);
         let mut index = self.tenant.index.lock();
         let entry = index.entry(self.key);
         match &known {
@@ -307,7 +307,9 @@ impl Job<'_> {
                 entry.sup = Slot::Foreign;
                 entry.sup_body = None;
             }
-            Some((facts, _)) if matches!(&entry.sup, Slot::Here(there, _) if there.version == facts.version) => entry.sup_body = Some(bytes.clone()),
+            Some((facts, _)) if matches!(&entry.sup, Slot::Here(there, _) if there.version == facts.version) => {
+                entry.sup_body = Some(bytes.clone())
+            }
             Some(_) => {}
         }
         known.map(|(facts, _)| facts)
@@ -399,7 +401,8 @@ impl Job<'_> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
         self.addresses_known()?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
-        let batch = if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
+        let batch =
+            if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
         let bearer = self.engine.0.writer.token(self.attached).await?;
         let resource = self.kind.resource();
         self.engine.fence().check()?;
@@ -432,9 +435,21 @@ impl Job<'_> {
     fn pod_of(&self) -> Result<tokens::PodOf<'_>, CallError> {
         let uid = match self.tenant.index.lock().get(self.key).map(|entry| entry.tenant.clone()) {
             Some(Slot::Here(facts, ())) => facts.uid,
-            _ => return Err(CallError::Status { side: "tenant", code: 404, reason: "NotFound".into(), message: String::new(), retry_after: None }),
+            _ => {
+                return Err(CallError::Status {
+                    side: "tenant",
+                    code: 404,
+                    reason: "NotFound".into(),
+                    message: String::new(),
+                    retry_after: None,
+                });
+            }
         };
-        Ok(tokens::PodOf { namespace: self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), name: self.key.name.as_str(), uid })
+        Ok(tokens::PodOf {
+            namespace: self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(),
+            name: self.key.name.as_str(),
+            uid,
+        })
     }
 
     fn note_tokens(&self, tokens: Tokens) {
@@ -469,7 +484,10 @@ impl Job<'_> {
             Some(body) => body,
             None => {
                 let bytes = self.attached.remote.get(&self.tenant_path(), None).await?;
-                InTenant(Object::parse(&bytes).map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?)
+                InTenant(
+                    Object::parse(&bytes)
+                        .map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?,
+                )
             }
         };
         let asks = self.kind.tokens(&body);
@@ -580,8 +598,7 @@ impl Job<'_> {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
             Verdict::Retry(least) => Some(End::Retry(least)),
             Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
-            Verdict::Reread => self.again(self.fetch(Want::Super).await),
-            Verdict::Taken => self.again(self.fetch(Want::Super).await),
+            Verdict::Reread | Verdict::Taken => self.again(self.fetch(Want::Super).await),
             Verdict::Namespace => {
                 if let Some(namespace) = &self.namespace {
                     self.engine.0.writer.mistrust(self.tenant, self.attached, namespace).await;
@@ -659,4 +676,3 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
         Verdict::Fenced => "fenced",
     }
 }
-

@@ -24,7 +24,10 @@ pub(super) struct Trouble {
 /// *Errors*: what is wrong with the kubeconfig, by field; never what it holds.
 pub(super) fn remote(text: &[u8], template: &Template) -> Result<Remote<Tenant>, String> {
     let kubeconfig = Kubeconfig::from_tenant(text).map_err(|error| Chain(&error).to_string())?;
-    let config = TransportConfig { limits: template.limits.clone(), ..TransportConfig::tenant(kubeconfig, template.addresses.clone(), &template.user_agent) };
+    let config = TransportConfig {
+        limits: template.limits.clone(),
+        ..TransportConfig::tenant(kubeconfig, template.addresses.clone(), &template.user_agent)
+    };
     let transport = Transport::new(config).map_err(|error| Chain(&error).to_string())?;
     Ok(Remote::new(transport))
 }
@@ -69,9 +72,11 @@ fn trouble(error: &CallError) -> Trouble {
             let message = format!("{what}; the user of the kubeconfig needs all rights in its control plane (ClusterRole cluster-admin)");
             Trouble { reason: "Forbidden", message, stale: true }
         }
-        CallError::Status { code: 404, .. } => {
-            Trouble { reason: "ControlPlaneStarting", message: "the control plane has no namespace kube-system yet".to_owned(), stale: false }
-        }
+        CallError::Status { code: 404, .. } => Trouble {
+            reason: "ControlPlaneStarting",
+            message: "the control plane has no namespace kube-system yet".to_owned(),
+            stale: false,
+        },
         CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => bad_answer(what),
         CallError::Transport { source, .. } => {
             let reason = match source.kind() {
@@ -96,7 +101,9 @@ mod tests {
 
     #[test]
     fn an_answer_has_a_word_and_what_to_do() {
-        for (code, reason, stale) in [(401, "Unauthorized", true), (403, "Forbidden", true), (404, "ControlPlaneStarting", false), (500, "BadAnswer", false)] {
+        for (code, reason, stale) in
+            [(401, "Unauthorized", true), (403, "Forbidden", true), (404, "ControlPlaneStarting", false), (500, "BadAnswer", false)]
+        {
             let trouble = trouble(&status(code));
             assert_eq!((trouble.reason, trouble.stale), (reason, stale));
             assert!(!trouble.message.contains('\n'), "foreign text is escaped: {}", trouble.message);
@@ -105,7 +112,11 @@ mod tests {
 
     #[test]
     fn a_kubeconfig_that_runs_a_program_is_refused_by_field() {
-        let template = Template { limits: runtime::transport::Limits::default(), addresses: runtime::address::AddressPolicy::default(), user_agent: "t".to_owned() };
+        let template = Template {
+            limits: runtime::transport::Limits::default(),
+            addresses: runtime::address::AddressPolicy::default(),
+            user_agent: "t".to_owned(),
+        };
         let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
                     clusters: [{name: a, cluster: {server: 'https://192.0.2.1'}}]\nusers: [{name: a, user: {exec: {command: /bin/false, apiVersion: v1}}}]\n";
         let refused = remote(text.as_bytes(), &template).err().unwrap();

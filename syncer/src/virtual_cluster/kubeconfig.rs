@@ -85,7 +85,10 @@ async fn read(client: &Client, namespace: &str, name: &str) -> Found {
     let secret = match Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await {
         Ok(Some(secret)) => secret,
         Ok(None) => {
-            return missing(format!("there is no Secret {name} in namespace {namespace}: put the control plane's kubeconfig there, key {}", DATA_KEYS[0]));
+            return missing(format!(
+                "there is no Secret {name} in namespace {namespace}: put the control plane's kubeconfig there, key {}",
+                DATA_KEYS[0]
+            ));
         }
         Err(kube::Error::Api(status)) if status.code == 403 => {
             return Found::Forbidden(format!(

@@ -6,13 +6,13 @@
 //! ```
 //! Each look starts from the top and goes as far as it can; where it stops is the state that people read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::api::{DeletionPolicy, VirtualCluster};
-use common::{Namespace, Tenant, TenantId, Uid, keys, name};
+use common::{Namespace, Tenant, TenantId, Uid, name};
 use kube::ResourceExt;
 use mirror::cx::Profile;
 use rand::Rng;
@@ -79,7 +79,7 @@ pub(super) struct Machine {
     presence: watch::Receiver<Presence>,
     source: Source,
     /// What decides where the kubeconfig is, as it was at the last reading.
-    read_for: Option<(Option<i64>, Vec<Option<String>>)>,
+    read_for: Option<ReadFor>,
     read_at: Option<Instant>,
     reading: Pace,
     connection: Option<Connection>,
@@ -174,7 +174,7 @@ impl Machine {
 
     /// Reads the kubeconfig, if it is time.
     async fn read_kubeconfig(&mut self, vc: &VirtualCluster) {
-        let read_for = places_depend_on(vc);
+        let read_for = ReadFor::from(vc);
         let is_moved = self.read_for.as_ref() != Some(&read_for);
         let is_stale = self.is_stale() && self.read_at.is_none_or(|at| at.elapsed() >= REREAD);
         if !is_moved && !is_stale && !self.reading.is_due() {
@@ -254,9 +254,8 @@ impl Machine {
                     return Ok(connection);
                 }
                 Err(trouble) => {
-                    warn!(tenant = %self.id, virtual_cluster = self.label, reason = trouble.reason, error = trouble.message, "control plane does not answer");
                     self.shared.planes.tried(self.created, self.id.uid());
-                    self.trouble = Some(trouble);
+                    self.worry(trouble);
                 }
             }
         }
@@ -280,6 +279,14 @@ impl Machine {
         answer
     }
 
+    /// Takes note of a failure; the same again is no news for the log.
+    fn worry(&mut self, trouble: Trouble) {
+        if self.trouble.as_ref().map(|known| known.reason) != Some(trouble.reason) {
+            warn!(tenant = %self.id, virtual_cluster = self.label, reason = trouble.reason, error = trouble.message, "control plane does not answer");
+        }
+        self.trouble = Some(trouble);
+    }
+
     /// Asks again where there is reason to doubt that the control plane is there and the same.
     async fn still_there(&mut self, mut connection: Connection) -> Result<Connection, State> {
         let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
@@ -289,7 +296,7 @@ impl Machine {
             if self.asking.is_due() || is_other {
                 match self.ask(&connection.remote.clone()).await {
                     Ok(incarnation) => connection.incarnation = incarnation,
-                    Err(trouble) => self.trouble = Some(trouble),
+                    Err(trouble) => self.worry(trouble),
                 }
                 self.connection = Some(connection.clone());
             }
@@ -358,13 +365,17 @@ impl Machine {
             return (None, None);
         };
         let Some(slice) = parse_slice(&text) else {
-            let message = format!("spec.serviceCidr {text:?} is not a range such as 10.128.0.0/20: Services get addresses of the super cluster's choice");
+            let message = format!(
+                "spec.serviceCidr {text:?} is not a range such as 10.128.0.0/20: Services get addresses of the super cluster's choice"
+            );
             return (None, Some(("ServiceCidrInvalid", message)));
         };
         match self.shared.slices.allot(self.id.uid(), &self.label, slice) {
             Ok(()) => (Some(slice), None),
             Err(other) => {
-                let message = format!("spec.serviceCidr {text} overlaps the range of VirtualCluster {other}: Services get addresses of the super cluster's choice; give it a range of its own");
+                let message = format!(
+                    "spec.serviceCidr {text} overlaps the range of VirtualCluster {other}: Services get addresses of the super cluster's choice; give it a range of its own"
+                );
                 (None, Some(("ServiceCidrTaken", message)))
             }
         }
@@ -427,7 +438,13 @@ impl Machine {
     }
 
     /// Watches over the attached control plane.
-    fn supervise(&mut self, vc: &VirtualCluster, connection: &Connection, accepted: Option<Accepted>, note: Option<(&'static str, String)>) -> Result<State, State> {
+    fn supervise(
+        &mut self,
+        vc: &VirtualCluster,
+        connection: &Connection,
+        accepted: Option<Accepted>,
+        note: Option<(&'static str, String)>,
+    ) -> Result<State, State> {
         let id = self.id.as_str();
         let Some(health) = self.shared.engine.health(id) else {
             self.attached = None;
@@ -512,11 +529,19 @@ fn unreachable(trouble: &Trouble) -> State {
     State::Unreachable { reason: trouble.reason, message: trouble.message.clone() }
 }
 
-/// What decides where a kubeconfig is, so that our own writes to the status make nobody read it again.
-fn places_depend_on(vc: &VirtualCluster) -> (Option<i64>, Vec<Option<String>>) {
-    let annotation = |key: &str| vc.annotations().get(key).cloned();
-    let root = vc.status.as_ref().and_then(|status| status.cluster_namespace.clone());
-    (vc.metadata.generation, vec![annotation(keys::ADMIN_KUBECONFIG), annotation(keys::ADMIN_KUBECONFIG_SECRET), root])
+/// What of a VirtualCluster makes its kubeconfig be read again: all that people write, but not our own writes to the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ReadFor {
+    generation: Option<i64>,
+    annotations: BTreeMap<String, String>,
+    root: Option<String>,
+}
+
+impl From<&VirtualCluster> for ReadFor {
+    fn from(vc: &VirtualCluster) -> Self {
+        let root = vc.status.as_ref().and_then(|status| status.cluster_namespace.clone());
+        Self { generation: vc.metadata.generation, annotations: vc.annotations().clone(), root }
+    }
 }
 
 /// The range that is asked for, else the one that was recorded.
