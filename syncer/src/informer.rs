@@ -74,7 +74,7 @@ struct Page<'a> {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(borrow, default)]
-    items: Vec<&'a RawValue>,
+    items: Option<Vec<&'a RawValue>>,
 }
 
 /// Pages asked for at most: beyond it an API server is taken for one that never ends its list.
@@ -236,7 +236,7 @@ async fn paged_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut imp
             begun = true;
             sink(Told::ListBegins);
         }
-        for item in &page.items {
+        for item in page.items.iter().flatten() {
             // Copied, so that one kept object does not keep the page.
             sink(Told::Object(Bytes::copy_from_slice(item.get().as_bytes())));
         }

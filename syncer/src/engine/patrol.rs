@@ -27,7 +27,8 @@ struct Page<'a> {
     #[serde(default)]
     metadata: ListMeta,
     #[serde(borrow, default)]
-    items: Vec<&'a RawValue>,
+    /// `null` in an empty list of metadata.
+    items: Option<Vec<&'a RawValue>>,
 }
 
 impl Engine {
@@ -115,7 +116,7 @@ impl Engine {
                 other => other?,
             };
             let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "super", source })?;
-            for item in page.items {
+            for item in page.items.unwrap_or_default() {
                 self.patrolled(tenant, kind, item.get().as_bytes());
             }
             if page.metadata.next.is_empty() {
