@@ -296,13 +296,13 @@ impl Index {
     }
 
     /// Replaces the references that `key` holds; the keys that became wanted or unwanted by it.
-    pub fn hold(&mut self, key: &Key, references: Vec<Reference>) -> Vec<Key> {
-        let before = std::mem::replace(&mut self.entry(key).references, references.clone());
-        if before == references {
+    pub fn hold(&mut self, key: &Key, references: &[Reference]) -> Vec<Key> {
+        if self.entry(key).references == references {
             return Vec::new();
         }
+        let before = std::mem::replace(&mut self.entry(key).references, references.to_vec());
         let mut moved = Vec::new();
-        for reference in &references {
+        for reference in references {
             let count = self.wanted.entry((key.namespace.clone(), reference.clone())).or_default();
             *count += 1;
             if *count == 1 {

@@ -112,11 +112,11 @@ pub async fn renew(
 ) -> Result<Tokens, CallError> {
     fence.check()?;
     let path = format!("/api/v1/namespaces/{}/secrets/{}", place.namespace, place.name);
-    let patch = json!({
+    let change = json!({
         "metadata": {"uid": secret.to_string(), "annotations": times(batch)},
         "data": data(batch),
     });
-    let reply = sup.patch(&path, Patch::Merge, &patch, Some(writer)).await?;
+    let reply = sup.patch(&path, Patch::Merge, &change, Some(writer)).await?;
     Ok(good(seen_uid(&reply)?, place.pod.1, batch, share))
 }
 

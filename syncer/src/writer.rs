@@ -67,9 +67,8 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
         CallError::Transport { .. } | CallError::Unreadable { .. } => Verdict::Retry(SOON),
         CallError::Status { code, reason, message, retry_after, .. } => match code {
             404 if create => Verdict::Namespace,
-            404 => Verdict::Reread,
             409 if create && reason == "AlreadyExists" => Verdict::Taken,
-            409 => Verdict::Reread,
+            404 | 409 => Verdict::Reread,
             403 if message.contains("is being terminated") => Verdict::Namespace,
             403 if message.contains("exceeded quota") => Verdict::Rejected { reason: "QuotaExceeded", message: message.clone() },
             403 if message.contains("violates PodSecurity")

@@ -127,7 +127,7 @@ impl Job<'_> {
             let planned = self.plan(&pair, &profile);
             if let Some(references) = planned.references {
                 let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
-                let moved = self.tenant.index.lock().hold(self.key, references);
+                let moved = self.tenant.index.lock().hold(self.key, &references);
                 self.engine.0.work.push_each(&self.tenant.lane, moved);
             }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
@@ -308,7 +308,7 @@ impl Job<'_> {
                 entry.sup_body = None;
             }
             Some((facts, _)) if matches!(&entry.sup, Slot::Here(there, _) if there.version == facts.version) => {
-                entry.sup_body = Some(bytes.clone())
+                entry.sup_body = Some(bytes.clone());
             }
             Some(_) => {}
         }
@@ -370,7 +370,7 @@ impl Job<'_> {
             }
             Step::ConditionsDown { uid, conditions } => {
                 let bearer = self.bearer().await?;
-                let patch = status_patch(uid, "/status/conditions", conditions);
+                let patch = status_patch(uid, "/status/conditions", &conditions);
                 let reply = self.engine.sup().patch(&format!("{}/status", self.super_path()), Patch::Json, &patch, bearer.as_ref()).await?;
                 shown.sup = self.super_read(&reply);
             }
@@ -385,7 +385,7 @@ impl Job<'_> {
                 shown.tenant = Some(self.tenant_known(&reply)?);
             }
             Step::Report { uid, status } => {
-                let patch = status_patch(uid, "/status", status);
+                let patch = status_patch(uid, "/status", &status);
                 let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
                 shown.tenant = Some(self.tenant_known(&reply)?);
             }
@@ -480,15 +480,12 @@ impl Job<'_> {
             TenantSide::Here(copy) => copy.body.clone(),
             TenantSide::Absent(_) => return Ok(End::Rest),
         };
-        let body = match body {
-            Some(body) => body,
-            None => {
-                let bytes = self.attached.remote.get(&self.tenant_path(), None).await?;
-                InTenant(
-                    Object::parse(&bytes)
-                        .map_err(|error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) })?,
-                )
-            }
+        let body = if let Some(body) = body {
+            body
+        } else {
+            let bytes = self.attached.remote.get(&self.tenant_path(), None).await?;
+            let unreadable = |error| CallError::Unreadable { side: "tenant", source: serde::de::Error::custom(error) };
+            InTenant(Object::parse(&bytes).map_err(unreadable)?)
         };
         let asks = self.kind.tokens(&body);
         if asks.is_empty() {
@@ -626,7 +623,7 @@ impl Job<'_> {
     }
 }
 
-fn status_patch(uid: Uid, path: &str, value: Value) -> Value {
+fn status_patch(uid: Uid, path: &str, value: &Value) -> Value {
     json!([
         {"op": "test", "path": "/metadata/uid", "value": uid.to_string()},
         {"op": "add", "path": path, "value": value},

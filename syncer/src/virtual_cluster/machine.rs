@@ -42,6 +42,9 @@ const LATER: Duration = Duration::from_secs(5);
 /// Least time between two readings of a kubeconfig that the API server does not accept.
 const REREAD: Duration = Duration::from_secs(5);
 
+/// How long an attached control plane may be silent before people are told: its informers go on trying meanwhile.
+const MOMENT: Duration = Duration::from_secs(3);
+
 /// Time between two questions to a control plane that is not attached, or was silent, after it answered.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
@@ -85,6 +88,8 @@ pub(super) struct Machine {
     connection: Option<Connection>,
     asking: Pace,
     trouble: Option<Trouble>,
+    /// When the first of the questions was asked that brought nothing but trouble.
+    silent_since: Option<Instant>,
     attached: Option<(String, Arc<Attached>)>,
     weight: u8,
     /// How many namespaces were marked as to be left.
@@ -112,6 +117,7 @@ impl Machine {
             connection: None,
             asking: Pace::new(Duration::from_secs(1)),
             trouble: None,
+            silent_since: None,
             attached: None,
             weight: 0,
             marked: None,
@@ -268,11 +274,15 @@ impl Machine {
 
     /// Asks a control plane who it is, and paces the next question.
     async fn ask(&mut self, remote: &Remote<Tenant>) -> Result<Uid, Trouble> {
+        let began = *self.silent_since.get_or_insert_with(Instant::now);
         let answer = connect::incarnation(remote).await;
         match &answer {
             Ok(_) => {
                 self.asking.succeeded(ASK_AGAIN);
-                self.trouble = None;
+                self.silent_since = None;
+                if self.trouble.take().is_some() {
+                    info!(tenant = %self.id, virtual_cluster = self.label, after = ?began.elapsed(), "control plane answers");
+                }
             }
             Err(_) => self.asking.failed(),
         }
@@ -300,9 +310,9 @@ impl Machine {
                 }
                 self.connection = Some(connection.clone());
             }
-            // One failure may be a moment's; informers go on trying meanwhile.
+            let is_lasting = self.silent_since.is_some_and(|since| since.elapsed() >= MOMENT);
             if let Some(trouble) = &self.trouble
-                && (self.attached.is_none() || self.asking.failures() > 1)
+                && (self.attached.is_none() || is_lasting)
             {
                 return Err(unreachable(trouble));
             }

@@ -14,13 +14,12 @@ pub(super) struct Pace {
     first: Duration,
     backoff: ExponentialBackoff,
     next: Instant,
-    failures: u32,
 }
 
 impl Pace {
     /// To be tried now, and after a failure again after `first`, doubled each time.
     pub(super) fn new(first: Duration) -> Self {
-        Self { first, backoff: backoff(first), next: Instant::now(), failures: 0 }
+        Self { first, backoff: backoff(first), next: Instant::now() }
     }
 
     /// Whether it is time.
@@ -28,7 +27,7 @@ impl Pace {
         Instant::now() >= self.next
     }
 
-    /// It is time now, and failures so far do not count.
+    /// It is time now; what went wrong so far does not count.
     pub(super) fn now(&mut self) {
         self.succeeded(Duration::ZERO);
     }
@@ -36,19 +35,12 @@ impl Pace {
     /// It went well; try again after a while.
     pub(super) fn succeeded(&mut self, again: Duration) {
         self.backoff = backoff(self.first);
-        self.failures = 0;
         self.next = Instant::now() + again;
     }
 
     /// It did not.
     pub(super) fn failed(&mut self) {
-        self.failures = self.failures.saturating_add(1);
         self.next = Instant::now() + self.backoff.next().unwrap_or(LONGEST);
-    }
-
-    /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
     }
 
     /// Waits until it is time.
@@ -77,7 +69,6 @@ mod tests {
         let waited = start.elapsed();
         assert!(waited >= LONGEST && waited <= LONGEST * 2, "{waited:?}");
         pace.succeeded(Duration::from_secs(5));
-        assert_eq!(pace.failures(), 0);
         assert!(!pace.is_due());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert!(pace.is_due());
