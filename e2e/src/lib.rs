@@ -14,5 +14,6 @@ pub mod plane;
 pub mod port;
 pub mod process;
 pub mod programs;
+pub mod story;
 pub mod syncer;
 pub mod wait;

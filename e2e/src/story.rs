@@ -1,0 +1,171 @@
+//! How a story on the real bed begins: control planes, nodes, the syncer as installed, and tenants that are Ready.
+//!
+//! ```no_run
+//! # async fn story() -> anyhow::Result<()> {
+//! use e2e::story::Story;
+//! let story = Story::begin("example", 2).await?;
+//! let acme = story.tenant(0)?;
+//! acme.apply(&serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } })).await?;
+//! # Ok(()) }
+//! ```
+
+mod actor;
+mod crowd;
+mod everything;
+mod inventory;
+mod ledger;
+mod standing;
+mod witness;
+
+use std::{fmt::Write as _, time::Duration};
+
+use anyhow::{Context as _, bail};
+use futures::future::{LocalBoxFuture, join_all, try_join_all};
+use serde_json::Value;
+use tokio::time::Instant;
+
+pub use actor::{Actor, condition, is_running, pod, uid_of};
+pub use crowd::{Crowd, time_to_run};
+pub use everything::everything;
+pub use inventory::{Holdings, Inventory, difference};
+pub use ledger::{Entries, Ledger, quiet};
+pub use standing::Standing;
+pub use witness::Witness;
+
+use crate::{
+    bed::{Bed, BedOptions, virtual_clusters},
+    nodes::{FakeNodes, NodeOptions},
+    syncer::{SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually},
+};
+
+/// How long any single thing may take: well under a second here, more where other tests run at once.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a story plays on.
+pub struct Plot {
+    /// The control planes.
+    pub bed: BedOptions,
+    /// The nodes of the super cluster.
+    pub nodes: NodeOptions,
+    /// The syncer.
+    pub syncer: SyncerOptions,
+}
+
+impl Plot {
+    /// A bed of that name, two nodes, and a syncer with the default flags that logs each step.
+    pub fn new(name: &str, tenants: usize) -> Self {
+        Self {
+            bed: BedOptions::new(name, tenants),
+            nodes: NodeOptions::new(2),
+            syncer: SyncerOptions { log: Some("info,syncer=debug,vc_syncer=debug".to_owned()), ..SyncerOptions::default() },
+        }
+    }
+
+    /// With one more flag of the syncer.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.syncer.args.push(flag.to_owned());
+        self
+    }
+}
+
+/// Everything that runs; ended when dropped, the syncer first.
+pub struct Story {
+    /// The syncer.
+    pub syncer: SyncerProcess,
+    /// The tenants, as registered.
+    pub tenants: Vec<Actor>,
+    /// The nodes of the super cluster.
+    pub nodes: FakeNodes,
+    /// The control planes.
+    pub bed: Bed,
+}
+
+impl Story {
+    /// A story with the usual plot: see [`Plot::new`].
+    pub async fn begin(name: &str, tenants: usize) -> anyhow::Result<Self> {
+        Self::play(Plot::new(name, tenants)).await
+    }
+
+    /// Starts everything, registers all tenants, and waits until they are Ready.
+    pub async fn play(plot: Plot) -> anyhow::Result<Self> {
+        let bed = Bed::start(plot.bed).await?;
+        let nodes = FakeNodes::start(bed.sup.client(), plot.nodes).await?;
+        let syncer = SyncerProcess::start(&bed, plot.syncer).await?;
+        syncer.wait_ready(PATIENCE).await?;
+        let mut tenants = Vec::new();
+        for i in 0..bed.tenants.len() {
+            tenants.push(Actor::register(&bed, i).await?);
+        }
+        let story = Self { syncer, tenants, nodes, bed };
+        let ready = try_join_all(story.tenants.iter().map(|tenant| story.ready(tenant))).await;
+        ready.with_context(|| story.tail())?;
+        Ok(story)
+    }
+
+    /// A tenant, from 0.
+    pub fn tenant(&self, i: usize) -> anyhow::Result<&Actor> {
+        self.tenants.get(i).with_context(|| format!("the story has no tenant {i}"))
+    }
+
+    /// What the `VirtualCluster` of tenant `i` says.
+    pub fn standing(&self, i: usize) -> anyhow::Result<Standing> {
+        let tenant = self.tenant(i)?;
+        Ok(Standing::of(&tenant.name, &tenant.name, self.bed.sup.client()))
+    }
+
+    /// Waits until the tenant's `VirtualCluster` is Ready and its namespace `default` takes Pods.
+    async fn ready(&self, tenant: &Actor) -> anyhow::Result<()> {
+        let api = virtual_clusters(&tenant.name, self.bed.sup.client());
+        eventually(format!("{} is Ready", tenant.name), PATIENCE, async || {
+            let object = api.get(&tenant.name).await?;
+            let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+            let is = |condition: &Value, key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
+            let mut all = conditions.as_array().into_iter().flatten();
+            let ready = all.any(|condition| is(condition, "type", "Ready") && is(condition, "status", "True"));
+            Ok(Seen::when(ready, conditions))
+        })
+        .await?;
+        tenant.takes_pods("default").await
+    }
+
+    /// Tells chapters that do not disturb each other at the same time.
+    ///
+    /// # Errors
+    /// After the last has ended, with all that failed and the end of the syncer's log.
+    pub async fn tell(&self, chapters: Vec<Chapter<'_>>) -> anyhow::Result<()> {
+        let ended = join_all(chapters.into_iter().map(|Chapter { title, body }| async move {
+            let begin = Instant::now();
+            let result = body.await;
+            eprintln!("    {title}: {} ({:.1} s)", if result.is_ok() { "so it was" } else { "NO" }, begin.elapsed().as_secs_f64());
+            (title, result)
+        }))
+        .await;
+        let mut failures = String::new();
+        for (title, result) in ended {
+            if let Err(error) = result {
+                let _ = write!(failures, "\n* {title}:\n  {error:#}");
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        bail!("{failures}\n{}", self.tail())
+    }
+
+    fn tail(&self) -> String {
+        format!("the logs are in {}; the end of the syncer's:\n{}", self.bed.dir().display(), self.syncer.process.log_tail(12))
+    }
+}
+
+/// A part of a story with a title: a sentence that is then true.
+pub struct Chapter<'a> {
+    title: &'static str,
+    body: LocalBoxFuture<'a, anyhow::Result<()>>,
+}
+
+/// Names a part of a story.
+pub fn chapter<'a>(title: &'static str, body: impl Future<Output = anyhow::Result<()>> + 'a) -> Chapter<'a> {
+    Chapter { title, body: Box::pin(body) }
+}
