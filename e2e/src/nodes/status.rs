@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
+use common::name::hash26;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
@@ -221,8 +222,9 @@ fn with_state(container: &Container, state: &Value, ready: bool, started: bool, 
     status
 }
 
+/// As that of a real runtime, it gives no name or UID away.
 fn container_id(container: &Container, pod: &Pod) -> String {
-    format!("fake://{}-{}", pod.metadata.uid.as_deref().unwrap_or_default(), container.name)
+    format!("fake://{}", hash26(&["container", pod.metadata.uid.as_deref().unwrap_or_default(), &container.name]))
 }
 
 #[cfg(test)]
