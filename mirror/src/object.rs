@@ -1,8 +1,10 @@
 //! An object as the planner sees it: parsed metadata, and the rest as JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use common::Uid;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
@@ -88,11 +90,35 @@ struct RawMeta {
     owner_references: Value,
 }
 
-#[derive(Deserialize)]
+/// Read field by field: serde's `flatten` would hold the whole object once more on the way.
 struct RawObject {
     metadata: RawMeta,
-    #[serde(flatten)]
     body: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for RawObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = RawObject;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of an API server")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RawObject, M::Error> {
+                let (mut metadata, mut body) = (None, Map::new());
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "metadata" => metadata = Some(map.next_value()?),
+                        "apiVersion" | "kind" => drop(map.next_value::<IgnoredAny>()?),
+                        _ => drop(body.insert(key, map.next_value()?)),
+                    }
+                }
+                let metadata = metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))?;
+                Ok(RawObject { metadata, body })
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 impl Object {
@@ -101,9 +127,7 @@ impl Object {
     /// *Errors*: broken JSON, no name, a UID that is no UUID.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
         let raw: RawObject = serde_json::from_slice(bytes)?;
-        let RawObject { metadata, mut body } = raw;
-        body.remove("apiVersion");
-        body.remove("kind");
+        let RawObject { metadata, body } = raw;
         let uid = Uid::parse(&metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string())).map_err(ObjectError)?;
         let grace_seconds = metadata.deletion_grace_period_seconds.map(|s| u32::try_from(s.max(0)).unwrap_or(u32::MAX));
         Ok(Self {
