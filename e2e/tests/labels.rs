@@ -1,0 +1,151 @@
+//! Labels of every sort go down so that what selected what in the tenant selects it in the super cluster.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use common::keys;
+use e2e::{
+    story::{Actor, PATIENCE, Story, chapter, pod},
+    wait::{Seen, eventually},
+};
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_selects_what_stays() {
+    let story = Story::begin("labels", 1).await.unwrap();
+    story.tell(vec![chapter("Services find the Pods that they find in the tenant", services(&story))]).await.unwrap();
+    let more = vec![
+        chapter("a Pod that is labeled anew changes sides", relabeled(&story)),
+        chapter("labels of ours that a tenant sets change nothing", smuggled(&story)),
+        chapter("Pods that keep away from each other by a label with a domain do so", anti_affinity(&story)),
+    ];
+    story.tell(more).await.unwrap();
+}
+
+/// Pods with labels of every sort.
+fn pods() -> Vec<(&'static str, Value)> {
+    vec![
+        ("plain", json!({ "app": "web" })),
+        ("empty", json!({ "app": "web", "tier": "" })),
+        ("known", json!({ "app.kubernetes.io/name": "web", "app.kubernetes.io/part-of": "shop" })),
+        ("domain", json!({ "shop.example/tier": "front", "shop.example/zone": "a" })),
+        ("domain-too", json!({ "shop.example/tier": "back", "app": "web" })),
+        ("kubernetes", json!({ "kubernetes.io/metadata.name": "x", "pod-security.kubernetes.io/enforce": "privileged" })),
+        ("long", json!({ format!("{}.example/{}", "d".repeat(63), "k".repeat(63)): "v".repeat(63), "shop.example/tier": "front" })),
+        ("ours", json!({ keys::TENANT: "front", "t.tenancy.x-k8s.io/aaaaaaaaaaaaaaaaaaaaaaaaaa": "front" })),
+        ("bare", json!({})),
+    ]
+}
+
+/// Selectors, each of a Service.
+fn selectors() -> Vec<(&'static str, Value)> {
+    vec![
+        ("by-app", json!({ "app": "web" })),
+        ("by-two", json!({ "app": "web", "tier": "" })),
+        ("by-known", json!({ "app.kubernetes.io/name": "web" })),
+        ("by-domain", json!({ "shop.example/tier": "front" })),
+        ("by-mixed", json!({ "shop.example/tier": "back", "app": "web" })),
+        ("by-kubernetes", json!({ "kubernetes.io/metadata.name": "x" })),
+        ("by-long", json!({ format!("{}.example/{}", "d".repeat(63), "k".repeat(63)): "v".repeat(63) })),
+        ("by-ours", json!({ keys::TENANT: "front" })),
+        ("by-hash", json!({ "t.tenancy.x-k8s.io/aaaaaaaaaaaaaaaaaaaaaaaaaa": "front" })),
+        ("by-nothing", json!({ "shop.example/tier": "none" })),
+    ]
+}
+
+async fn services(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for (name, labels) in pods() {
+        tenant.apply(&pod(name, &labels, &json!({}))).await?;
+    }
+    for (name, selector) in selectors() {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "labels": selector },
+            "spec": { "selector": selector, "ports": [{ "port": 80 }] },
+        });
+        tenant.apply(&service).await?;
+    }
+    for (name, _) in pods() {
+        tenant.sees("the Pod runs", "default", name, e2e::story::is_running).await?;
+    }
+    agree(tenant).await
+}
+
+/// Waits until each Service has the same Pods behind it in both clusters, as the controllers of each find them.
+async fn agree(tenant: &Actor) -> anyhow::Result<()> {
+    for (service, selector) in selectors() {
+        let wanted: BTreeSet<_> = pods_of(&tenant.above("default"), &selector).await?;
+        eventually(format!("{service} finds {wanted:?}"), PATIENCE, async || {
+            let (above, below) = (behind(&tenant.above("default"), service).await?, behind(&tenant.below("default"), service).await?);
+            Ok(Seen::when(above == wanted && below == wanted, (above, below)))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The addresses of the Pods that the tenant's API server selects.
+async fn pods_of(pods: &Api<Pod>, selector: &Value) -> anyhow::Result<BTreeSet<String>> {
+    let fields = selector.as_object().context("no selector")?;
+    let text: Vec<_> = fields.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let list = pods.list(&ListParams::default().labels(&text.join(","))).await?;
+    Ok(list.into_iter().filter_map(|pod| pod.status?.pod_ip).collect())
+}
+
+/// The addresses that a cluster's own controller found for a Service.
+async fn behind(slices: &Api<EndpointSlice>, service: &str) -> anyhow::Result<BTreeSet<String>> {
+    let list = slices.list(&ListParams::default().labels(&format!("kubernetes.io/service-name={service}"))).await?;
+    Ok(list.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default()).flat_map(|endpoint| endpoint.addresses).collect())
+}
+
+async fn relabeled(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let pods: Api<Pod> = tenant.above("default");
+    for (name, labels) in [
+        ("domain", json!({ "shop.example/tier": "back", "app": "web" })),
+        ("long", json!({ "shop.example/tier": null })),
+        ("bare", json!({ "shop.example/tier": "front", "app.kubernetes.io/name": "web" })),
+    ] {
+        pods.patch(name, &PatchParams::default(), &Patch::Merge(&json!({ "metadata": { "labels": labels } }))).await?;
+    }
+    agree(tenant).await
+}
+
+/// The record is ours: a tenant's label of the same key lies beside it, hashed.
+async fn smuggled(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let below: Pod = tenant.below("default").get("ours").await?;
+    let label = below.labels().get(keys::TENANT).map(String::as_str);
+    anyhow::ensure!(label == Some(tenant.id.as_str()), "the record is {label:?}");
+    let hashed = below.labels().iter().filter(|(key, value)| key.starts_with(keys::HASHED_LABEL_PREFIX) && *value == "front").count();
+    anyhow::ensure!(hashed == 2, "{:?}", below.labels());
+    let below: Pod = tenant.below("default").get("kubernetes").await?;
+    let level = below.labels().keys().find(|key| key.starts_with("pod-security.kubernetes.io") || key.starts_with("kubernetes.io"));
+    anyhow::ensure!(level.is_none(), "{level:?} went down");
+    Ok(())
+}
+
+async fn anti_affinity(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let labels = json!({ "shop.example/alone": "yes" });
+    let apart = json!({ "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+        { "labelSelector": { "matchLabels": labels }, "topologyKey": "kubernetes.io/hostname" }
+    ] } } });
+    for name in ["alone-a", "alone-b", "alone-c"] {
+        tenant.apply(&pod(name, &labels, &apart)).await?;
+    }
+    let pods: Api<Pod> = tenant.above("default");
+    eventually("two of three run on a node each, and the third waits", PATIENCE, async || {
+        let list = pods.list(&ListParams::default().labels("shop.example/alone=yes")).await?;
+        let nodes: Vec<_> = list.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+        let waits = list.iter().any(|pod| e2e::story::condition(pod, "PodScheduled") == Some("False"));
+        Ok(Seen::when(nodes.len() == 2 && nodes.first() != nodes.last() && waits, (nodes, waits)))
+    })
+    .await
+    .map(drop)
+}
