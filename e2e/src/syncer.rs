@@ -93,6 +93,20 @@ impl SyncerProcess {
         ready.await.map(drop).with_context(|| format!("the end of its log:\n{}", self.process.log_tail(15)))
     }
 
+    /// Does `work`, and starts the program again whenever it ends meanwhile, as a kubelet does: one that loses its lease ends.
+    pub async fn kept_alive<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let keeper = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.process.start_again()?;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            failed = keeper => failed,
+        }
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         self.get("/metrics").await

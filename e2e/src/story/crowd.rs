@@ -6,14 +6,17 @@ use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Actor, PATIENCE, is_running, pod, uid_of};
+use super::{Actor, is_running, pod, uid_of};
 use crate::wait::{Seen, eventually};
+
+/// How long a crowd may take: some ten seconds alone on 2 cores, many times that beside other tests.
+const MANY: Duration = Duration::from_mins(4);
 
 /// Requests of a crowd's maker at once.
 const HANDS: usize = 16;
@@ -59,14 +62,22 @@ impl<'a> Crowd<'a> {
 
     /// Waits until exactly `count` of them run, as the tenant sees it; gives the UIDs.
     pub async fn runs(&self, count: usize) -> anyhow::Result<BTreeSet<String>> {
-        let pods = self.tenant.running("default", &self.selector(), count).await?;
-        Ok(pods.iter().map(uid_of).collect())
+        let api: Api<Pod> = self.tenant.above("default");
+        eventually(format!("{}: {count} Pods {} run", self.tenant.name, self.name), MANY, async || {
+            let pods = api.list(&ListParams::default().labels(&self.selector())).await?.items;
+            let waiting: Vec<_> = pods.iter().filter(|pod| !is_running(pod)).map(ResourceExt::name_any).collect();
+            if pods.len() == count && waiting.is_empty() {
+                return Ok(Seen::Done(pods.iter().map(uid_of).collect()));
+            }
+            Ok(Seen::NotYet(format!("{} Pods; these do not run: {waiting:?}", pods.len())))
+        })
+        .await
     }
 
     /// Waits until the super cluster holds at least `count` of them.
     pub async fn below(&self, count: usize) -> anyhow::Result<()> {
         let api: Api<Pod> = self.tenant.below("default");
-        eventually(format!("{count} of {} are in the super cluster", self.name), PATIENCE, async || {
+        eventually(format!("{count} of {} are in the super cluster", self.name), MANY, async || {
             let found = api.list_metadata(&ListParams::default()).await?.items;
             let found = found.iter().filter(|pod| pod.metadata.name.iter().any(|name| name.starts_with(self.name))).count();
             Ok(Seen::when(found >= count, found))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use common::{TenantId, keys};
+use common::{Owner, TenantId, keys};
 use kube::Client;
 use serde_json::Value;
 
@@ -33,9 +33,11 @@ impl Inventory {
             }
             let object: Value = serde_json::from_str(&text).context("could not read an object")?;
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-            let owner = object.pointer("/metadata/labels").and_then(|labels| labels.get(keys::TENANT)).and_then(Value::as_str);
-            if let ("namespaces", Some(owner)) = (plural, owner) {
-                tenants.insert(text("/metadata/name").to_owned(), owner.to_owned());
+            let at = |map: &str, key: &str| object.pointer(map).and_then(|map| map.get(key)).and_then(Value::as_str);
+            let (label, record) = (at("/metadata/labels", keys::TENANT), at("/metadata/annotations", keys::OWNER));
+            // The label alone is not enough: anybody may write it.
+            if plural == "namespaces" && Owner::read(label, record).is_ok() {
+                tenants.insert(text("/metadata/name").to_owned(), label.unwrap_or_default().to_owned());
             }
             all.insert(place, text("/metadata/uid").to_owned());
         }
