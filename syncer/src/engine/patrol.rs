@@ -19,8 +19,8 @@ use crate::writer::super_facts;
 
 /// Every so many patrols the kinds that are not watched are listed again.
 const LIST_EVERY: u32 = 10;
-/// Pairs whose super copy is read and compared in each patrol of a tenant.
-const DEEP_PER_PATROL: usize = 8;
+/// Pairs whose copies are read and compared in each patrol, over all tenants: about one a second at the default interval.
+const DEEP_IN_ALL: usize = 60;
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -37,7 +37,8 @@ impl Engine {
         let mut round: u32 = 0;
         let mut first_looks = std::collections::HashSet::new();
         loop {
-            for tenant in self.0.tenants.all() {
+            let tenants = self.0.tenants.all();
+            for (at, tenant) in tenants.iter().enumerate() {
                 let Some(attached) = tenant.attached() else {
                     first_looks.remove(&tenant.lane);
                     continue;
@@ -45,12 +46,12 @@ impl Engine {
                 if attached.is_halted() || !self.super_synced() {
                     continue;
                 }
-                let first = !first_looks.contains(&tenant.lane) || !has_patrolled(&tenant);
-                if (first || round.is_multiple_of(LIST_EVERY)) && self.list_patrolled(&tenant, &attached).await.is_ok() {
+                let first = !first_looks.contains(&tenant.lane) || !has_patrolled(tenant);
+                if (first || round.is_multiple_of(LIST_EVERY)) && self.list_patrolled(tenant, &attached).await.is_ok() {
                     first_looks.insert(tenant.lane.clone());
                 }
                 if round > 0 {
-                    self.look_again(&tenant, round);
+                    self.look_again(tenant, round, deep_share(tenants.len(), at, round));
                 }
             }
             round = round.wrapping_add(1);
@@ -151,7 +152,7 @@ impl Engine {
     }
 
     /// Pushes what is not settled, and a few settled pairs to be compared in depth.
-    fn look_again(&self, tenant: &Tenant, round: u32) {
+    fn look_again(&self, tenant: &Tenant, round: u32, share: usize) {
         let mut unsettled = Vec::new();
         let mut deep = Vec::new();
         {
@@ -164,9 +165,9 @@ impl Engine {
                     None | Some(_) => {}
                 }
             }
-            let start = (round as usize).wrapping_mul(DEEP_PER_PATROL) % deep.len().max(1);
+            let start = (round as usize).wrapping_mul(share) % deep.len().max(1);
             deep.rotate_left(start);
-            deep.truncate(DEEP_PER_PATROL);
+            deep.truncate(share);
             for key in &deep {
                 if let Some(mark) = index.get_mut(key).and_then(|entry| entry.settled.as_mut()).and_then(|settled| settled.sup.as_mut()) {
                     // Not the mark that was: both bodies are read and compared.
@@ -185,4 +186,26 @@ fn has_patrolled(tenant: &Tenant) -> bool {
 
 fn patrolled_kinds() -> impl Iterator<Item = KindId> {
     downward_kinds().filter(|id| id.downward().is_some_and(|kind| kind.observe() == Observe::Patrolled))
+}
+
+/// How many pairs of the tenant at this place are compared in depth in this round, so that all tenants together stay within
+/// [`DEEP_IN_ALL`].
+fn deep_share(tenants: usize, at: usize, round: u32) -> usize {
+    let every = tenants.div_ceil(DEEP_IN_ALL).max(1);
+    if (at + round as usize).is_multiple_of(every) { (DEEP_IN_ALL / tenants.max(1)).max(1) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deep_patrol_costs_the_same_with_few_tenants_and_many() {
+        for tenants in [1, 4, 60, 100, 1000] {
+            for round in 0..3 {
+                let all: usize = (0..tenants).map(|at| deep_share(tenants, at, round)).sum();
+                assert!((30..=DEEP_IN_ALL).contains(&all), "{tenants} tenants, round {round}: {all}");
+            }
+        }
+    }
 }
