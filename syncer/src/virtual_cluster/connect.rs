@@ -6,7 +6,7 @@ use runtime::log::Chain;
 use runtime::transport::{Failure, Transport, TransportConfig};
 use serde::Deserialize;
 
-use crate::remote::{CallError, Remote};
+use crate::remote::{CallError, ListMeta, Remote};
 
 /// Why a control plane cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,23 @@ pub(super) struct Template {
     pub user_agent: String,
 }
 
+/// What a control plane says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The UID of `kube-system`: which life of it answers.
+    pub incarnation: Uid,
+    /// The version at which its storage stands; zero if that is no number.
+    pub version: u64,
+}
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default)]
+    items: Option<Vec<Head>>,
+}
+
 #[derive(Deserialize)]
 struct Head {
     metadata: HeadMeta,
@@ -50,11 +67,26 @@ struct HeadMeta {
     uid: String,
 }
 
-/// The UID of `kube-system`: which life of the control plane answers.
-pub(super) async fn incarnation(remote: &Remote<Tenant>) -> Result<Uid, Trouble> {
-    let bytes = remote.get("/api/v1/namespaces/kube-system", None).await.map_err(|error| trouble(&error))?;
-    let uid = serde_json::from_slice::<Head>(&bytes).ok().and_then(|head| Uid::parse(&head.metadata.uid).ok());
-    uid.ok_or_else(|| bad_answer("the namespace kube-system of the control plane has no valid UID".to_owned()))
+/// One object by list, because a list says at which version the storage stands; read from a quorum.
+const KUBE_SYSTEM: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
+
+/// Asks a control plane who it is and where it stands.
+pub(super) async fn ask(remote: &Remote<Tenant>) -> Result<Answer, Trouble> {
+    let bytes = remote.list_metadata(KUBE_SYSTEM.to_owned(), None).await.map_err(|error| trouble(&error))?;
+    read(&bytes)
+}
+
+fn read(bytes: &[u8]) -> Result<Answer, Trouble> {
+    let list: List =
+        serde_json::from_slice(bytes).map_err(|_| bad_answer("the control plane's list of namespaces cannot be read".to_owned()))?;
+    let Some(head) = list.items.unwrap_or_default().into_iter().next() else {
+        let message = "the control plane has no namespace kube-system yet".to_owned();
+        return Err(Trouble { reason: "ControlPlaneStarting", message, stale: false });
+    };
+    match Uid::parse(&head.metadata.uid) {
+        Ok(incarnation) => Ok(Answer { incarnation, version: list.metadata.resource_version.parse().unwrap_or(0) }),
+        Err(_) => Err(bad_answer("the namespace kube-system of the control plane has no valid UID".to_owned())),
+    }
 }
 
 fn bad_answer(message: String) -> Trouble {
@@ -72,11 +104,6 @@ fn trouble(error: &CallError) -> Trouble {
             let message = format!("{what}; the user of the kubeconfig needs all rights in its control plane (ClusterRole cluster-admin)");
             Trouble { reason: "Forbidden", message, stale: true }
         }
-        CallError::Status { code: 404, .. } => Trouble {
-            reason: "ControlPlaneStarting",
-            message: "the control plane has no namespace kube-system yet".to_owned(),
-            stale: false,
-        },
         CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => bad_answer(what),
         CallError::Transport { source, .. } => {
             let reason = match source.kind() {
@@ -101,13 +128,24 @@ mod tests {
 
     #[test]
     fn an_answer_has_a_word_and_what_to_do() {
-        for (code, reason, stale) in
-            [(401, "Unauthorized", true), (403, "Forbidden", true), (404, "ControlPlaneStarting", false), (500, "BadAnswer", false)]
-        {
+        for (code, reason, stale) in [(401, "Unauthorized", true), (403, "Forbidden", true), (500, "BadAnswer", false)] {
             let trouble = trouble(&status(code));
             assert_eq!((trouble.reason, trouble.stale), (reason, stale));
             assert!(!trouble.message.contains('\n'), "foreign text is escaped: {}", trouble.message);
         }
+    }
+
+    #[test]
+    fn a_control_plane_says_who_it_is_and_where_it_stands() {
+        let uid = "d64ea0c0-91f8-46f5-8643-c0cab32ab0cd";
+        let list = |items: &str| format!(r#"{{"metadata":{{"resourceVersion":"77"}},"items":{items}}}"#);
+        let answer = read(list(&format!(r#"[{{"metadata":{{"name":"kube-system","uid":"{uid}"}}}}]"#)).as_bytes()).unwrap();
+        assert_eq!((answer.incarnation.to_string().as_str(), answer.version), (uid, 77));
+        for items in ["null", "[]"] {
+            assert_eq!(read(list(items).as_bytes()).unwrap_err().reason, "ControlPlaneStarting");
+        }
+        assert_eq!(read(b"7").unwrap_err().reason, "BadAnswer");
+        assert_eq!(read(list(r#"[{"metadata":{"uid":"../x"}}]"#).as_bytes()).unwrap_err().reason, "BadAnswer");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
-use super::connect::{self, Trouble};
+use super::connect::{self, Answer, Trouble};
 use super::decide::{Accepted, Life, State, Why, life};
 use super::kubeconfig::{Found, find};
 use super::pace::Pace;
@@ -69,7 +69,12 @@ enum Source {
 struct Connection {
     fingerprint: String,
     remote: Remote<Tenant>,
+    /// What it said when it was last asked.
     incarnation: Uid,
+    /// Where its storage stood then.
+    version: u64,
+    /// The highest version that a super copy had been built from before it was asked.
+    built: u64,
 }
 
 /// See the module.
@@ -172,6 +177,7 @@ impl Machine {
         }
         let accepted = Accepted::of(vc);
         self.same_life(&connection, accepted).await?;
+        self.not_set_back(&connection, accepted)?;
         let (slice, note) = self.slice(vc);
         let attached = self.attach(vc, &connection, slice);
         self.adjust(vc, &attached, slice).await;
@@ -253,9 +259,10 @@ impl Machine {
             return Ok(connection.clone());
         }
         if self.asking.is_due() {
+            let built = self.built();
             match self.ask(&remote).await {
-                Ok(incarnation) => {
-                    let connection = Connection { fingerprint, remote, incarnation };
+                Ok(Answer { incarnation, version }) => {
+                    let connection = Connection { fingerprint, remote, incarnation, version, built };
                     self.connection = Some(connection.clone());
                     return Ok(connection);
                 }
@@ -273,9 +280,9 @@ impl Machine {
     }
 
     /// Asks a control plane who it is, and paces the next question.
-    async fn ask(&mut self, remote: &Remote<Tenant>) -> Result<Uid, Trouble> {
+    async fn ask(&mut self, remote: &Remote<Tenant>) -> Result<Answer, Trouble> {
         let began = *self.silent_since.get_or_insert_with(Instant::now);
-        let answer = connect::incarnation(remote).await;
+        let answer = connect::ask(remote).await;
         match &answer {
             Ok(_) => {
                 self.asking.succeeded(ASK_AGAIN);
@@ -302,10 +309,13 @@ impl Machine {
         let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
         let is_silent = health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.regression.is_some());
         let is_other = self.attached.as_ref().is_some_and(|(_, attached)| shows_other_life(attached));
+        // Its informers hear it again: before they say what is missing now, is it the same?
+        let is_back = self.trouble.is_some() && health.is_some_and(|health| health.unreachable.is_none());
         if self.trouble.is_some() || is_other || is_silent {
-            if self.asking.is_due() || is_other {
+            if self.asking.is_due() || is_other || is_back {
+                let built = self.built();
                 match self.ask(&connection.remote.clone()).await {
-                    Ok(incarnation) => connection.incarnation = incarnation,
+                    Ok(Answer { incarnation, version }) => connection = Connection { incarnation, version, built, ..connection },
                     Err(trouble) => self.worry(trouble),
                 }
                 self.connection = Some(connection.clone());
@@ -366,6 +376,24 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// The highest version of the tenant that a super copy was built from, as far as is known.
+    fn built(&self) -> u64 {
+        self.shared.engine.tenants().get(self.id.as_str()).map(|tenant| tenant.index.lock().built_high).unwrap_or_default()
+    }
+
+    /// Whether the control plane still knows all that objects in the super cluster were made from. One that does not is detached: its
+    /// watches would wait in silence for versions that it had once, and what it forgot would count as deleted.
+    fn not_set_back(&mut self, connection: &Connection, accepted: Option<Accepted>) -> Result<(), State> {
+        // While nothing is attached nothing is built, so what is known by now counts; else only what was before the question.
+        let built = if self.attached.is_some() { connection.built } else { self.built() };
+        let (incarnation, at) = (connection.incarnation, connection.version);
+        if at >= built || accepted.is_some_and(|accepted| accepted.covers_restore(incarnation, built)) {
+            return Ok(());
+        }
+        self.detach("the control plane was set back");
+        Err(State::Held(Why::Restored { incarnation, at, built }))
     }
 
     /// The range of service addresses, and what is wrong with the one asked for.
