@@ -22,12 +22,18 @@ const CONTROLLER_LABELS: [&str; 6] = [
     "statefulset.kubernetes.io/pod-name",
 ];
 
+/// Labels that API servers copy from the Node to the Pod when it is bound, each in its own cluster: what selects by them selects by the
+/// super cluster's below.
+///
+/// *Sources*: admission plugin `PodTopologyLabels`, KEP-4742.
+pub const TOPOLOGY_LABELS: [&str; 2] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+
 /// The key that a tenant's label has in the super cluster: itself if it has no domain or one that is allowed, else a hash under
 /// [`keys::HASHED_LABEL_PREFIX`].
 ///
 /// *Guarantees*: injective under one policy; never a key of ours, since all of our domain are hashed, what starts with the prefix too.
 pub fn label_key_down<'a>(key: &'a str, policy: &Policy) -> Cow<'a, str> {
-    if passes(key, policy) { Cow::Borrowed(key) } else { Cow::Owned(hashed(key)) }
+    if passes(key, policy) || TOPOLOGY_LABELS.contains(&key) { Cow::Borrowed(key) } else { Cow::Owned(hashed(key)) }
 }
 
 fn passes(key: &str, policy: &Policy) -> bool {
@@ -149,7 +155,7 @@ mod tests {
     fn keys_pass_by_their_domain() {
         let policy = policy();
         for key in
-            ["app", "pod-template-hash", "app.kubernetes.io/name", "batch.kubernetes.io/job-name", "team.example/x", "one.example/key"]
+            ["app", "app.kubernetes.io/name", "batch.kubernetes.io/job-name", "topology.kubernetes.io/zone", "team.example/x", "one.example/key"]
         {
             assert_eq!(label_key_down(key, &policy), key);
         }

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Downward, Reference, Report, Resource, TokenAsk};
-use crate::metadata::{annotations_down, labels_down};
+use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
 use crate::object::{Content, Object};
 use crate::shape::carry;
 
@@ -40,6 +40,11 @@ impl Downward for Pod {
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let own = Own::of(tenant, cx)?;
         let mut spec = carried(tenant.body.get("spec"), cx)?;
+        let mut labels = labels_down(&tenant.meta.labels, cx.policy);
+        if tenant.text("/spec/nodeName").is_some() {
+            // Its own API server's; the super cluster's has its own.
+            TOPOLOGY_LABELS.iter().for_each(|key| drop(labels.remove(*key)));
+        }
         let mut annotations = annotations_down(&tenant.meta.annotations, cx.policy);
         annotations.insert(keys::CONTAINERS.to_owned(), container_names(&spec));
         annotations.insert(keys::GENERATION.to_owned(), tenant.meta.generation.to_string());
@@ -56,7 +61,7 @@ impl Downward for Pod {
         policy::cap_size(&spec, &annotations)?;
 
         let body = Map::from_iter([("spec".to_owned(), Value::Object(spec))]);
-        Ok(InSuper(Content { labels: labels_down(&tenant.meta.labels, cx.policy), annotations, body, ..Content::default() }))
+        Ok(InSuper(Content { labels, annotations, body, ..Content::default() }))
     }
 
     fn amend(&self, asked: InSuper<Content>, current: &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {

@@ -41,6 +41,7 @@ fn our_binding_and_every_status_leave_what_is_asked_as_it_was() {
     let mut bound = pod();
     bound["metadata"]["annotations"] = json!({keys::PLACED: "n7"});
     bound["metadata"]["resourceVersion"] = json!("2");
+    bound["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"});
     bound["spec"]["nodeName"] = json!("n7");
     bound["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
     let after = down(&bound, &policy).unwrap();
