@@ -39,6 +39,7 @@ pub struct Batch {
 pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: &[TokenAsk]) -> Result<Batch, CallError> {
     let issued = Timestamp::now();
     let mut batch = Batch { data: Vec::new(), issued, expires: Timestamp::MAX };
+    let mut bytes = 0_usize;
     for ask in asks {
         fence.check()?;
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", pod.namespace, ask.service_account);
@@ -52,10 +53,27 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
         });
         let reply = attached.remote.create(&path, body.to_string().into_bytes(), None).await?;
         let Issued { token, expires } = read_token(&reply, "tenant")?;
+        bytes = bytes.saturating_add(token.expose().len());
+        if bytes > MOST_BYTES {
+            return Err(too_large());
+        }
         batch.expires = batch.expires.min(expires);
         batch.data.push((ask.key.clone(), token));
     }
     Ok(batch)
+}
+
+/// What the tokens of one Pod may be together, in bytes: they must fit into one Secret (1 MiB) in base64.
+const MOST_BYTES: usize = 768 * 1024;
+
+fn too_large() -> CallError {
+    CallError::Status {
+        side: "tenant",
+        code: 413,
+        reason: "TokensTooLarge".into(),
+        message: "the tokens that this Pod mounts are too large for one Secret; mount fewer".into(),
+        retry_after: None,
+    }
 }
 
 /// The Secret in the super cluster that a Pod's tokens are mounted from.
@@ -92,7 +110,9 @@ pub async fn store(
             if belongs_to(&current, place.pod.1) {
                 return renew(sup, fence, writer, place, uid, batch, share).await;
             }
+            fence.check()?;
             sup.delete(&path, uid, None, Some(writer)).await?;
+            fence.check()?;
             sup.create(&collection, body, Some(writer)).await?
         }
         other => other?,
@@ -161,11 +181,17 @@ fn good(secret: Uid, pod: Uid, batch: &Batch, share: f64) -> Tokens {
     Tokens::Good { renew: renewal(batch.issued, batch.expires, share), secret, pod }
 }
 
+/// The shortest and the longest life that a token is believed to have, in seconds: no API server grants less; none needs more.
+const LIVES: (f64, f64) = (600.0, 366.0 * 24.0 * 3600.0);
+
 /// When tokens of this life are to be renewed: at `share` of it, by the monotonic clock from now.
+///
+/// *Guarantees*: never at once, whatever a hostile API server or a clock that is wrong says of the expiry: renewing costs a write in the
+/// super cluster.
 pub fn renewal(issued: Timestamp, expires: Timestamp, share: f64) -> Instant {
-    let life = expires.duration_since(issued).as_secs_f64().clamp(0.0, 366.0 * 24.0 * 3600.0);
-    let age = Timestamp::now().duration_since(issued).as_secs_f64();
-    Instant::now() + Duration::from_secs_f64((life * share - age).max(0.0))
+    let life = expires.duration_since(issued).as_secs_f64().clamp(LIVES.0, LIVES.1);
+    let age = Timestamp::now().duration_since(issued).as_secs_f64().max(0.0);
+    Instant::now() + Duration::from_secs_f64((life * share - age).max(1.0))
 }
 
 /// Reads what a token Secret says of itself, from its metadata: the super Pod's UID, and when to renew.
@@ -179,4 +205,22 @@ pub fn read(bytes: &[u8], share: f64) -> Option<Tokens> {
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_never_renewed_at_once_whatever_its_api_server_says_of_its_life() {
+        let now = Timestamp::now();
+        let second = Duration::from_secs(1);
+        for expires in [Timestamp::MIN, now - second, now, now + second] {
+            assert!(renewal(now, expires, 0.8) >= Instant::now() + Duration::from_secs(470), "{expires}");
+        }
+        assert!(renewal(now, Timestamp::MAX, 0.8) <= Instant::now() + Duration::from_hours(24 * 300));
+        // Long due, after a restart; and issued in the future, by a clock that was wrong then.
+        assert!(renewal(now - Duration::from_hours(10), now, 0.8) >= Instant::now() + second);
+        assert!(renewal(Timestamp::MAX, now, 0.8) <= Instant::now() + Duration::from_mins(10));
+    }
 }
