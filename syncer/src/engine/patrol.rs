@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mirror::facts::Seen;
-use mirror::kind::{KindId, Observe};
+use mirror::kind::{Downward, KindId, Observe};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -93,6 +93,8 @@ impl Engine {
             self.0.work.push_each(&tenant.lane, missed);
             self.push_kind(tenant, kind);
         }
+        // They wait for what was found of their tokens.
+        downward_kinds().filter(|id| id.downward().is_some_and(Downward::graceful)).for_each(|kind| self.push_kind(tenant, kind));
         Ok(())
     }
 
@@ -179,7 +181,8 @@ impl Engine {
     }
 }
 
-fn has_patrolled(tenant: &Tenant) -> bool {
+/// Whether the kinds that are not watched have been listed once.
+pub(super) fn has_patrolled(tenant: &Tenant) -> bool {
     let index = tenant.index.lock();
     patrolled_kinds().all(|kind| index.super_listed(kind))
 }

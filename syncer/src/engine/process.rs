@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::intake::{chain, learn_address, super_known};
+use super::patrol::has_patrolled;
 use crate::brake::Say;
 use crate::events::{About, Severity};
 use crate::index::{Key, Slot, Tokens};
@@ -44,6 +45,8 @@ const ROUNDS: usize = 8;
 const LONGEST: Duration = Duration::from_mins(1);
 /// How long after a refusal the pair is looked at again, if neither side moves: a quota or a policy may have.
 const REFUSED: Duration = Duration::from_mins(5);
+/// Tries in vain after which the tenant is told that another has what it asks for: some seconds.
+const CONTESTED: u32 = 5;
 
 /// How long the first Pods of a tenant wait for the address of their API server.
 const ADDRESS: Duration = Duration::from_secs(30);
@@ -103,9 +106,10 @@ impl Engine {
         }
     }
 
-    /// Whether both sides of a kind have been listed, so that absence counts.
+    /// Whether both sides of a kind have been listed, so that absence counts; for Pods that of their tokens too.
     fn may_look(&self, tenant: &Tenant, key: &Key, kind: &dyn Downward) -> bool {
         let listed = match kind.observe() {
+            Observe::Watched if kind.graceful() => self.super_synced() && has_patrolled(tenant),
             Observe::Watched => self.super_synced(),
             Observe::Patrolled => self.super_synced() && tenant.index.lock().synced(key.kind, true),
         };
@@ -337,9 +341,14 @@ impl Job<'_> {
             }
         }
         if settles {
-            self.settle(pair, &shown, reported);
             let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
-            return Some(end_for(tokens));
+            return match self.tokens(pair, tokens).await {
+                Ok(end) => {
+                    self.settle(pair, &shown, reported);
+                    Some(end)
+                }
+                Err(error) => self.failed_step(&error, false, "tokens").await,
+            };
         }
         Some(End::Rest)
     }
@@ -467,7 +476,7 @@ impl Job<'_> {
 
     /// Sees to the tokens of a settled Pod: missing, of an earlier super Pod, or due.
     async fn tokens(&self, pair: &Pair, known: Tokens) -> Result<End, CallError> {
-        let SuperSide::Ours(sup, owner) = &pair.sup else { return Ok(End::Rest) };
+        let SuperSide::Ours(sup, owner) = &pair.sup else { return Ok(end_for(known)) };
         let due = match known {
             Tokens::None => pair.settled.is_none(),
             Tokens::Missing => true,
@@ -560,6 +569,14 @@ impl Job<'_> {
         }
     }
 
+    /// What the super API server said, as the tenant may read it.
+    fn tell_scrubbed(&self, reason: &'static str, message: &str) {
+        let (pair, _) = self.pair();
+        let (profile, nodes) = (self.attached.profile(), self.attached.nodes());
+        let scrubbed = mirror::scrub::Scrub::new(&self.cx(&profile, &nodes)).text(message).into_owned();
+        self.tell(&pair, reason, scrubbed);
+    }
+
     fn tell(&self, pair: &Pair, reason: &'static str, message: String) {
         let TenantSide::Here(copy) = &pair.tenant else { return };
         self.engine.0.metrics.refused(self.kind.resource().kind);
@@ -603,11 +620,15 @@ impl Job<'_> {
                 Some(End::Retry(Duration::from_millis(200)))
             }
             Verdict::Rejected { reason, message } => {
-                let (pair, _) = self.pair();
-                let (profile, nodes) = (self.attached.profile(), self.attached.nodes());
-                let scrubbed = mirror::scrub::Scrub::new(&self.cx(&profile, &nodes)).text(&message).into_owned();
-                self.tell(&pair, reason, scrubbed);
+                self.tell_scrubbed(reason, &message);
                 Some(End::Retry(REFUSED))
+            }
+            Verdict::Contested { reason, message } => {
+                let failures = self.tenant.index.lock().get(self.key).map_or(0, |entry| entry.failures);
+                if failures >= CONTESTED {
+                    self.tell_scrubbed(reason, &message);
+                }
+                Some(End::Retry(Duration::ZERO))
             }
         }
     }
@@ -670,6 +691,7 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
         Verdict::Taken => "taken",
         Verdict::Namespace => "namespace",
         Verdict::Rejected { .. } => "rejected",
+        Verdict::Contested { .. } => "contested",
         Verdict::Fenced => "fenced",
     }
 }
