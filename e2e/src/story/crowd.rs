@@ -10,13 +10,16 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Actor, is_running, pod, uid_of};
 use crate::wait::{Seen, eventually};
 
 /// How long a crowd may take: some ten seconds alone on 2 cores, many times that beside other tests.
 const MANY: Duration = Duration::from_mins(4);
+
+/// Time between two looks at a crowd.
+const LOOK: Duration = Duration::from_millis(400);
 
 /// Requests of a crowd's maker at once.
 const HANDS: usize = 16;
@@ -69,6 +72,8 @@ impl<'a> Crowd<'a> {
             if pods.len() == count && waiting.is_empty() {
                 return Ok(Seen::Done(pods.iter().map(uid_of).collect()));
             }
+            // A look at so many is not for nothing.
+            sleep(LOOK).await;
             Ok(Seen::NotYet(format!("{} Pods; these do not run: {waiting:?}", pods.len())))
         })
         .await
