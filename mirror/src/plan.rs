@@ -245,13 +245,18 @@ fn foreign(kind: &dyn Downward, tenant: &TenantCopy, wanted: bool) -> Outcome {
         return Outcome::Settled(None);
     }
     if tenant.facts.deleting {
-        return if kind.graceful() { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) };
+        return ended(kind, tenant);
     }
     Outcome::Hold(Hold::refuse(
         "NameTaken",
         "metadata.name",
         "an object that is not this tenant's has this name in the super cluster; rename the object, or ask the administrator to remove the other",
     ))
+}
+
+/// The super copy of an object that is being deleted is gone. One that was deleted without grace waits for its finalizers alone.
+fn ended(kind: &dyn Downward, tenant: &TenantCopy) -> Outcome {
+    if kind.graceful() && tenant.facts.grace_seconds != Some(0) { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) }
 }
 
 fn end_tenant(tenant: &TenantCopy, grace_seconds: Option<u32>) -> Outcome {
@@ -266,7 +271,7 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
         Demand::Referenced | Demand::Always => {}
     }
     if facts.deleting {
-        return if kind.graceful() { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) };
+        return ended(kind, tenant);
     }
     if kind.graceful() && facts.placed {
         return match evidence {
@@ -314,9 +319,9 @@ fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, 
         return end_super(sup, None);
     }
     match (tenant.facts.deleting, sup.facts.deleting) {
-        (true, false) if kind.graceful() => return end_super(sup, tenant.facts.grace_seconds),
-        (true, true) if kind.graceful() && tenant.facts.grace_seconds < sup.facts.grace_seconds => {
-            return write(Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: tenant.facts.grace_seconds });
+        (true, false) if kind.graceful() => return end_super(sup, grace_down(tenant, cx)),
+        (true, true) if kind.graceful() && is_shorter(grace_down(tenant, cx), sup.facts.grace_seconds) => {
+            return write(Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: grace_down(tenant, cx) });
         }
         (false, true) if kind.graceful() => return end_tenant(tenant, sup.facts.grace_seconds),
         (false, true) => return Outcome::Hold(Hold::Until(Missing::SuperGone)),
@@ -335,6 +340,15 @@ fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, 
             if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported } }
         }
     }
+}
+
+/// How long the super copy may take to end: as long as the tenant says, within what is allowed.
+fn grace_down(tenant: &TenantCopy, cx: &Cx<'_>) -> Option<u32> {
+    tenant.facts.grace_seconds.map(|seconds| seconds.min(cx.policy.max_grace_seconds))
+}
+
+fn is_shorter(asked: Option<u32>, under_way: Option<u32>) -> bool {
+    asked.zip(under_way).is_some_and(|(asked, under_way)| asked < under_way)
 }
 
 type Early<T> = Result<T, Box<Outcome>>;

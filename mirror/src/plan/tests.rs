@@ -165,6 +165,40 @@ fn a_terminating_tenant_copy_keeps_its_grace_period() {
     assert_eq!(steps(decide(&Graceful, going, NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: Some(0) }]);
 }
 
+/// A tenant's copy that is being deleted with this grace period.
+fn going(grace_seconds: &Value) -> TenantSide {
+    let metadata = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": grace_seconds});
+    tenant(&metadata, &json!({"x": 1}), &json!({}))
+}
+
+#[test]
+fn s33_a_grace_period_without_end_is_cut_to_what_is_allowed() {
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    let end = |grace_seconds| [Step::DeleteSuper { uid: SUPER, grace_seconds: Some(grace_seconds) }];
+    let most = Policy::default().max_grace_seconds;
+    assert_eq!(steps(decide(&Graceful, going(&json!(i64::MAX)), sup.clone())), end(most));
+    assert_eq!(steps(decide(&Graceful, going(&json!(-7)), sup)), end(0));
+}
+
+#[test]
+fn a_deletion_under_way_is_written_again_only_to_make_it_shorter() {
+    let ending = |seconds: u32| {
+        made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": seconds}), &json!({"x": 1}), &json!({}))
+    };
+    assert_eq!(steps(decide(&Graceful, going(&json!(5)), ending(30))), [Step::DeleteSuper { uid: SUPER, grace_seconds: Some(5) }]);
+    for other in [json!(30), json!(60), json!(i64::MAX), Value::Null] {
+        let outcome = decide(&Graceful, going(&other), ending(30));
+        let deletes = matches!(&outcome, Outcome::Write { steps, .. } if steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. })));
+        assert!(!deletes, "{other}: {outcome:?}");
+    }
+}
+
+#[test]
+fn r28_a_tenant_copy_that_only_a_finalizer_keeps_is_not_deleted_again_and_again() {
+    assert_eq!(decide(&Graceful, going(&json!(0)), NONE), Outcome::Settled(None));
+    assert_eq!(decide(&Graceful, going(&json!(0)), SuperSide::Foreign), Outcome::Settled(None));
+}
+
 #[test]
 fn an_eviction_in_the_super_cluster_shows_in_the_tenant() {
     let sup = made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 7}), &json!({"x": 1}), &json!({}));
