@@ -55,6 +55,13 @@ pub enum Verdict {
         /// What the server said.
         message: String,
     },
+    /// What is asked for is somebody else's now, often only for a moment: try again, and tell the tenant if that does not help.
+    Contested {
+        /// The Event's reason.
+        reason: &'static str,
+        /// What the server said.
+        message: String,
+    },
     /// This process must not write.
     Fenced,
 }
@@ -78,6 +85,8 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
                 Verdict::Rejected { reason: "PolicyDenied", message: message.clone() }
             }
             401 | 403 => Verdict::Namespace,
+            // An address is free some time after its Service is gone, and a Service that is replaced asks for it at once.
+            422 if message.contains("already allocated") => Verdict::Contested { reason: "AddressTaken", message: message.clone() },
             400 | 413 | 422 => Verdict::Rejected { reason: "Rejected", message: message.clone() },
             _ => Verdict::Retry(retry_after.unwrap_or(SOON)),
         },
