@@ -6,14 +6,18 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use common::Side;
 use rand::Rng;
+use runtime::log::Chain;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::remote::{CallError, ListMeta, Remote};
 
 /// What an informer tells, in order.
 #[derive(Debug)]
 pub enum Told {
+    /// The API server answers again: a watch is open, whether or not anything comes.
+    Opened,
     /// A whole list begins.
     ListBegins,
     /// An object is there, as it is now.
@@ -81,6 +85,8 @@ struct Page<'a> {
 const MAX_PAGES: usize = 10_000;
 /// Objects a page.
 const PAGE: usize = 500;
+/// A watch that ends sooner is opened again only after a back-off: an API server that ends each at once is not asked in a hurry.
+const BRIEF: Duration = Duration::from_secs(1);
 
 enum Next {
     List,
@@ -99,6 +105,8 @@ pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMu
     let mut stream_lists = true;
     let mut next = Next::List;
     loop {
+        let begun = Instant::now();
+        let follows = matches!(next, Next::Watch(_)) || (stream_lists && !source.from_now);
         let outcome = match &next {
             Next::List if source.from_now => start_now(&remote, &source, &mut sink).await,
             Next::List if stream_lists => stream_list(&remote, &source, &mut sink).await,
@@ -108,7 +116,11 @@ pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMu
         match outcome {
             Ok(following) => {
                 next = following;
-                backoff = builder.build();
+                if follows && begun.elapsed() < BRIEF {
+                    tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+                } else {
+                    backoff = builder.build();
+                }
             }
             Err(error) if matches!(next, Next::List) && stream_lists && is_unserved(&error) => stream_lists = false,
             Err(error) => {
@@ -158,7 +170,8 @@ async fn follow<S: Side>(
     mut listing: bool,
     sink: &mut impl FnMut(Told),
 ) -> Result<Next, CallError> {
-    let mut lines = remote.watch(path, None).await?;
+    let mut lines = remote.watch(path.clone(), None).await?;
+    sink(Told::Opened);
     if listing {
         sink(Told::ListBegins);
     }
@@ -166,9 +179,12 @@ async fn follow<S: Side>(
         let bytes = line.map_err(|source| CallError::Transport { side: S::NAME, source });
         let bytes = match bytes {
             Ok(bytes) => bytes,
+            // A cut list starts anew.
+            Err(error) if listing => return Err(error),
+            // A cut stream goes on where it was. That may be mere silence: an API server need not send bookmarks for a kind of which
+            // it has heard nothing. Whether it is well is seen when the stream is opened again.
             Err(error) => {
-                // A cut stream goes on where it was; a cut list starts anew.
-                sink(Told::Failed(error));
+                tracing::debug!(side = S::NAME, path, error = %Chain(&error), "a watch was cut");
                 break;
             }
         };

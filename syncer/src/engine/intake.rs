@@ -45,6 +45,7 @@ impl Engine {
 
     fn super_told(&self, kind: KindId, told: Told) {
         match told {
+            Told::Opened => self.super_failure_clear(),
             Told::ListBegins => self.0.tenants.all().iter().for_each(|tenant| tenant.index.lock().list_begins(kind, false)),
             Told::Object(bytes) => {
                 self.super_failure_clear();
@@ -166,6 +167,7 @@ impl Engine {
             return;
         }
         match told {
+            Told::Opened => reached(seen),
             Told::ListBegins => tenant.index.lock().list_begins(kind, true),
             Told::Object(bytes) => {
                 reached(seen);
