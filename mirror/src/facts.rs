@@ -1,5 +1,6 @@
 //! Facts, not objects: what is remembered of a copy while its body is let go.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use common::{Owner, OwnerError, Uid, keys};
@@ -19,7 +20,7 @@ pub struct Facts {
     pub deleting: bool,
     /// `deletionGracePeriodSeconds`, if it is being deleted gracefully.
     pub grace_seconds: Option<u32>,
-    /// Hash of everything but status: spec, data, labels, annotations.
+    /// Hash of everything but status: spec, data, labels, annotations; without what binding a Pod to a node changes.
     pub main: u64,
     /// Hash of the status.
     pub status: u64,
@@ -79,13 +80,14 @@ impl<'a> Seen<'a> {
         let uid = Uid::parse(metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string()))?;
         let labels = metadata.labels.map(RawValue::get).unwrap_or_default();
         let annotations = metadata.annotations.map(RawValue::get).unwrap_or_default();
-        let known: Known = if annotations.is_empty() { Known::default() } else { serde_json::from_str(annotations)? };
-        let known_labels: KnownLabels = if labels.is_empty() { KnownLabels::default() } else { serde_json::from_str(labels)? };
-        let owner = Owner::read(known_labels.tenant.as_deref(), known.owner.as_deref());
+        let Keys { known, hash: annotations } = if annotations.is_empty() { Keys::default() } else { serde_json::from_str(annotations)? };
+        let Keys { known: known_labels, hash: labels } = if labels.is_empty() { Keys::default() } else { serde_json::from_str(labels)? };
+        let known = Known { tenant: known_labels.tenant, ..known };
+        let owner = Owner::read(known.tenant.as_deref(), known.owner.as_deref());
         let mut hasher = Xxh3::new();
-        hasher.update(&head.main.to_le_bytes());
-        hasher.update(labels.as_bytes());
-        hasher.update(annotations.as_bytes());
+        for part in [head.main, labels, annotations] {
+            hasher.update(&part.to_le_bytes());
+        }
         let facts = Facts {
             uid,
             version: metadata.version.parse().unwrap_or(0),
@@ -97,24 +99,63 @@ impl<'a> Seen<'a> {
             placed: known.placed.is_some(),
             built: known.built.as_deref().and_then(Built::parse),
         };
-        Ok(Self { namespace: metadata.namespace, name: metadata.name, facts, tenant_label: known_labels.tenant, owner })
+        Ok(Self { namespace: metadata.namespace, name: metadata.name, facts, tenant_label: known.tenant, owner })
     }
 }
 
-#[derive(Default, Deserialize)]
+/// What binding a Pod changes beside its node: not a move of what was asked.
+const BINDING: &[&str] = &[keys::PLACED, "topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// The keys of ours among labels or annotations.
+#[derive(Default)]
 struct Known {
-    #[serde(rename = "tenancy.x-k8s.io/owner")]
     owner: Option<String>,
-    #[serde(rename = "tenancy.x-k8s.io/built")]
     built: Option<String>,
-    #[serde(rename = "tenancy.x-k8s.io/placed")]
     placed: Option<String>,
+    tenant: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-struct KnownLabels {
-    #[serde(rename = "tenancy.x-k8s.io/tenant")]
-    tenant: Option<String>,
+/// Labels or annotations: what is ours among them, and the hash of all but what binding adds.
+#[derive(Default)]
+struct Keys {
+    known: Known,
+    hash: u64,
+}
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Keys;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("labels or annotations")
+            }
+            fn visit_unit<E>(self) -> Result<Keys, E> {
+                Ok(Keys::default())
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Keys, M::Error> {
+                let (mut known, mut hasher) = (Known::default(), Xxh3::new());
+                while let Some((key, raw)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    let slot = match key.as_ref() {
+                        keys::OWNER => Some(&mut known.owner),
+                        keys::BUILT => Some(&mut known.built),
+                        keys::PLACED => Some(&mut known.placed),
+                        keys::TENANT => Some(&mut known.tenant),
+                        _ => None,
+                    };
+                    if let Some(slot) = slot {
+                        *slot = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
+                    }
+                    if !BINDING.contains(&key.as_ref()) {
+                        hasher.update(key.as_bytes());
+                        hasher.update(raw.get().as_bytes());
+                    }
+                }
+                Ok(Keys { known, hash: hasher.digest() })
+            }
+        }
+        deserializer.deserialize_any(Fields)
+    }
 }
 
 #[derive(Default)]
@@ -172,10 +213,38 @@ struct Head<'a> {
     node: Option<&'a str>,
 }
 
-#[derive(Deserialize)]
-struct SpecHead<'a> {
-    #[serde(default, borrow, rename = "nodeName")]
+/// A spec: the node that it names, and the hash of everything else.
+struct Spec<'a> {
     node: Option<&'a str>,
+    hash: u64,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Spec<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<'a>(std::marker::PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
+            type Value = Spec<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the spec of an object")
+            }
+            fn visit_unit<E>(self) -> Result<Spec<'a>, E> {
+                Ok(Spec { node: None, hash: 0 })
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Spec<'a>, M::Error> {
+                let (mut node, mut hasher) = (None, Xxh3::new());
+                while let Some((key, raw)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    if key == "nodeName" {
+                        node = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
+                    } else {
+                        hasher.update(key.as_bytes());
+                        hasher.update(raw.get().as_bytes());
+                    }
+                }
+                Ok(Spec { node, hash: hasher.digest() })
+            }
+        }
+        deserializer.deserialize_any(Fields(std::marker::PhantomData))
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
@@ -196,13 +265,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
                         "kind" | "apiVersion" => {
                             map.next_value::<IgnoredAny>()?;
                         }
+                        "spec" => {
+                            let spec: Spec<'de> = map.next_value()?;
+                            out.node = spec.node;
+                            main.update(key.as_bytes());
+                            main.update(&spec.hash.to_le_bytes());
+                        }
                         _ => {
                             let raw: &'de RawValue = map.next_value()?;
                             main.update(key.as_bytes());
                             main.update(raw.get().as_bytes());
-                            if key == "spec" {
-                                out.node = serde_json::from_str::<SpecHead<'de>>(raw.get()).ok().and_then(|spec| spec.node);
-                            }
                         }
                     }
                 }
@@ -213,14 +285,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
         deserializer.deserialize_map(Fields(std::marker::PhantomData))
     }
 }
-
-/// The keys that [`Known`] reads stand in its attributes, where a constant cannot; this holds them together.
-const _: () = {
-    assert!(matches!(keys::OWNER.as_bytes(), b"tenancy.x-k8s.io/owner"));
-    assert!(matches!(keys::BUILT.as_bytes(), b"tenancy.x-k8s.io/built"));
-    assert!(matches!(keys::PLACED.as_bytes(), b"tenancy.x-k8s.io/placed"));
-    assert!(matches!(keys::TENANT.as_bytes(), b"tenancy.x-k8s.io/tenant"));
-};
 
 #[cfg(test)]
 mod tests {
@@ -246,6 +310,16 @@ mod tests {
         let after = Seen::of(text.as_bytes()).unwrap().facts;
         assert_eq!(before.main, after.main);
         assert_ne!(before.status, after.status);
+    }
+
+    #[test]
+    fn binding_moves_the_node_and_not_the_main_part() {
+        let bound = Seen::of(POD.as_bytes()).unwrap().facts;
+        let text = POD.replace(r#""nodeName":"n1","#, "").replace(r#""tenancy.x-k8s.io/placed":"n1""#, "");
+        let before = Seen::of(text.as_bytes()).unwrap().facts;
+        assert_eq!((before.main, before.node.as_deref(), before.placed), (bound.main, None, false));
+        let zoned = POD.replace(r#""app":"x""#, r#""app":"x","topology.kubernetes.io/zone":"a""#);
+        assert_eq!(Seen::of(zoned.as_bytes()).unwrap().facts.main, bound.main);
     }
 
     #[test]
