@@ -128,6 +128,11 @@ pub trait Downward: Sync {
         None
     }
 
+    /// What is asked without what the super API server may refuse to give (a Service's own address).
+    fn without_claims(&self, asked: Content) -> Content {
+        asked
+    }
+
     /// The objects that must go down with this one.
     fn references(&self, _tenant: &InTenant<Object>) -> Vec<Reference> {
         Vec::new()

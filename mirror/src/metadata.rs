@@ -154,9 +154,14 @@ mod tests {
     #[test]
     fn keys_pass_by_their_domain() {
         let policy = policy();
-        for key in
-            ["app", "app.kubernetes.io/name", "batch.kubernetes.io/job-name", "topology.kubernetes.io/zone", "team.example/x", "one.example/key"]
-        {
+        for key in [
+            "app",
+            "app.kubernetes.io/name",
+            "batch.kubernetes.io/job-name",
+            "topology.kubernetes.io/zone",
+            "team.example/x",
+            "one.example/key",
+        ] {
             assert_eq!(label_key_down(key, &policy), key);
         }
         for key in [

@@ -26,7 +26,7 @@ use crate::index::Slot;
 use crate::metrics::SyncMetrics;
 use crate::nodes::Nodes;
 use crate::remote::Remote;
-use crate::tenant::{Attached, Tenants};
+use crate::tenant::{Attached, Tenant, Tenants};
 use crate::work::Work;
 use crate::writer::{Fence, Writer};
 
@@ -251,6 +251,14 @@ impl Engine {
             for key in keys {
                 self.0.work.push(&tenant.lane, key);
             }
+        }
+    }
+
+    /// A tenant's API server shows a state older than what was seen before: nothing is written for it until a person decides.
+    pub(crate) fn regressed(&self, tenant: &Tenant, attached: &Attached, version: u64, built: u64) {
+        attached.halted.store(true, Ordering::Relaxed);
+        if let Some(health) = self.0.health.get(&tenant.lane) {
+            *health.regression.lock() = Some((version, built));
         }
     }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use common::{Name, Namespace, Owner, Tenant, Uid};
 use mirror::facts::Facts;
-use mirror::kind::{Demand, KindId, Reference};
+use mirror::kind::{Demand, Downward, KindId, Reference};
 use mirror::plan::{Evidence, Mark, Settled};
 use tokio::time::Instant;
 
@@ -81,17 +82,42 @@ pub enum Tokens {
     },
 }
 
+/// A body that waits to be looked at; counts against its tenant's room for as long as it lives.
+#[derive(Debug)]
+pub struct Body {
+    bytes: Bytes,
+    room: Arc<AtomicUsize>,
+}
+
+impl Body {
+    fn new(bytes: Bytes, room: &Arc<AtomicUsize>) -> Self {
+        room.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self { bytes, room: room.clone() }
+    }
+
+    /// The body.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.room.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
 /// What is known of one pair.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Entry {
     /// The tenant's side.
     pub tenant: Slot<()>,
     /// The tenant's body, while the pair is not settled.
-    pub tenant_body: Option<Bytes>,
+    pub tenant_body: Option<Body>,
     /// The super side.
     pub sup: Slot<Place>,
     /// The super body, while the pair is not settled.
-    pub sup_body: Option<Bytes>,
+    pub sup_body: Option<Body>,
     /// When the pair last agreed.
     pub settled: Option<Settled>,
     /// Failures in a row, for the back-off.
@@ -102,6 +128,8 @@ pub struct Entry {
     pub tokens: Tokens,
     /// The references that this object holds.
     pub references: Vec<Reference>,
+    /// Whether it has been asked for them.
+    pub asked: bool,
     tenant_epoch: u32,
     sup_epoch: u32,
 }
@@ -118,6 +146,7 @@ impl Default for Entry {
             told: None,
             tokens: Tokens::None,
             references: Vec::new(),
+            asked: false,
             tenant_epoch: 0,
             sup_epoch: 0,
         }
@@ -138,9 +167,20 @@ pub struct Index {
     wanted: HashMap<(Option<Namespace<Tenant>>, Reference), u32>,
     tenant: HashMap<KindId, Sync>,
     sup: HashMap<KindId, Sync>,
+    holders_known: bool,
     /// The highest `resourceVersion` of the tenant that a super copy was built from.
     pub built_high: u64,
+    /// How many bytes of bodies are held.
+    held: Arc<AtomicUsize>,
+    /// How many of the tenant's objects were not taken in because there are too many.
+    left_out: u64,
 }
+
+/// Bodies that one tenant's pairs hold at most, in bytes. What passes beyond is let go, and fetched when its turn comes.
+const BODIES: usize = 32 * 1024 * 1024;
+
+/// Pairs of one tenant at most: far beyond what its API server keeps up with, and some 100 MB here.
+const PAIRS: usize = 250_000;
 
 impl Index {
     /// The pair, if anything is known of it.
@@ -158,11 +198,9 @@ impl Index {
         self.entries.entry(key.clone()).or_default()
     }
 
-    /// Forgets a pair.
-    pub fn forget(&mut self, key: &Key) {
-        if let Some(entry) = self.entries.remove(key) {
-            self.release(key, &entry.references);
-        }
+    /// Forgets a pair; the keys that nobody wants any more.
+    pub fn forget(&mut self, key: &Key) -> Vec<Key> {
+        self.entries.remove(key).map(|entry| self.release(key, &entry.references)).unwrap_or_default()
     }
 
     /// All pairs.
@@ -182,7 +220,12 @@ impl Index {
 
     /// A tenant's copy was seen. True if the pair must be looked at.
     pub fn tenant_seen(&mut self, key: &Key, facts: Facts, body: Bytes) -> bool {
+        if self.entries.len() >= PAIRS && !self.entries.contains_key(key) {
+            self.left_out = self.left_out.saturating_add(1);
+            return false;
+        }
         let epoch = self.tenant.get(&key.kind).copied().unwrap_or_default().epoch;
+        let body = self.room_for(body);
         let entry = self.entry(key);
         entry.tenant_epoch = epoch;
         if is_old(&entry.tenant, &facts) {
@@ -191,24 +234,34 @@ impl Index {
         let settled = entry.settled.and_then(|s| s.tenant) == Some(Mark::from(&facts)) && !node_moved(&entry.tenant, &facts);
         entry.tenant = Slot::Here(facts, ());
         if !settled {
-            entry.tenant_body = Some(body);
+            entry.tenant_body = body;
             entry.failures = 0;
         }
         !settled
     }
 
-    /// A tenant's copy is gone.
-    pub fn tenant_gone(&mut self, key: &Key, evidence: Evidence) {
+    /// The tenant's copy of this UID is gone, or, if none is named, whichever there was. True if the pair must be looked at.
+    ///
+    /// *Guarantees*: says nothing about another object of the name; counts as seen only for the object that the super copy was made of.
+    pub fn tenant_gone(&mut self, key: &Key, uid: Option<Uid>) -> bool {
         let entry = self.entry(key);
+        let known = uid_of(&entry.tenant);
+        if known.is_some() && known != uid {
+            return false;
+        }
+        let made_of = if let Slot::Here(_, place) = &entry.sup { Some(place.owner.uid) } else { None };
+        let evidence = if uid.is_none() || made_of.is_none() || made_of == uid { Evidence::Seen } else { Evidence::Inferred };
         entry.tenant = Slot::Absent(evidence);
         entry.tenant_body = None;
         entry.failures = 0;
+        true
     }
 
     /// A super copy was seen. True if the pair must be looked at.
     pub fn super_seen(&mut self, key: &Key, facts: Facts, place: Place, body: Option<Bytes>) -> bool {
         let epoch = self.sup.get(&key.kind).copied().unwrap_or_default().epoch;
         self.built_high = self.built_high.max(facts.built.map(|built| built.version).unwrap_or_default());
+        let body = body.and_then(|body| self.room_for(body));
         let entry = self.entry(key);
         entry.sup_epoch = epoch;
         if is_old(&entry.sup, &facts) {
@@ -235,6 +288,37 @@ impl Index {
         entry.sup_body = None;
         entry.failures = 0;
         true
+    }
+
+    /// A body that was asked for. Kept however little room there is, until [`Index::make_room`], and only beside the facts of its version.
+    pub fn body_read(&mut self, key: &Key, version: u64, bytes: &Bytes, tenant_side: bool) {
+        let room = self.held.clone();
+        let entry = self.entry(key);
+        if tenant_side && matches!(&entry.tenant, Slot::Here(known, ()) if known.version == version) {
+            entry.tenant_body = Some(Body::new(bytes.clone(), &room));
+        } else if !tenant_side && matches!(&entry.sup, Slot::Here(known, _) if known.version == version) {
+            entry.sup_body = Some(Body::new(bytes.clone(), &room));
+        }
+    }
+
+    /// Lets the bodies of a pair go if the tenant holds too many.
+    pub fn make_room(&mut self, key: &Key) {
+        if self.held.load(Ordering::Relaxed) > BODIES
+            && let Some(entry) = self.entries.get_mut(key)
+        {
+            entry.tenant_body = None;
+            entry.sup_body = None;
+        }
+    }
+
+    /// How many of the tenant's objects were not taken in because there are too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    fn room_for(&self, body: Bytes) -> Option<Body> {
+        let held = self.held.load(Ordering::Relaxed);
+        (held.saturating_add(body.len()) <= BODIES).then(|| Body::new(body, &self.held))
     }
 
     /// A list of a kind begins: what it does not name is absent when it ends.
@@ -285,6 +369,7 @@ impl Index {
     pub fn reset_tenant(&mut self) {
         self.tenant.clear();
         self.wanted.clear();
+        self.holders_known = false;
         for entry in self.entries.values_mut() {
             entry.tenant = Slot::Unknown;
             entry.tenant_body = None;
@@ -297,6 +382,7 @@ impl Index {
 
     /// Replaces the references that `key` holds; the keys that became wanted or unwanted by it.
     pub fn hold(&mut self, key: &Key, references: &[Reference]) -> Vec<Key> {
+        self.entry(key).asked = true;
         if self.entry(key).references == references {
             return Vec::new();
         }
@@ -311,6 +397,20 @@ impl Index {
         }
         moved.extend(self.release(key, &before));
         moved
+    }
+
+    /// Whether every object that may refer to others has been asked what it refers to, so that "unwanted" means something.
+    pub fn holders_known(&mut self) -> bool {
+        if self.holders_known {
+            return true;
+        }
+        let holds = |kind: KindId| kind.downward().is_some_and(Downward::graceful);
+        let listed = KindId::all().filter(|kind| holds(*kind)).all(|kind| self.tenant.get(&kind).is_some_and(|sync| sync.synced));
+        let asked = |(key, entry): (&Key, &Entry)| {
+            !holds(key.kind) || entry.asked || !matches!(&entry.tenant, Slot::Here(facts, ()) if !facts.deleting)
+        };
+        self.holders_known = listed && self.entries.iter().all(asked);
+        self.holders_known
     }
 
     /// Drops the references that an object held; the keys that nobody wants any more.
@@ -344,6 +444,11 @@ fn reference_key(holder: &Key, reference: &Reference) -> Option<Key> {
     Some(Key { kind: KindId::named(reference.kind)?, namespace: holder.namespace.clone(), name: Name::parse(&reference.name).ok()? })
 }
 
+/// The UID of the copy, if there is one.
+pub fn uid_of<P>(slot: &Slot<P>) -> Option<Uid> {
+    if let Slot::Here(facts, _) = slot { Some(facts.uid) } else { None }
+}
+
 /// An event that says nothing new: the same object at the same or an earlier version.
 fn is_old<P>(slot: &Slot<P>, facts: &Facts) -> bool {
     matches!(slot, Slot::Here(known, _) if known.uid == facts.uid && facts.version != 0 && facts.version <= known.version)
@@ -351,4 +456,87 @@ fn is_old<P>(slot: &Slot<P>, facts: &Facts) -> bool {
 
 fn node_moved(slot: &Slot<()>, facts: &Facts) -> bool {
     matches!(slot, Slot::Here(known, ()) if known.node != facts.node || known.placed != facts.placed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { kind: KindId::named("Pod").unwrap(), namespace: Some(Namespace::parse("default").unwrap()), name: Name::parse(name).unwrap() }
+    }
+
+    const fn uid(low: u128) -> Uid {
+        Uid::from_bits(low)
+    }
+
+    fn facts(of: u128, version: u64) -> Facts {
+        let text = format!(r#"{{"metadata":{{"name":"a","uid":"{}","resourceVersion":"{version}"}}}}"#, uid(of));
+        mirror::facts::Seen::of(text.as_bytes()).unwrap().facts
+    }
+
+    fn place(made_of: u128) -> Place {
+        let owner =
+            Owner { tenant: uid(99), namespace: Namespace::parse("default").ok(), name: Name::parse("a").unwrap(), uid: uid(made_of) };
+        Place { namespace: "vc-x".into(), name: "a".into(), owner }
+    }
+
+    #[test]
+    fn s43_a_late_delete_of_an_earlier_object_says_nothing_of_the_one_that_is_there() {
+        let mut index = Index::default();
+        assert!(index.tenant_seen(&key("a"), facts(2, 9), Bytes::new()));
+        assert!(!index.tenant_gone(&key("a"), Some(uid(1))));
+        assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Here(..)));
+        // Nor does a "not found" from before it was there.
+        assert!(!index.tenant_gone(&key("a"), None));
+        assert!(index.tenant_gone(&key("a"), Some(uid(2))));
+        assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Seen)));
+    }
+
+    #[test]
+    fn s43_a_delete_is_evidence_only_against_the_copy_that_was_made_of_that_object() {
+        let mut index = Index::default();
+        index.super_seen(&key("a"), facts(50, 3), place(2), None);
+        assert!(index.tenant_gone(&key("a"), Some(uid(1))));
+        assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Inferred)));
+        assert!(index.tenant_gone(&key("a"), Some(uid(2))));
+        assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Seen)));
+    }
+
+    #[test]
+    fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
+        let mut index = Index::default();
+        let body = Bytes::from(vec![b' '; 1024 * 1024]);
+        let held = |index: &Index| index.iter().filter(|(_, entry)| entry.tenant_body.is_some()).count();
+        for i in 0..40_u128 {
+            index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 1), body.clone());
+        }
+        assert_eq!(held(&index), 32);
+        // What was asked for is there while it is looked at, and goes then.
+        index.body_read(&key("a39"), 1, &body, true);
+        assert!(index.get(&key("a39")).unwrap().tenant_body.is_some());
+        index.make_room(&key("a39"));
+        assert!(index.get(&key("a39")).unwrap().tenant_body.is_none());
+        for i in 0..8 {
+            index.forget(&key(&format!("a{i}")));
+        }
+        for i in 32..40_u128 {
+            index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), body.clone());
+        }
+        assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, BODIES));
+    }
+
+    #[test]
+    fn s34_objects_without_end_are_not_taken_in() {
+        let mut index = Index::default();
+        let some = facts(1, 1);
+        for i in 0..PAIRS + 5 {
+            index.tenant_seen(&key(&format!("a{i}")), some.clone(), Bytes::new());
+        }
+        assert_eq!((index.len(), index.left_out()), (PAIRS, 5));
+        // What is known goes on.
+        assert!(index.tenant_seen(&key("a7"), facts(1, 2), Bytes::new()));
+        index.forget(&key("a7"));
+        assert!(index.tenant_seen(&key("b"), some, Bytes::new()));
+    }
 }

@@ -43,7 +43,9 @@ impl Downward for Pod {
         let mut labels = labels_down(&tenant.meta.labels, cx.policy);
         if tenant.text("/spec/nodeName").is_some() {
             // Its own API server's; the super cluster's has its own.
-            TOPOLOGY_LABELS.iter().for_each(|key| drop(labels.remove(*key)));
+            for key in TOPOLOGY_LABELS {
+                labels.remove(key);
+            }
         }
         let mut annotations = annotations_down(&tenant.meta.annotations, cx.policy);
         annotations.insert(keys::CONTAINERS.to_owned(), container_names(&spec));

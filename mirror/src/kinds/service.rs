@@ -88,6 +88,14 @@ impl Downward for Service {
         Ok(InSuper(content))
     }
 
+    fn without_claims(&self, mut asked: Content) -> Content {
+        if let Some(spec) = asked.body.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.remove("clusterIP");
+            spec.remove("clusterIPs");
+        }
+        asked
+    }
+
     /// The spec asked for, with what the super cluster chose: addresses, node ports, defaults.
     ///
     /// *Caveats*: an address cannot change in an update, so the super copy keeps the one that it was created with.

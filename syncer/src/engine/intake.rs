@@ -233,13 +233,14 @@ impl Engine {
         if is_namespace(kind)
             && let Ok(namespace) = Namespace::parse(key.name.as_str())
         {
-            attached.tenant_namespaces.remove(&namespace);
+            attached.tenant_namespaces.remove_if(&namespace, |_, uid| *uid == object.facts.uid);
         }
         let unwanted = {
             let mut index = tenant.index.lock();
-            let references = index.get(&key).map(|entry| entry.references.clone()).unwrap_or_default();
-            index.tenant_gone(&key, Evidence::Seen);
-            index.entry(&key).references.clear();
+            if !index.tenant_gone(&key, Some(object.facts.uid)) {
+                return;
+            }
+            let references = std::mem::take(&mut index.entry(&key).references);
             index.release(&key, &references)
         };
         self.0.work.push(&tenant.lane, key);

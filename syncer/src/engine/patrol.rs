@@ -159,6 +159,10 @@ impl Engine {
         let mut deep = Vec::new();
         {
             let mut index = tenant.index.lock();
+            if !self.0.options.sync_unreferenced && index.holders_known() {
+                let there = index.iter().filter(|(_, entry)| matches!(entry.sup, Slot::Here(..)));
+                unsettled.extend(there.filter(|(key, _)| !index.wanted(key)).map(|(key, _)| key.clone()));
+            }
             for (key, entry) in index.iter() {
                 let has_super = matches!(entry.sup, Slot::Here(..));
                 match entry.settled {

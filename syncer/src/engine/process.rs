@@ -22,7 +22,7 @@ use super::intake::{chain, learn_address, super_known};
 use super::patrol::has_patrolled;
 use crate::brake::Say;
 use crate::events::{About, Severity};
-use crate::index::{Key, Slot, Tokens};
+use crate::index::{Body, Key, Slot, Tokens, uid_of};
 use crate::remote::{CallError, Patch};
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
@@ -62,6 +62,15 @@ struct Job<'a> {
     name: Name<Super>,
 }
 
+/// The part of a list that says how new it is, and whether there is anything in it.
+#[derive(serde::Deserialize)]
+struct Standing {
+    #[serde(default)]
+    metadata: crate::remote::ListMeta,
+    #[serde(default)]
+    items: Option<Vec<serde::de::IgnoredAny>>,
+}
+
 /// What steps have shown of the two copies.
 #[derive(Default)]
 struct Shown {
@@ -91,7 +100,9 @@ impl Engine {
             Demand::Always | Demand::Referenced => kind.rename(&key.name),
         };
         let job = Job { engine: self, tenant, attached: &attached, key, kind, namespace, name };
-        match job.run().await {
+        let end = job.run().await;
+        tenant.index.lock().make_room(key);
+        match end {
             End::Rest => {}
             End::Retry(least) => {
                 let failures = {
@@ -144,7 +155,8 @@ impl Job<'_> {
                     Err(error) => return self.failed(&error, false).await,
                 },
                 Outcome::Forget => {
-                    self.tenant.index.lock().forget(self.key);
+                    let unwanted = self.tenant.index.lock().forget(self.key);
+                    self.engine.0.work.push_each(&self.tenant.lane, unwanted);
                     return End::Rest;
                 }
                 Outcome::Hold(hold) => return self.hold(&pair, &hold),
@@ -181,14 +193,17 @@ impl Job<'_> {
 
     /// The pair as the planner sees it.
     fn pair(&self) -> (Pair, Tokens) {
-        let index = self.tenant.index.lock();
-        let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key);
+        let mut index = self.tenant.index.lock();
+        // Until every holder has been asked, what is there stays.
+        let there = index.get(self.key).is_some_and(|entry| matches!(entry.sup, Slot::Here(..)));
+        let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key) || (there && !index.holders_known());
         let Some(entry) = index.get(self.key) else {
             let (tenant, sup) = (TenantSide::Absent(Evidence::Seen), SuperSide::Absent(Evidence::Seen));
             return (Pair { tenant, sup, settled: None, wanted }, Tokens::None);
         };
         let (tenant, sup) = (entry.tenant.clone(), entry.sup.clone());
-        let (tenant_body, super_body) = (entry.tenant_body.clone(), entry.sup_body.clone());
+        let bytes = |body: &Option<Body>| body.as_ref().map(|body| body.bytes().clone());
+        let (tenant_body, super_body) = (bytes(&entry.tenant_body), bytes(&entry.sup_body));
         let (settled, tokens) = (entry.settled, entry.tokens);
         drop(index);
         let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
@@ -223,13 +238,15 @@ impl Job<'_> {
 
     /// Reads one side, as a quorum read.
     async fn fetch(&self, want: Want) -> Result<(), CallError> {
+        // What is not found is what was known before it was asked for; what turned up meanwhile is another.
+        let before = self.tenant.index.lock().get(self.key).map(|entry| (uid_of(&entry.tenant), uid_of(&entry.sup))).unwrap_or_default();
         match want {
             Want::Tenant => match self.attached.remote.get(&self.tenant_path(), None).await {
                 Ok(bytes) => self.tenant_known(&bytes).map(|_| ()),
                 Err(error) if error.is_not_found() => {
                     self.confirm_absence().await?;
                     self.brake()?;
-                    self.tenant.index.lock().tenant_gone(self.key, Evidence::Seen);
+                    self.tenant.index.lock().tenant_gone(self.key, before.0);
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -245,8 +262,10 @@ impl Job<'_> {
                         self.brake()?;
                         let mut index = self.tenant.index.lock();
                         let entry = index.entry(self.key);
-                        entry.sup = Slot::Absent(Evidence::Seen);
-                        entry.sup_body = None;
+                        if uid_of(&entry.sup).is_none_or(|uid| Some(uid) == before.1) {
+                            entry.sup = Slot::Absent(Evidence::Seen);
+                            entry.sup_body = None;
+                        }
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -255,16 +274,38 @@ impl Job<'_> {
         }
     }
 
-    /// "Not found" counts only from the same life of the control plane.
+    /// "Not found" counts only from the same life of the control plane, and only from a state that is not older than what the super
+    /// copies were built from: an API server that came back from a backup may say it too.
     async fn confirm_absence(&self) -> Result<(), CallError> {
         let bytes = self.attached.remote.get("/api/v1/namespaces/kube-system", None).await?;
-        let seen = Seen::of(&bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
-        if seen.facts.uid == self.attached.incarnation {
-            return Ok(());
+        let unreadable = |source| CallError::Unreadable { side: "tenant", source };
+        let seen = Seen::of(&bytes).map_err(unreadable)?;
+        if seen.facts.uid != self.attached.incarnation {
+            tracing::error!(tenant = %self.tenant.lane, "the tenant's control plane was replaced");
+            self.attached.halted.store(true, std::sync::atomic::Ordering::Relaxed);
+            return Err(CallError::Fenced);
         }
-        tracing::error!(tenant = %self.tenant.lane, "the tenant's control plane was replaced");
-        self.attached.halted.store(true, std::sync::atomic::Ordering::Relaxed);
-        Err(CallError::Fenced)
+        let collection = self.kind.resource().collection(self.key.namespace.as_ref().map(Namespace::as_str));
+        let path = format!("{collection}?fieldSelector=metadata.name%3D{}", self.key.name);
+        let list = self.attached.remote.list_metadata(path, None).await?;
+        let list: Standing = serde_json::from_slice(&list).map_err(unreadable)?;
+        let version: u64 = list.metadata.resource_version.parse().unwrap_or(0);
+        let built = self.tenant.index.lock().built_high;
+        if version < built {
+            tracing::error!(tenant = %self.tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
+            self.engine.regressed(self.tenant, self.attached, version, built);
+            return Err(CallError::Fenced);
+        }
+        if list.items.is_some_and(|items| !items.is_empty()) {
+            return Err(CallError::Status {
+                side: "tenant",
+                code: 409,
+                reason: "Conflict".into(),
+                message: "it is there again".into(),
+                retry_after: None,
+            });
+        }
+        Ok(())
     }
 
     /// Absence that was only inferred counts at a limited pace.
@@ -293,11 +334,8 @@ impl Job<'_> {
         let facts = Seen::of(bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?.facts;
         let mut index = self.tenant.index.lock();
         index.tenant_seen(self.key, facts.clone(), bytes.clone());
-        let entry = index.entry(self.key);
         // A read of what was known already brings its body back.
-        if matches!(&entry.tenant, Slot::Here(known, ()) if known.version == facts.version) {
-            entry.tenant_body = Some(bytes.clone());
-        }
+        index.body_read(self.key, facts.version, bytes, true);
         Ok(facts)
     }
 
@@ -305,16 +343,12 @@ impl Job<'_> {
     fn super_read(&self, bytes: &Bytes) -> Option<Facts> {
         let known = super_known(self.tenant, self.key, bytes);
         let mut index = self.tenant.index.lock();
-        let entry = index.entry(self.key);
-        match &known {
-            None => {
-                entry.sup = Slot::Foreign;
-                entry.sup_body = None;
-            }
-            Some((facts, _)) if matches!(&entry.sup, Slot::Here(there, _) if there.version == facts.version) => {
-                entry.sup_body = Some(bytes.clone());
-            }
-            Some(_) => {}
+        if let Some((facts, _)) = &known {
+            index.body_read(self.key, facts.version, bytes, false);
+        } else {
+            let entry = index.entry(self.key);
+            entry.sup = Slot::Foreign;
+            entry.sup_body = None;
         }
         known.map(|(facts, _)| facts)
     }
@@ -416,7 +450,15 @@ impl Job<'_> {
         let resource = self.kind.resource();
         self.engine.fence().check()?;
         let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
-        let reply = self.engine.sup().create(&resource.collection(Some(into.as_str())), body, Some(&bearer)).await?;
+        let collection = resource.collection(Some(into.as_str()));
+        let reply = match self.engine.sup().create(&collection, body, Some(&bearer)).await {
+            Err(CallError::Status { code: 422, message, .. }) if message.contains("not in the valid range") => {
+                // The super cluster does not serve the tenant's range: it chooses.
+                let body = self.kind.without_claims(content).to_create(&resource, Some(into.as_str()), self.name.as_str());
+                self.engine.sup().create(&collection, body, Some(&bearer)).await?
+            }
+            other => other?,
+        };
         learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
         if let Some(batch) = batch {
