@@ -201,7 +201,7 @@ impl Engine {
         let attached = Arc::new(Attached {
             id: spec.id,
             virtual_cluster: spec.virtual_cluster,
-            remote: spec.remote,
+            remote: spec.remote.fenced(self.fence().clone()),
             incarnation: spec.incarnation,
             profile: RwLock::new(Arc::new(spec.profile)),
             nodes: RwLock::new(Arc::new(BTreeSet::new())),

@@ -10,10 +10,13 @@ use runtime::kubeconfig::Secret;
 use runtime::transport::{Call, Class, Lines, Reply, Transport, TransportError};
 use serde::Deserialize;
 
+use crate::writer::Fence;
+
 /// An API server on side `S`. Cheap to clone.
 #[derive(Clone)]
 pub struct Remote<S> {
     transport: Transport,
+    fence: Option<Fence>,
     side: PhantomData<S>,
 }
 
@@ -118,7 +121,14 @@ const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=met
 impl<S: Side> Remote<S> {
     /// Wraps the transport to an API server of this side.
     pub fn new(transport: Transport) -> Self {
-        Self { transport, side: PhantomData }
+        Self { transport, fence: None, side: PhantomData }
+    }
+
+    /// The same API server, written to only while `fence` allows: a write that waits for its turn, or whose answer does not come, is given
+    /// up before another process can lead.
+    #[must_use]
+    pub fn fenced(self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self }
     }
 
     /// The transport below.
@@ -193,8 +203,14 @@ impl<S: Side> Remote<S> {
         accept: &'static str,
         class: Class,
     ) -> Result<Bytes, CallError> {
+        let fence = self.fence.as_ref().filter(|_| method != Method::GET);
         let call = Call { method, path_and_query, content_type, accept, body, bearer, class };
-        let reply = Box::pin(self.transport.call(call)).await.map_err(|source| CallError::Transport { side: S::NAME, source })?;
+        let reply = Box::pin(self.transport.call(call));
+        let reply = match fence {
+            None => reply.await,
+            Some(fence) => fence.hold(reply).await?,
+        };
+        let reply = reply.map_err(|source| CallError::Transport { side: S::NAME, source })?;
         if reply.status.is_success() { Ok(reply.body) } else { Err(Self::status(&reply)) }
     }
 

@@ -51,7 +51,7 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
                 "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid.to_string()},
             },
         });
-        let reply = attached.remote.create(&path, body.to_string().into_bytes(), None).await?;
+        let reply = attached.remote.create(&path, body.to_string().into_bytes(), None).await.map_err(|error| refused(error, ask))?;
         let Issued { token, expires } = read_token(&reply, "tenant")?;
         bytes = bytes.saturating_add(token.expose().len());
         if bytes > MOST_BYTES {
@@ -65,6 +65,18 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
 
 /// What the tokens of one Pod may be together, in bytes: they must fit into one Secret (1 MiB) in base64.
 const MOST_BYTES: usize = 768 * 1024;
+
+/// The reason of a token that there is no account for.
+pub const REFUSED: &str = "TokenRefused";
+
+/// A ServiceAccount that is not there is no namespace that is not there: its own reason says so.
+fn refused(error: CallError, ask: &TokenAsk) -> CallError {
+    if !error.is_not_found() {
+        return error;
+    }
+    let message = format!("there is no token for the ServiceAccount {}; make it, or delete the Pod", ask.service_account);
+    CallError::Status { side: "tenant", code: 404, reason: REFUSED.into(), message, retry_after: None }
+}
 
 fn too_large() -> CallError {
     CallError::Status {

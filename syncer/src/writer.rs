@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::remote::{CallError, Remote};
 use crate::tenant::{Attached, SuperNamespace, Tenant};
+use crate::tokens;
 
 /// The right to write, for as long as the lease is held. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +35,17 @@ impl Fence {
     /// Asked before each write.
     pub fn check(&self) -> Result<(), CallError> {
         self.0.borrow().as_ref().ok_or(CallError::Fenced)?.check().map_err(|_| CallError::Fenced)
+    }
+
+    /// Runs a write, and gives it up where it would not end before another process can lead. The clock is looked at before the write is,
+    /// so that one of a process that was stopped meanwhile goes no further.
+    pub async fn hold<T>(&self, write: impl Future<Output = T>) -> Result<T, CallError> {
+        let limit = self.0.borrow().as_ref().ok_or(CallError::Fenced)?.write_limit().map_err(|_| CallError::Fenced)?;
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(limit) => Err(CallError::Fenced),
+            done = write => Ok(done),
+        }
     }
 }
 
@@ -66,6 +78,9 @@ pub enum Verdict {
     Fenced,
 }
 
+/// The reason of a super namespace whose name somebody else has.
+const NAMESPACE_TAKEN: &str = "NamespaceTaken";
+
 /// Judges a failed request. `create` tells a name that is taken from a version that moved.
 pub fn judge(error: &CallError, create: bool) -> Verdict {
     const SOON: Duration = Duration::from_millis(100);
@@ -73,8 +88,10 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
         CallError::Fenced => Verdict::Fenced,
         CallError::Transport { .. } | CallError::Unreadable { .. } => Verdict::Retry(SOON),
         CallError::Status { code, reason, message, retry_after, .. } => match code {
+            404 if reason == tokens::REFUSED => Verdict::Contested { reason: tokens::REFUSED, message: message.clone() },
             404 if create => Verdict::Namespace,
             409 if create && reason == "AlreadyExists" => Verdict::Taken,
+            409 if reason == NAMESPACE_TAKEN => Verdict::Rejected { reason: NAMESPACE_TAKEN, message: message.clone() },
             404 | 409 => Verdict::Reread,
             403 if message.contains("is being terminated") => Verdict::Namespace,
             403 if message.contains("exceeded quota") => Verdict::Rejected { reason: "QuotaExceeded", message: message.clone() },
@@ -135,7 +152,7 @@ const WRITER_TOKEN_SECONDS: u32 = 3600;
 impl Writer {
     /// Writes through `sup` while `fence` allows, as `policy` wants namespaces to be.
     pub fn new(sup: Remote<Super>, fence: Fence, policy: Arc<Policy>) -> Self {
-        Self { sup, fence, policy }
+        Self { sup: sup.fenced(fence.clone()), fence, policy }
     }
 
     /// The super API server.
@@ -156,7 +173,6 @@ impl Writer {
         {
             return Ok(token.clone());
         }
-        self.fence.check()?;
         let account = attached.id.writer();
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", keys::WRITERS_NAMESPACE);
         let ask =
@@ -208,7 +224,6 @@ impl Writer {
         if let Some(ready) = Self::known(tenant, attached, &name) {
             return Ok(ready.then_some(name));
         }
-        self.fence.check()?;
         let there = tenant.namespaces.lock().contains_key(name.as_str());
         if !there && !self.create_namespace(tenant, attached, namespace, &name).await? {
             return Ok(None);
@@ -246,6 +261,9 @@ impl Writer {
         let bytes = attached.remote.get(&resource.path(None, namespace.as_str()), None).await?;
         let unreadable = |source| CallError::Unreadable { side: "tenant", source };
         let body = Object::parse(&bytes).map_err(|error| unreadable(serde::de::Error::custom(error)))?;
+        if body.meta.name != namespace.as_str() {
+            return Err(unreadable(serde::de::Error::custom("it is another object than the one that was asked for")));
+        }
         if body.meta.deletion.is_some() {
             return Ok(false);
         }
@@ -263,9 +281,9 @@ impl Writer {
             Some(_) | None => Err(CallError::Status {
                 side: "super",
                 code: 409,
-                reason: "NamespaceTaken".into(),
-                message: format!("the namespace {name} is not this tenant's"),
-                retry_after: Some(Duration::from_mins(1)),
+                reason: NAMESPACE_TAKEN.into(),
+                message: format!("the namespace {name} of the super cluster is not this tenant's; ask the administrator to remove it"),
+                retry_after: None,
             }),
         }
     }
@@ -357,4 +375,31 @@ pub fn super_facts(resource: &Resource, patrolled: bool, bytes: &[u8]) -> Result
         facts.status = 0;
     }
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(side: &'static str, code: u16, reason: &str) -> CallError {
+        CallError::Status { side, code, reason: reason.into(), message: "m".into(), retry_after: None }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_lead_does_not_even_begin_a_write() {
+        let (held, follows) = watch::channel(Some(Held::always()));
+        let fence = Fence::new(follows);
+        assert!(matches!(fence.hold(async { 1 }).await, Ok(1)));
+        held.send_replace(None);
+        let write = async { panic!("a write after the end of the lease") };
+        assert!(matches!(fence.hold::<()>(write).await, Err(CallError::Fenced)));
+    }
+
+    #[test]
+    fn what_another_try_cannot_mend_is_told_and_not_tried_in_a_hurry() {
+        assert!(matches!(judge(&status("super", 409, NAMESPACE_TAKEN), true), Verdict::Rejected { reason: NAMESPACE_TAKEN, .. }));
+        assert!(matches!(judge(&status("tenant", 404, tokens::REFUSED), true), Verdict::Contested { reason: tokens::REFUSED, .. }));
+        assert_eq!(judge(&status("super", 404, "NotFound"), true), Verdict::Namespace);
+        assert_eq!(judge(&status("tenant", 409, "Conflict"), false), Verdict::Reread);
+    }
 }
