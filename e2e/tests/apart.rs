@@ -1,13 +1,14 @@
 //! Two tenants with the same names never meet: what each makes, changes and removes is its own, in both directions.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
 use common::{Owner, Uid, keys};
 use e2e::{
     bed::apply,
     nodes::NodeOptions,
-    story::{Actor, Plot, Story, chapter, everything, pod, uid_of},
+    story::{Actor, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
+    wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -18,8 +19,6 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-
-const BOTH: [usize; 2] = [0, 1];
 
 /// Nodes that no other text looks like; nothing is ever placed on the last.
 const NODES: &str = "metal-";
@@ -39,6 +38,7 @@ async fn two_tenants_with_identical_names_stay_apart() {
         chapter("what happens below is seen by its tenant alone", upward(&story)),
     ];
     story.tell(second).await.unwrap();
+    story.tell(vec![chapter("both sides change an object at once, and no change is lost", at_once(&story))]).await.unwrap();
     story.tell(vec![chapter("nothing of the super cluster stands anywhere in a tenant", no_foreign_names(&story))]).await.unwrap();
     story.tell(vec![chapter("what one tenant deletes goes, and the other's stays", deletes(&story))]).await.unwrap();
 }
@@ -203,6 +203,31 @@ async fn upward(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A tenant's change that falls between what the syncer read and what it writes must not be taken for seen.
+async fn at_once(story: &Story) -> anyhow::Result<()> {
+    let one = story.tenant(0)?;
+    let (above, below): (Api<Service>, Api<Service>) = (one.above("default"), one.below("default"));
+    let params = PatchParams::default();
+    for round in 0..30_u16 {
+        let (wanted, address) = (1000 + round, format!("192.0.2.{}", 10 + round));
+        let ports = json!([{ "op": "replace", "path": "/spec/ports/0/port", "value": wanted }]);
+        let ports: Patch<()> = Patch::Json(serde_json::from_value(ports)?);
+        let status = Patch::Merge(json!({ "status": { "loadBalancer": { "ingress": [{ "ip": address }] } } }));
+        let change = async {
+            // Each round at another moment of the syncer's work.
+            tokio::time::sleep(Duration::from_millis(u64::from(round))).await;
+            above.patch("web", &params, &ports).await
+        };
+        tokio::try_join!(below.patch_status("web", &params, &status), change)?;
+        eventually(format!("round {round}: both changes are seen"), Duration::from_secs(10), async || {
+            let seen = (port(&below.get("web").await?), balancer(&above.get("web").await?));
+            Ok(Seen::when(seen == (Some(i32::from(wanted)), Some(address.clone())), seen))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 fn balancer(service: &Service) -> Option<String> {
     service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first()?.ip.clone()
 }
@@ -281,15 +306,17 @@ async fn deletes(story: &Story) -> anyhow::Result<()> {
     one.gone_below::<ConfigMap>("default", "web").await?;
     one.gone_below::<Secret>("default", "web").await?;
     one.above::<ConfigMap>("default").get("web").await?;
-    for &i in &BOTH {
-        let namespace = "n".repeat(62) + ["a", "b"].get(i).copied().unwrap_or_default();
-        Api::<Namespace>::all(one.client()).delete(&namespace, &DeleteParams::default()).await?;
-        one.gone_everywhere::<Pod>(&namespace, &("p".repeat(62) + "a")).await?;
-        let below = one.namespace_below(&namespace);
+    let spaces = ["a", "b"].map(|end| "n".repeat(62) + end);
+    for namespace in &spaces {
+        Api::<Namespace>::all(one.client()).delete(namespace, &DeleteParams::default()).await?;
+    }
+    for namespace in &spaces {
+        one.gone_everywhere::<Pod>(namespace, &("p".repeat(62) + "a")).await?;
+        let below = one.namespace_below(namespace);
         let api = Api::<Namespace>::all(story.bed.sup.client());
-        e2e::wait::eventually(format!("{below} is gone"), e2e::story::PATIENCE, async || {
+        eventually(format!("{below} is gone"), PATIENCE, async || {
             let found = api.get_opt(&below).await?;
-            Ok(e2e::wait::Seen::when(found.is_none(), found))
+            Ok(Seen::when(found.is_none(), found))
         })
         .await?;
     }
