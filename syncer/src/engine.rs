@@ -210,6 +210,7 @@ impl Engine {
             cancel: CancellationToken::new(),
             tenant_namespaces: DashMap::new(),
             since: Instant::now(),
+            breaker: Mutex::default(),
             making_namespace: tokio::sync::Mutex::new(()),
         });
         if let Some(before) = before {

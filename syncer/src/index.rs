@@ -12,6 +12,8 @@ use mirror::kind::{Demand, Downward, KindId, Reference};
 use mirror::plan::{Evidence, Mark, Settled};
 use tokio::time::Instant;
 
+use crate::repeat::Repeat;
+
 /// Which pair: the tenant's kind, namespace and name.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -128,6 +130,8 @@ pub struct Entry {
     pub tokens: Tokens,
     /// The references that this object holds.
     pub references: Vec<Reference>,
+    /// The last write, for the loop guard.
+    pub repeat: Option<Repeat>,
     /// Whether it has been asked for them.
     pub asked: bool,
     tenant_epoch: u32,
@@ -146,6 +150,7 @@ impl Default for Entry {
             told: None,
             tokens: Tokens::None,
             references: Vec::new(),
+            repeat: None,
             asked: false,
             tenant_epoch: 0,
             sup_epoch: 0,

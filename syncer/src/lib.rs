@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod brake;
+pub mod breaker;
 pub mod engine;
 pub mod events;
 pub mod gc;
@@ -15,6 +16,7 @@ pub mod metrics;
 pub mod nodes;
 pub mod program;
 pub mod remote;
+pub mod repeat;
 pub mod tenant;
 pub mod tokens;
 pub mod virtual_cluster;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::brake::Brake;
+use crate::breaker::Breaker;
 use crate::index::Index;
 use crate::remote::Remote;
 use crate::work::Lane;
@@ -84,6 +85,8 @@ pub struct Attached {
     pub tenant_namespaces: DashMap<Namespace<TenantSide>, Uid>,
     /// When it was attached.
     pub since: Instant,
+    /// Holds keys while the API server does not answer.
+    pub breaker: Mutex<Breaker>,
     /// One super namespace is made at a time.
     pub making_namespace: tokio::sync::Mutex<()>,
 }

@@ -167,7 +167,10 @@ impl Engine {
             return;
         }
         match told {
-            Told::Opened => reached(seen),
+            Told::Opened => {
+                reached(seen);
+                attached.breaker.lock().answered();
+            }
             Told::ListBegins => tenant.index.lock().list_begins(kind, true),
             Told::Object(bytes) => {
                 reached(seen);
@@ -190,15 +193,16 @@ impl Engine {
     fn tenant_listed(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, version: &str) {
         reached(seen);
         let version: u64 = version.parse().unwrap_or(0);
-        let (missed, built) = {
+        let missed = {
             let mut index = tenant.index.lock();
-            (index.list_ends(kind, true), index.built_high)
+            let built = index.built_high;
+            if version < built {
+                tracing::error!(tenant = %tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
+                attached.halted.store(true, Ordering::Relaxed);
+                *seen.regression.lock() = Some((version, built));
+            }
+            index.list_ends(kind, true)
         };
-        if version < built {
-            tracing::error!(tenant = %tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
-            attached.halted.store(true, Ordering::Relaxed);
-            *seen.regression.lock() = Some((version, built));
-        }
         seen.synced.insert(kind);
         self.0.work.push_each(&tenant.lane, missed);
         let waiting: Vec<Key> = tenant

@@ -1,5 +1,6 @@
 //! Work on one key: look, decide, write, until there is nothing to do or nothing can be done.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use mirror::kind::{Demand, Downward, Observe};
 use mirror::object::Object;
 use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, Step, SuperSide, TenantSide, Want, plan};
 use mirror::{Cx, Facts};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -24,8 +27,10 @@ use crate::brake::Say;
 use crate::events::{About, Severity};
 use crate::index::{Body, Key, Slot, Tokens, uid_of};
 use crate::remote::{CallError, Patch};
+use crate::repeat::Repeat;
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
+use crate::work::Lane;
 use crate::writer::{Verdict, judge};
 
 /// How work on a key ended.
@@ -47,6 +52,11 @@ const LONGEST: Duration = Duration::from_mins(1);
 const REFUSED: Duration = Duration::from_mins(5);
 /// Tries in vain after which the tenant is told that another has what it asks for: some seconds.
 const CONTESTED: u32 = 5;
+
+/// A worker that waits so long for a key takes up others beside it.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Keys that one worker has put aside at most.
+const ASIDE: usize = 64;
 
 /// How long the first Pods of a tenant wait for the address of their API server.
 const ADDRESS: Duration = Duration::from_secs(30);
@@ -79,19 +89,54 @@ struct Shown {
 }
 
 impl Engine {
-    /// Works on keys by turn, until asked to stop; a key that was begun is ended.
+    /// Works on keys by turn, until asked to stop; a key that was begun is ended. One that takes long is put aside, so that an API server
+    /// that answers late, or not at all, keeps no worker from the keys of others; its own tenant has only so many under way.
     pub(super) async fn work_until(&self, stop: &CancellationToken) {
-        while let Some((lane, key)) = stop.run_until_cancelled(self.0.work.pop()).await {
-            if let Some(tenant) = self.0.tenants.get(&lane) {
-                self.work_on(&tenant, &key).await;
+        let mut aside = FuturesUnordered::new();
+        loop {
+            let (lane, key) = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(()) = aside.next() => continue,
+                item = self.0.work.pop(), if aside.len() < ASIDE => item,
+            };
+            let mut job = Box::pin(self.work_guarded(lane, key));
+            let patience = tokio::time::sleep(PATIENCE);
+            tokio::pin!(patience);
+            loop {
+                tokio::select! {
+                    () = &mut job => break,
+                    Some(()) = aside.next() => {}
+                    () = &mut patience => {
+                        aside.push(job);
+                        break;
+                    }
+                }
             }
-            self.0.work.done(&lane, &key);
         }
+        while aside.next().await.is_some() {}
+    }
+
+    /// Works on one key. A panic stops here.
+    async fn work_guarded(&self, lane: Lane, key: Key) {
+        if let Some(tenant) = self.0.tenants.get(&lane)
+            && AssertUnwindSafe(self.work_on(&tenant, &key)).catch_unwind().await.is_err()
+        {
+            tracing::error!(tenant = %lane, object = %key, "work on a key panicked");
+            self.0.metrics.failed(key.kind.kind().resource().kind, "panicked");
+            self.0.work.push_after(&lane, key.clone(), REFUSED);
+        }
+        self.0.work.done(&lane, &key);
     }
 
     async fn work_on(&self, tenant: &Arc<Tenant>, key: &Key) {
         let (Some(attached), Some(kind)) = (tenant.attached(), key.kind.downward()) else { return };
         if attached.is_halted() || !self.may_look(tenant, key, kind) {
+            return;
+        }
+        let silent = attached.breaker.lock().wait(Instant::now());
+        if let Some(wait) = silent {
+            self.0.work.push_after(&tenant.lane, key.clone(), wait.mul_f64(rand::rng().random_range(1.0..2.0)));
             return;
         }
         let namespace = key.namespace.as_ref().map(|ns| attached.id.namespace(ns));
@@ -136,6 +181,11 @@ fn backoff(failures: u32) -> Duration {
 
 impl Job<'_> {
     async fn run(&self) -> End {
+        // Nobody tells us when an object that is not ours goes away.
+        let is_foreign = self.tenant.index.lock().get(self.key).is_some_and(|entry| matches!(entry.sup, Slot::Foreign));
+        if is_foreign && let Err(error) = self.fetch(Want::Super).await {
+            return self.failed(&error, false).await;
+        }
         for _ in 0..ROUNDS {
             let (pair, tokens) = self.pair();
             let profile = self.attached.profile();
@@ -258,7 +308,7 @@ impl Job<'_> {
                         self.super_read(&bytes);
                         Ok(())
                     }
-                    Err(error) if error.is_not_found() => {
+                    Err(error) if error.is_not_found() || self.is_without_namespace(&error).await => {
                         self.brake()?;
                         let mut index = self.tenant.index.lock();
                         let entry = index.entry(self.key);
@@ -272,6 +322,17 @@ impl Job<'_> {
                 }
             }
         }
+    }
+
+    /// Whether nothing may be read because the whole super namespace is gone, and with it the right to read: the writer hears "forbidden",
+    /// so the namespace is asked for as ourselves.
+    async fn is_without_namespace(&self, error: &CallError) -> bool {
+        let Some(namespace) = self.namespace.as_ref().filter(|_| error.code() == Some(403)) else { return false };
+        if self.tenant.namespaces.lock().contains_key(namespace.as_str()) {
+            return false;
+        }
+        let found = self.engine.sup().get(&format!("/api/v1/namespaces/{namespace}"), None).await;
+        found.is_err_and(|error| error.is_not_found())
     }
 
     /// "Not found" counts only from the same life of the control plane, and only from a state that is not older than what the super
@@ -331,7 +392,12 @@ impl Job<'_> {
     }
 
     fn tenant_known(&self, bytes: &Bytes) -> Result<Facts, CallError> {
-        let facts = Seen::of(bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?.facts;
+        let unreadable = |source| CallError::Unreadable { side: "tenant", source };
+        let seen = Seen::of(bytes).map_err(unreadable)?;
+        if seen.name != self.key.name.as_str() || seen.namespace != self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default() {
+            return Err(unreadable(serde::de::Error::custom("it is another object than the one that was asked for")));
+        }
+        let facts = seen.facts;
         let mut index = self.tenant.index.lock();
         index.tenant_seen(self.key, facts.clone(), bytes.clone());
         // A read of what was known already brings its body back.
@@ -361,6 +427,9 @@ impl Job<'_> {
     /// Executes steps in order. `None`: plan again at once.
     async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>) -> Option<End> {
         let mut shown = Shown::default();
+        if let Some(end) = self.repeated(pair, &steps) {
+            return Some(end);
+        }
         let settles = !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. } | Step::DeleteTenant { .. }));
         for step in steps {
             let (side, name) = step_name(&step);
@@ -368,10 +437,25 @@ impl Job<'_> {
             let result = self.step(step, &mut shown).await;
             self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
             match result {
-                Ok(true) => tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote"),
+                Ok(true) => {
+                    if side == "tenant" {
+                        self.attached.breaker.lock().answered();
+                    }
+                    tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
+                }
                 // The step could not be taken now, and what it waits for wakes the key.
-                Ok(false) => return Some(End::Rest),
-                Err(error) => return self.failed_step(&error, create, name).await,
+                Ok(false) => {
+                    self.not_sent();
+                    return Some(End::Rest);
+                }
+                Err(error) => {
+                    let end = self.failed_step(&error, create, name).await;
+                    if end.is_some() {
+                        // What failed is paced by its back-off.
+                        self.not_sent();
+                    }
+                    return end;
+                }
             }
         }
         if settles {
@@ -387,9 +471,33 @@ impl Job<'_> {
         Some(End::Rest)
     }
 
+    /// The loop guard: the end, if these very steps were sent before and nothing has moved since.
+    fn repeated(&self, pair: &Pair, steps: &[Step]) -> Option<End> {
+        let pace = self.engine.0.options.patrol_interval;
+        let what = loop_mark(pair, steps);
+        let asked = {
+            let mut index = self.tenant.index.lock();
+            Repeat::ask(&mut index.get_mut(self.key)?.repeat, what, Instant::now(), pace)
+        };
+        let wait = asked.err()?;
+        self.engine.0.metrics.failed(self.kind.resource().kind, "loop");
+        tracing::warn!(tenant = %self.tenant.lane, object = %self.key, steps = steps.len(), "the same write does not hold, it waits for the patrol");
+        let message = "what is written for this object does not hold: somebody else undoes it, or an API server does not keep it";
+        self.tell(pair, "WriteDoesNotHold", message.to_owned());
+        Some(End::Retry(wait))
+    }
+
+    fn not_sent(&self) {
+        if let Some(entry) = self.tenant.index.lock().get_mut(self.key) {
+            entry.repeat = None;
+        }
+    }
+
     async fn step(&self, step: Step, shown: &mut Shown) -> Result<bool, CallError> {
-        let fence = self.engine.fence();
-        fence.check()?;
+        self.engine.fence().check()?;
+        if self.attached.is_halted() {
+            return Err(CallError::Fenced);
+        }
         let tenant = &self.attached.remote;
         match step {
             Step::CreateSuper { content, tokens: asks } => return self.create(content, asks, shown).await,
@@ -415,7 +523,8 @@ impl Job<'_> {
                 let bearer = self.bearer().await?;
                 let patch = status_patch(uid, "/status/conditions", &conditions);
                 let reply = self.engine.sup().patch(&format!("{}/status", self.super_path()), Patch::Json, &patch, bearer.as_ref()).await?;
-                shown.sup = self.super_read(&reply);
+                // Not noted as seen: what a kubelet wrote meanwhile is in the answer too, and was not reported.
+                self.super_read(&reply);
             }
             Step::ShowNode(node) => self.engine.0.nodes.show(self.attached, &node).await?,
             Step::Bind { uid, node } => {
@@ -524,7 +633,10 @@ impl Job<'_> {
             Tokens::Missing => true,
             Tokens::Good { renew, pod, .. } => pod != sup.facts.uid || renew <= Instant::now(),
         };
-        if !self.kind.graceful() || !due || sup.facts.deleting {
+        if sup.facts.deleting {
+            return Ok(End::Rest);
+        }
+        if !self.kind.graceful() || !due {
             return Ok(end_for(known));
         }
         let body = match &pair.tenant {
@@ -575,7 +687,7 @@ impl Job<'_> {
     /// The pair agrees, at what was planned on or what the steps have shown. What moved meanwhile comes again.
     fn settle(&self, pair: &Pair, shown: &Shown, reported: Option<u64>) {
         let tenant = match &pair.tenant {
-            TenantSide::Here(copy) => Some(Mark::from(shown.tenant.as_ref().unwrap_or(&copy.facts))),
+            TenantSide::Here(copy) => Some(mark_after(&copy.facts, shown.tenant.as_ref())),
             TenantSide::Absent(_) => None,
         };
         let sup = match (&shown.sup, &pair.sup) {
@@ -650,15 +762,18 @@ impl Job<'_> {
         self.engine.0.metrics.failed(self.kind.resource().kind, verdict_name(&verdict));
         tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step, error = %chain(error), verdict = ?verdict_name(&verdict), "did not work");
         let tenant_side = matches!(error, CallError::Status { side: "tenant", .. });
+        match error {
+            CallError::Transport { side: "tenant", .. } => self.attached.breaker.lock().failed(Instant::now()),
+            CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
+            CallError::Transport { .. } | CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => {}
+        }
         match verdict {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
             Verdict::Retry(least) => Some(End::Retry(least)),
             Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
             Verdict::Reread | Verdict::Taken => self.again(self.fetch(Want::Super).await),
             Verdict::Namespace => {
-                if let Some(namespace) = &self.namespace {
-                    self.engine.0.writer.mistrust(self.tenant, self.attached, namespace).await;
-                }
+                self.regain().await;
                 Some(End::Retry(Duration::from_millis(200)))
             }
             Verdict::Rejected { reason, message } => {
@@ -675,15 +790,54 @@ impl Job<'_> {
         }
     }
 
+    /// Looks after the right to write into the super namespace, if that is there: a RoleBinding that is gone is made again.
+    async fn regain(&self) {
+        let (Some(into), Some(namespace)) = (&self.namespace, &self.key.namespace) else { return };
+        let writer = &self.engine.0.writer;
+        writer.mistrust(self.tenant, self.attached, into).await;
+        if self.tenant.namespaces.lock().contains_key(into.as_str())
+            && let Err(error) = writer.namespace(self.tenant, self.attached, namespace).await
+        {
+            tracing::debug!(tenant = %self.tenant.lane, namespace = %into, error = %chain(&error), "the right to write could not be regained");
+        }
+    }
+
     fn again(&self, read: Result<(), CallError>) -> Option<End> {
         match read {
             Ok(()) => None,
             Err(error) => {
                 tracing::debug!(tenant = %self.tenant.lane, object = %self.key, error = %chain(&error), "could not read");
+                if matches!(error, CallError::Transport { side: "tenant", .. }) {
+                    self.attached.breaker.lock().failed(Instant::now());
+                }
                 Some(End::Retry(Duration::ZERO))
             }
         }
     }
+}
+
+/// The tenant's copy as it was planned on, with the status that we wrote since. The rest of what our write was answered with may be
+/// somebody else's change between the two, which nobody has planned on yet.
+fn mark_after(planned: &Facts, written: Option<&Facts>) -> Mark {
+    Mark { status: written.map_or(planned.status, |facts| facts.status), ..Mark::from(planned) }
+}
+
+/// Which writes these are, and what the two sides are before them.
+fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
+    let tenant = if let TenantSide::Here(copy) = &pair.tenant { Some(Mark::from(&copy.facts)) } else { None };
+    let sup = if let SuperSide::Ours(copy, _) = &pair.sup { Some(Mark::from(&copy.facts)) } else { None };
+    let mut text = format!("{tenant:?} {sup:?}");
+    for step in steps {
+        let what = match step {
+            Step::CreateSuper { content, .. } | Step::UpdateSuper { content, .. } => content.annotations.get(keys::BUILT).cloned(),
+            Step::DeleteSuper { uid, grace_seconds } | Step::DeleteTenant { uid, grace_seconds } => Some(format!("{uid} {grace_seconds:?}")),
+            Step::ConditionsDown { conditions: value, .. } | Step::Report { status: value, .. } => Some(mirror::plan::value_hash(value).to_string()),
+            Step::ShowNode(node) | Step::Bind { node, .. } | Step::MarkPlaced { node, .. } => Some(node.clone()),
+        };
+        text.push_str(step_name(step).1);
+        text.push_str(&what.unwrap_or_default());
+    }
+    mirror::plan::value_hash(&Value::String(text))
 }
 
 fn status_patch(uid: Uid, path: &str, value: &Value) -> Value {
@@ -735,5 +889,26 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
         Verdict::Rejected { .. } => "rejected",
         Verdict::Contested { .. } => "contested",
         Verdict::Fenced => "fenced",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_came_between_a_plan_and_its_write_is_still_to_be_planned_on() {
+        let of = |labels: &str, phase: &str| {
+            let json = format!(
+                r#"{{"metadata":{{"name":"a","uid":"00000000-0000-4000-8000-000000000001","resourceVersion":"1","labels":{labels}}},"status":{{"phase":"{phase}"}}}}"#
+            );
+            Seen::of(json.as_bytes()).unwrap().facts
+        };
+        let planned = of(r#"{"app":"old"}"#, "Pending");
+        let answered = of(r#"{"app":"new"}"#, "Running");
+        let mark = mark_after(&planned, Some(&answered));
+        assert_eq!((mark.main, mark.status), (planned.main, answered.status));
+        assert_ne!(mark.main, answered.main);
+        assert_eq!(mark_after(&planned, None), Mark::from(&planned));
     }
 }
