@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::everything;
 
-/// What changes by itself, by plural.
-const RESTLESS: [&str; 4] = ["endpoints", "endpointslices", "events", "leases"];
+/// What changes by itself, or follows another object without an owner, by plural.
+const RESTLESS: [&str; 5] = ["endpoints", "endpointslices", "events", "ipaddresses", "leases"];
 
 /// The UIDs of objects by place, `plural/namespace/name`.
 pub type Holdings = BTreeMap<String, String>;
