@@ -30,8 +30,8 @@ use table::{Phase, Table};
 const TENANTS: usize = 4;
 const BURST: usize = 400;
 const RATE_PER_SECOND: u64 = 10;
-const STREAM: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(300);
+const STREAM: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// What the syncer is left alone for before memory and idle CPU are read.
 const QUIET: Duration = Duration::from_secs(10);
 

@@ -1,3 +1,5 @@
+//! Every refused form of a kubeconfig, and the few that are taken.
+
 use super::*;
 
 /// Base64 of `-----BEGIN X-----`.

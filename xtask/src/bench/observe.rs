@@ -105,10 +105,8 @@ impl Observer {
     pub(super) fn latencies(&self) -> Latencies {
         let all = self.times.0.lock();
         let span = |from: fn(&Seens) -> Option<Instant>, to: fn(&Seens) -> Option<Instant>| {
-            let mut spans: Vec<f64> = all
-                .values()
-                .filter_map(|seen| Some(to(seen)?.saturating_duration_since(from(seen)?).as_secs_f64() * 1000.0))
-                .collect();
+            let mut spans: Vec<f64> =
+                all.values().filter_map(|seen| Some(to(seen)?.saturating_duration_since(from(seen)?).as_secs_f64() * 1000.0)).collect();
             spans.sort_by(f64::total_cmp);
             spans
         };

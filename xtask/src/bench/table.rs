@@ -53,7 +53,11 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n| measured | {} |", self.phases.iter().map(|p| format!("{} ({} Pods)", p.name, p.pods)).collect::<Vec<_>>().join(" | "))?;
+        writeln!(
+            f,
+            "\n| measured | {} |",
+            self.phases.iter().map(|p| format!("{} ({} Pods)", p.name, p.pods)).collect::<Vec<_>>().join(" | ")
+        )?;
         writeln!(f, "| --- | {} |", self.phases.iter().map(|_| "---").collect::<Vec<_>>().join(" | "))?;
         let row = |f: &mut fmt::Formatter<'_>, name: &str, value: &dyn Fn(&Phase) -> String| {
             writeln!(f, "| {name} | {} |", self.phases.iter().map(value).collect::<Vec<_>>().join(" | "))
@@ -62,7 +66,9 @@ impl fmt::Display for Table {
         row(f, "syncer CPU a Pod", &|p| format!("{:.2} ms", p.cpu_seconds * 1000.0 * ratio(1, p.pods)))?;
         row(f, "super API: writes a Pod", &|p| format!("{:.2}", ratio(p.sup.writes().len(), p.pods)))?;
         row(f, "super API: reads a Pod", &|p| format!("{:.2}", ratio(reads(&p.sup), p.pods)))?;
-        row(f, "tenant API: writes a Pod, Events apart", &|p| format!("{:.2}", ratio(p.tenants.writes().filter(|c| c.resource != "events").len(), p.pods)))?;
+        row(f, "tenant API: writes a Pod, Events apart", &|p| {
+            format!("{:.2}", ratio(p.tenants.writes().filter(|c| c.resource != "events").len(), p.pods))
+        })?;
         row(f, "tenant API: tokens a Pod", &|p| format!("{:.2}", ratio(p.tenants.filter(|c| c.subresource == "token").len(), p.pods)))?;
         row(f, "tenant API: Events a Pod", &|p| format!("{:.2}", ratio(p.tenants.filter(|c| c.resource == "events").len(), p.pods)))?;
         row(f, "tenant API: reads a Pod", &|p| format!("{:.2}", ratio(reads(&p.tenants), p.pods)))?;
@@ -76,7 +82,11 @@ impl fmt::Display for Table {
                 format!("{:.1} / {:.1} ms", percentile(spans, 0.5), percentile(spans, 0.99))
             })?;
         }
-        writeln!(f, "\nresident memory: {}", self.memory.iter().map(|(when, bytes)| format!("{when}: {:.1} MB", megabytes(*bytes))).collect::<Vec<_>>().join(", "))?;
+        writeln!(
+            f,
+            "\nresident memory: {}",
+            self.memory.iter().map(|(when, bytes)| format!("{when}: {:.1} MB", megabytes(*bytes))).collect::<Vec<_>>().join(", ")
+        )?;
         writeln!(f, "CPU when idle: {:.2} % of a core", self.idle_share * 100.0)?;
         for phase in &self.phases {
             writeln!(f, "\nall calls of phase {}: super {:?}\ntenants {:?}", phase.name, phase.sup.counts(), phase.tenants.counts())?;

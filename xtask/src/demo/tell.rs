@@ -48,7 +48,7 @@ pub(super) async fn by_hand(stage: &Stage, check: bool) -> anyhow::Result<()> {
     let commands = [
         ("what a tenant sees", format!("{kubectl} --kubeconfig {tenant} get pods,services,nodes -o wide")),
         ("a tenant asks for more", format!("{kubectl} --kubeconfig {tenant} scale deployment web --replicas 4")),
-        ("where it all runs", format!("{kubectl} --kubeconfig {sup} get pods -A -L tenancy.x-k8s.io/tenant -o wide")),
+        ("where it all runs", format!("{kubectl} --kubeconfig {sup} get pods -A -L {} -o wide", common::keys::TENANT)),
         ("the tenants themselves", format!("{kubectl} --kubeconfig {sup} get virtualclusters -A")),
     ];
     line("");
