@@ -197,12 +197,23 @@ impl TenantId {
     ///
     /// *Guarantees*: injective over (VirtualCluster UID, tenant namespace), stable for ever; see the test vectors.
     pub fn namespace(&self, namespace: &Namespace<Tenant>) -> Namespace<Super> {
-        let hash = hash26(&["vc-namespace-v1", &self.uid.to_string(), namespace.as_str()]);
+        let hash = Self::namespace_hash(self.uid, namespace.as_str());
         let readable = format!("{}-{}", self.hint, namespace.as_str());
         let hint: String = readable.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(20).collect();
         let hint = hint.trim_matches('-');
         let name = if hint.is_empty() { format!("vc-{hash}") } else { format!("vc-{hint}-{hash}") };
         Namespace(name.into(), PhantomData)
+    }
+
+    /// Whether a super namespace of this name is that of a tenant's namespace, whatever the readable part of it says.
+    pub fn is_namespace_of(tenant: Uid, namespace: &str, name: &str) -> bool {
+        let rest = name.strip_prefix("vc-").unwrap_or_default();
+        let hash = rest.rsplit_once('-').map_or(rest, |(_, hash)| hash);
+        !rest.is_empty() && hash == Self::namespace_hash(tenant, namespace)
+    }
+
+    fn namespace_hash(tenant: Uid, namespace: &str) -> String {
+        hash26(&["vc-namespace-v1", &tenant.to_string(), namespace])
     }
 
     /// The name of the tenant's writer, a ServiceAccount in [`keys::WRITERS_NAMESPACE`].
@@ -274,6 +285,20 @@ mod tests {
             name("kube-root-ca.crt").reserved().to_string(),
         ];
         insta::assert_json_snapshot!("name_vectors", vectors);
+    }
+
+    #[test]
+    fn a_super_namespace_is_known_by_its_hash_alone() {
+        let uid = Uid::parse("d64ea0c0-91f8-46f5-8643-c0cab32ab0cd").unwrap();
+        for hint in ["", "acme", "a-b"] {
+            let name = TenantId::new(uid, hint).namespace(&ns("default"));
+            assert!(TenantId::is_namespace_of(uid, "default", name.as_str()), "{name}");
+            assert!(!TenantId::is_namespace_of(uid, "other", name.as_str()), "{name}");
+            assert!(!TenantId::is_namespace_of(Uid::from_bits(1), "default", name.as_str()), "{name}");
+        }
+        for name in ["", "vc-", "default", "kube-system"] {
+            assert!(!TenantId::is_namespace_of(uid, "default", name), "{name}");
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use common::{Name, Namespace, Owner, keys};
+use common::{Name, Namespace, Owner, TenantId, keys};
 use mirror::facts::Seen;
-use mirror::kind::{Demand, KindId, Observe};
+use mirror::kind::{Demand, Downward, KindId, Observe};
 use mirror::plan::Evidence;
 use runtime::task::Tasks;
 use serde_json::Value;
@@ -92,7 +92,7 @@ impl Engine {
         let Ok(seen) = Seen::of(bytes) else { return };
         let Ok(owner) = seen.owner.clone() else { return };
         let Some(label) = seen.tenant_label.as_deref() else { return };
-        let Some(key) = key_of(kind, &owner) else { return };
+        let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
         let tenant = self.0.tenants.entry(label);
         let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
         if is_namespace(kind) {
@@ -108,7 +108,7 @@ impl Engine {
     fn super_object_gone(&self, kind: KindId, bytes: &Bytes) {
         let Ok(seen) = Seen::of(bytes) else { return };
         let Ok(owner) = &seen.owner else { return };
-        let Some(key) = key_of(kind, owner) else { return };
+        let Some(key) = key_of(kind, owner).filter(|key| is_in_place(key, owner, seen.namespace, seen.name)) else { return };
         let Some(tenant) = seen.tenant_label.as_deref().and_then(|label| self.0.tenants.get(label)) else { return };
         if is_namespace(kind) {
             let mut namespaces = tenant.namespaces.lock();
@@ -119,7 +119,10 @@ impl Engine {
             self.0.copier.forget_namespace(seen.name);
             self.namespace_free(&tenant, key.name.as_str());
         }
-        if tenant.index.lock().super_gone(&key, seen.facts.uid, Evidence::Seen) && tenant.attached().is_some() {
+        // A watch by label also says DELETED when only the label is gone; a Pod that is really gone was being deleted before.
+        let is_sure = seen.facts.deleting || !kind.downward().is_some_and(Downward::graceful);
+        let evidence = if is_sure { Evidence::Seen } else { Evidence::Inferred };
+        if tenant.index.lock().super_gone(&key, seen.facts.uid, evidence) && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
     }
@@ -314,6 +317,16 @@ pub(super) fn key_of(kind: KindId, owner: &Owner) -> Option<Key> {
     (namespaced == owner.namespace.is_some()).then(|| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() })
 }
 
+/// Whether a super copy is where it would be by its record. A record that somebody copied to another place says nothing: neither that the
+/// object is there, nor that it is gone.
+pub(super) fn is_in_place(key: &Key, owner: &Owner, namespace: &str, name: &str) -> bool {
+    let Some(kind) = key.kind.downward() else { return false };
+    match &key.namespace {
+        None => TenantId::is_namespace_of(owner.tenant, key.name.as_str(), name),
+        Some(within) => kind.rename(&key.name).as_str() == name && TenantId::is_namespace_of(owner.tenant, within.as_str(), namespace),
+    }
+}
+
 fn reached(seen: &Watchfulness) {
     let mut unreachable = seen.unreachable.lock();
     if unreachable.is_some() {
@@ -347,4 +360,39 @@ pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(
     let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
     let moved = tenant.index.lock().super_seen(key, facts.clone(), place, Some(bytes.clone()));
     Some((facts, moved))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::Uid;
+
+    use super::*;
+
+    #[test]
+    fn s27_a_record_counts_only_where_it_was_made() {
+        let id = TenantId::new(Uid::from_bits(7), "acme");
+        let default = Namespace::parse("default").unwrap();
+        let owner = |namespace: Option<&Namespace<_>>, name: &str| Owner {
+            tenant: id.uid(),
+            namespace: namespace.cloned(),
+            name: Name::parse(name).unwrap(),
+            uid: Uid::from_bits(1),
+        };
+        let within = id.namespace(&default);
+        let is_in = |kind: &str, owner: &Owner, namespace: &str, name: &str| {
+            is_in_place(&key_of(KindId::named(kind).unwrap(), owner).unwrap(), owner, namespace, name)
+        };
+        let pod = owner(Some(&default), "web");
+        assert!(is_in("Pod", &pod, within.as_str(), "web"));
+        assert!(!is_in("Pod", &pod, "default", "web"), "copied into a namespace of the super cluster's own");
+        assert!(!is_in("Pod", &pod, within.as_str(), "other"));
+        let other = TenantId::new(Uid::from_bits(8), "acme").namespace(&default);
+        assert!(!is_in("Pod", &pod, other.as_str(), "web"), "copied into another tenant's namespace");
+        let bundle = owner(Some(&default), keys::ROOT_CA_CONFIG_MAP);
+        assert!(is_in("ConfigMap", &bundle, within.as_str(), "vc.kube-root-ca.crt"));
+        assert!(!is_in("ConfigMap", &bundle, within.as_str(), keys::ROOT_CA_CONFIG_MAP));
+        let namespace = owner(None, "default");
+        assert!(is_in("Namespace", &namespace, "", within.as_str()));
+        assert!(!is_in("Namespace", &namespace, "", other.as_str()));
+    }
 }

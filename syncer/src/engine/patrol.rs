@@ -9,7 +9,7 @@ use mirror::kind::{Downward, KindId, Observe};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::intake::{chain, key_of};
+use super::intake::{chain, is_in_place, key_of};
 use super::{Engine, downward_kinds};
 use crate::index::{Key, Place, Slot};
 use crate::remote::{CallError, ListMeta};
@@ -145,7 +145,7 @@ impl Engine {
             }
             return;
         }
-        let Some(key) = key_of(kind, &owner) else { return };
+        let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
         let Ok(facts) = super_facts(&kind.kind().resource(), true, bytes) else { return };
         let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
         if tenant.index.lock().super_seen(&key, facts, place, None::<Bytes>) {
