@@ -110,16 +110,14 @@ fn decide_after(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide, settled
 }
 
 fn steps(outcome: Outcome) -> Vec<Step> {
-    match outcome {
-        Outcome::Write { steps, .. } => steps,
-        other => panic!("expected steps, got {other:?}"),
-    }
+    let Outcome::Write { steps, .. } = outcome else { panic!("expected steps, got {outcome:?}") };
+    steps
 }
 
-fn agreed(tenant: &TenantSide, sup: &SuperSide) -> Option<Settled> {
+fn agreed(tenant: &TenantSide, sup: &SuperSide) -> Settled {
     let tenant = if let TenantSide::Here(copy) = tenant { Some(Mark::from(&copy.facts)) } else { None };
     let sup = if let SuperSide::Ours(copy, _) = sup { Some(Mark::from(&copy.facts)) } else { None };
-    Some(Settled { tenant, sup, reported: None })
+    Settled { tenant, sup, reported: None }
 }
 
 const GONE: TenantSide = TenantSide::Absent(Evidence::Seen);
@@ -235,7 +233,7 @@ fn drift_in_the_super_copy_is_repaired_at_the_version_that_was_read() {
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     let then = agreed(&live(), &sup);
     let drifted = made(&json!({}), &json!({"x": 2}), &json!({}));
-    let steps = steps(decide_after(&Graceful, live(), drifted, then));
+    let steps = steps(decide_after(&Graceful, live(), drifted, Some(then)));
     let [Step::UpdateSuper { content, uid, version }] = steps.as_slice() else { panic!("{steps:?}") };
     assert_eq!((content.body.get("spec"), *uid, version.as_str()), (Some(&json!({"x": 1})), SUPER, "5"));
 }
@@ -244,7 +242,7 @@ fn drift_in_the_super_copy_is_repaired_at_the_version_that_was_read() {
 fn a_settled_pair_is_left_alone() {
     let sup = made(&json!({}), &json!({"x": 1}), &json!({"phase": "Pending"}));
     let then = agreed(&live(), &sup);
-    assert_eq!(decide_after(&Graceful, live(), sup, then), Outcome::Settled(None));
+    assert_eq!(decide_after(&Graceful, live(), sup, Some(then)), Outcome::Settled(None));
 }
 
 #[test]
@@ -252,12 +250,12 @@ fn the_binding_comes_before_the_status_and_is_not_followed_by_an_empty_one() {
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     let then = agreed(&live(), &sup);
     let scheduled = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &json!({"phase": "Pending"}));
-    let first = steps(decide_after(&Graceful, live(), scheduled, then));
+    let first = steps(decide_after(&Graceful, live(), scheduled, Some(then)));
     assert_eq!(first.first(), Some(&Step::Bind { uid: POD, node: "n1".into() }));
     assert!(!first.iter().any(|step| matches!(step, Step::Report { .. })), "{first:?}");
     let status = json!({"phase": "Running", "podIP": "10.0.0.1"});
     let running = made(&json!({}), &json!({"x": 1, "nodeName": "n2"}), &status);
-    let both = steps(decide_after(&Graceful, live(), running, then));
+    let both = steps(decide_after(&Graceful, live(), running, Some(then)));
     assert_eq!(both[0], Step::ShowNode("n2".into()));
     assert_eq!(both[1], Step::Bind { uid: POD, node: "n2".into() });
     assert_eq!(both[2], Step::Report { uid: POD, status });
