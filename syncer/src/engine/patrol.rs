@@ -1,9 +1,11 @@
 //! The patrol: what was missed, what cannot be watched, and what nobody wants any more, at a steady pace.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::{Namespace, Uid};
 use mirror::facts::Seen;
 use mirror::kind::{Downward, KindId, Observe};
 use serde::Deserialize;
@@ -11,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::intake::{chain, is_in_place, key_of};
 use super::{Engine, downward_kinds};
-use crate::index::{Key, Place, Slot};
+use crate::index::{Key, Place, Slot, Tokens};
 use crate::remote::{CallError, ListMeta};
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
@@ -21,6 +23,9 @@ use crate::writer::super_facts;
 const LIST_EVERY: u32 = 10;
 /// Pairs whose copies are read and compared in each patrol, over all tenants: about one a second at the default interval.
 const DEEP_IN_ALL: usize = 60;
+
+/// How often the right to read in one namespace is asked for in a row: a RoleBinding takes a moment to count.
+const REGAIN: u32 = 5;
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -82,9 +87,10 @@ impl Engine {
                 let namespaces = tenant.namespaces.lock();
                 namespaces.iter().filter(|(_, known)| !known.deleting).map(|(name, _)| name.clone()).collect()
             };
+            let mut tokens = known_tokens(tenant);
             tenant.index.lock().list_begins(kind, false);
             for namespace in namespaces {
-                if let Err(error) = self.list_namespace(tenant, attached, kind, &namespace).await {
+                if let Err(error) = self.list_namespace(tenant, attached, kind, &namespace, &mut tokens).await {
                     tracing::warn!(tenant = %tenant.lane, namespace = %namespace, error = %chain(&error), "could not patrol");
                     return Err(error);
                 }
@@ -92,6 +98,7 @@ impl Engine {
             let missed = tenant.index.lock().list_ends(kind, false);
             self.0.work.push_each(&tenant.lane, missed);
             self.push_kind(tenant, kind);
+            self.tokens_missed(tenant, tokens);
         }
         // They wait for what was found of their tokens.
         downward_kinds().filter(|id| id.downward().is_some_and(Downward::graceful)).for_each(|kind| self.push_kind(tenant, kind));
@@ -106,9 +113,30 @@ impl Engine {
         self.0.work.push_each(&tenant.lane, keys);
     }
 
-    async fn list_namespace(&self, tenant: &Tenant, attached: &Attached, kind: KindId, namespace: &str) -> Result<(), CallError> {
+    /// Token Secrets that were there before the list and are not in it: somebody deleted them, and they are made again.
+    fn tokens_missed(&self, tenant: &Tenant, missed: HashMap<Uid, Key>) {
+        for (secret, key) in missed {
+            let mut index = tenant.index.lock();
+            let Some(entry) = index.get_mut(&key) else { continue };
+            if matches!(entry.tokens, Tokens::Good { secret: known, .. } if known == secret) {
+                entry.tokens = Tokens::Missing;
+                drop(index);
+                self.0.work.push(&tenant.lane, key);
+            }
+        }
+    }
+
+    async fn list_namespace(
+        &self,
+        tenant: &Tenant,
+        attached: &Attached,
+        kind: KindId,
+        namespace: &str,
+        tokens: &mut HashMap<Uid, Key>,
+    ) -> Result<(), CallError> {
         let resource = kind.kind().resource();
         let mut next = String::new();
+        let mut denied = 0;
         loop {
             let bearer = self.0.writer.token(attached).await?;
             let page = if next.is_empty() { String::new() } else { format!("&continue={next}") };
@@ -116,11 +144,20 @@ impl Engine {
             let bytes = match self.sup().list_metadata(path, Some(&bearer)).await {
                 // The namespace went meanwhile.
                 Err(error) if error.is_not_found() => return Ok(()),
+                // We ended between making a namespace and its RoleBinding, or somebody removed that: nothing else would make it again.
+                Err(error) if matches!(error.code(), Some(401 | 403)) && denied < REGAIN => {
+                    if !self.regain(tenant, attached, namespace).await? {
+                        return Ok(());
+                    }
+                    denied += 1;
+                    tokio::time::sleep(Duration::from_millis(100) * denied).await;
+                    continue;
+                }
                 other => other?,
             };
             let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "super", source })?;
             for item in page.items.unwrap_or_default() {
-                self.patrolled(tenant, kind, item.get().as_bytes());
+                self.patrolled(tenant, kind, item.get().as_bytes(), tokens);
             }
             if page.metadata.next.is_empty() {
                 return Ok(());
@@ -129,17 +166,30 @@ impl Engine {
         }
     }
 
-    fn patrolled(&self, tenant: &Tenant, kind: KindId, bytes: &[u8]) {
+    /// Sees to the right to read in a super namespace; false if nothing is to be read there: it is going, or not in use.
+    async fn regain(&self, tenant: &Tenant, attached: &Attached, namespace: &str) -> Result<bool, CallError> {
+        let within = tenant.namespaces.lock().get(namespace).and_then(|known| Namespace::parse(&known.tenant_namespace).ok());
+        let Some(within) = within else { return Ok(false) };
+        let into = attached.id.namespace(&within);
+        if into.as_str() != namespace {
+            return Ok(false);
+        }
+        self.0.writer.mistrust(tenant, attached, &into).await;
+        Ok(self.0.writer.namespace(tenant, attached, &within).await?.is_some())
+    }
+
+    fn patrolled(&self, tenant: &Tenant, kind: KindId, bytes: &[u8], known: &mut HashMap<Uid, Key>) {
         let Ok(seen) = Seen::of(bytes) else { return };
         let Ok(owner) = seen.owner.clone() else { return };
         if seen.tenant_label.as_deref() != Some(&*tenant.lane) {
             return;
         }
         if seen.name.starts_with("vc.token.") {
+            known.remove(&seen.facts.uid);
             let pod = KindId::named("Pod").map(|kind| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() });
             if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share)) {
                 tenant.index.lock().entry(&key).tokens = tokens;
-                if let crate::index::Tokens::Good { renew, .. } = tokens {
+                if let Tokens::Good { renew, .. } = tokens {
                     self.0.work.push_after(&tenant.lane, key, renew.saturating_duration_since(tokio::time::Instant::now()));
                 }
             }
@@ -183,6 +233,16 @@ impl Engine {
         }
         self.0.work.push_each(&tenant.lane, unsettled.into_iter().chain(deep));
     }
+}
+
+/// The token Secrets that are known to be there, and whose they are.
+fn known_tokens(tenant: &Tenant) -> HashMap<Uid, Key> {
+    let index = tenant.index.lock();
+    let good = index.iter().filter_map(|(key, entry)| match entry.tokens {
+        Tokens::Good { secret, .. } => Some((secret, key.clone())),
+        Tokens::None | Tokens::Missing => None,
+    });
+    good.collect()
 }
 
 /// Whether the kinds that are not watched have been listed once.
