@@ -1,0 +1,113 @@
+//! The syncer is killed at the worst of times, and restarted when nothing is to do.
+//!
+//! *Sources*: rows R01 to R04, R11 and R58 of the reliability matrix; invariants I2, I3 and I10.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use common::{Owner, keys};
+use e2e::{
+    story::{Crowd, Ledger, Plot, Story, Witness, chapter, quiet, time_to_run},
+    wait::{Seen, eventually},
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, Resource, ResourceExt as _, api::ListParams};
+
+/// How many Pods come at once.
+const BURST: usize = 200;
+/// So many of them go again while no syncer runs.
+const LEAVERS: usize = 20;
+/// How long nobody may write for the system to count as quiet, and how long it may take to become so.
+const CALM: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a restarted syncer is watched: longer than a passing state is kept from a `VirtualCluster`'s status.
+const WATCHED: Duration = Duration::from_secs(25);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_syncer_killed_in_a_burst_finishes_what_it_began_and_a_quiet_one_writes_nothing() {
+    // A killed one gives its lease back to nobody: the next waits for it to run out.
+    let plot = Plot::new("restart", 2).flag("--lease-duration=9s").flag("--renew-deadline=8s");
+    let story = Story::play(plot).await.unwrap();
+    story.tell(vec![chapter("killed three times in a burst of 200 Pods: each runs once, none is left over", burst(&story))]).await.unwrap();
+    story.tell(vec![chapter("restarted in a quiet system: not one write, on no side", quiet_restart(&story))]).await.unwrap();
+}
+
+async fn burst(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let crowd = Crowd::new(tenant, "burst");
+    let witness = Witness::start(story.bed.sup.client());
+    let kills = async {
+        for count in [BURST / 10, BURST / 3] {
+            crowd.below(count).await?;
+            kill_and_start(story)?;
+        }
+        crowd.below(BURST * 2 / 3).await?;
+        story.syncer.process.kill()
+    };
+    futures::future::try_join(crowd.comes(0..BURST), kills).await?;
+    crowd.goes(0..LEAVERS).await?;
+    story.syncer.process.start_again()?;
+
+    let uids = story.syncer.kept_alive(crowd.runs(BURST - LEAVERS)).await?;
+    for i in 0..LEAVERS {
+        tenant.gone_everywhere::<Pod>("default", &format!("burst-{i}")).await?;
+    }
+    story.syncer.kept_alive(quiet(&story.bed, CALM, PATIENCE)).await?;
+    let pods = owners(&tenant.below::<Pod>("default")).await?;
+    anyhow::ensure!(pods.len() == BURST - LEAVERS, "there are {} Pods in the super cluster", pods.len());
+    anyhow::ensure!(pods.iter().cloned().collect::<BTreeSet<_>>() == uids, "the Pods in the super cluster are others' than the tenant's");
+    // A Pod that nobody runs any more leaves no token either.
+    let tokens = tenant.below::<Secret>("default").list_metadata(&ListParams::default()).await?.items;
+    let tokens = tokens.iter().filter(|secret| secret.annotations().contains_key(keys::TOKEN_EXPIRES)).count();
+    anyhow::ensure!(tokens == pods.len(), "{} Pods have {tokens} Secrets with tokens", pods.len());
+    witness.nothing_ran_twice()
+}
+
+fn kill_and_start(story: &Story) -> anyhow::Result<()> {
+    story.syncer.process.kill()?;
+    story.syncer.process.start_again()
+}
+
+/// The UIDs of the tenant's objects that these super objects were made for, with repetitions.
+async fn owners<K>(api: &Api<K>) -> anyhow::Result<Vec<String>>
+where
+    K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let found = api.list_metadata(&ListParams::default().labels(keys::TENANT)).await?.items;
+    let owner = |object: &kube::core::PartialObjectMeta<K>| {
+        let label = object.labels().get(keys::TENANT).map(String::as_str);
+        Owner::read(label, object.annotations().get(keys::OWNER).map(String::as_str))
+    };
+    found.iter().map(|object| Ok(owner(object)?.uid.to_string())).collect()
+}
+
+/// Waits until the `VirtualCluster` says how many Pods there are: that is written once a minute at most.
+async fn counted(story: &Story, i: usize) -> anyhow::Result<()> {
+    let pods = story.tenant(i)?.below::<Pod>("default").list_metadata(&ListParams::default()).await?.items.len();
+    eventually(format!("tenant {i} says that it has {pods} Pods"), PATIENCE, async || {
+        let said = story.standing(i)?.object().await?.data.pointer("/status/pods").cloned().unwrap_or_default();
+        Ok(Seen::when(said == pods, said))
+    })
+    .await
+    .map(drop)
+}
+
+async fn quiet_restart(story: &Story) -> anyhow::Result<()> {
+    futures::future::try_join(counted(story, 0), counted(story, 1)).await?;
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    for is_killed in [false, true] {
+        let ledger = Ledger::open(&story.bed);
+        if is_killed {
+            kill_and_start(story)?;
+        } else {
+            story.syncer.process.restart().await?;
+        }
+        story.syncer.wait_ready(PATIENCE).await?;
+        tokio::time::sleep(WATCHED).await;
+        let writes = ledger.writes(&story.bed)?;
+        anyhow::ensure!(writes.is_empty(), "{} writes after a restart (killed: {is_killed}):\n{writes}", writes.len());
+    }
+    // It was quiet because nothing was to do, not because it slept.
+    let took = time_to_run(story.tenant(1)?, "after-all").await?;
+    anyhow::ensure!(took < Duration::from_secs(10), "a Pod took {took:?} after the restart");
+    Ok(())
+}
