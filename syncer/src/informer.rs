@@ -1,10 +1,12 @@
 //! List and watch of one kind on one side: WatchList where it is served, a paged list where not.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use common::Side;
+use futures::FutureExt;
 use rand::Rng;
 use runtime::log::Chain;
 use serde::Deserialize;
@@ -88,13 +90,24 @@ const PAGE: usize = 500;
 /// A watch that ends sooner is opened again only after a back-off: an API server that ends each at once is not asked in a hurry.
 const BRIEF: Duration = Duration::from_secs(1);
 
+/// How long an informer that panicked rests.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
+
 enum Next {
     List,
     Watch(String),
 }
 
-/// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped.
+/// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped; after a panic it lists anew.
 pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMut(Told)) {
+    loop {
+        let Err(_) = AssertUnwindSafe(list_and_watch(&remote, &source, &mut sink)).catch_unwind().await else { return };
+        tracing::error!(side = S::NAME, path = source.path, "an informer panicked");
+        tokio::time::sleep(AFTER_PANIC).await;
+    }
+}
+
+async fn list_and_watch<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) {
     let builder = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(30))
@@ -108,10 +121,10 @@ pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMu
         let begun = Instant::now();
         let follows = matches!(next, Next::Watch(_)) || (stream_lists && !source.from_now);
         let outcome = match &next {
-            Next::List if source.from_now => start_now(&remote, &source, &mut sink).await,
-            Next::List if stream_lists => stream_list(&remote, &source, &mut sink).await,
-            Next::List => paged_list(&remote, &source, &mut sink).await,
-            Next::Watch(version) => watch(&remote, &source, version, &mut sink).await,
+            Next::List if source.from_now => start_now(remote, source, sink).await,
+            Next::List if stream_lists => stream_list(remote, source, sink).await,
+            Next::List => paged_list(remote, source, sink).await,
+            Next::Watch(version) => watch(remote, source, version, sink).await,
         };
         match outcome {
             Ok(following) => {
@@ -124,7 +137,7 @@ pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMu
             }
             Err(error) if matches!(next, Next::List) && stream_lists && is_unserved(&error) => stream_lists = false,
             Err(error) => {
-                if error.code() == Some(410) || error.reason() == "Expired" {
+                if is_lost(&error) {
                     next = Next::List;
                 }
                 sink(Told::Failed(error));
@@ -132,6 +145,11 @@ pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMu
             }
         }
     }
+}
+
+/// Whether the place from where to watch on is of no use any more. A version that the API server cannot make sense of does not get better.
+fn is_lost(error: &CallError) -> bool {
+    matches!(error.code(), Some(400 | 404 | 410 | 422)) || error.reason() == "Expired"
 }
 
 /// WatchList is off, or its storage cannot do it.
