@@ -134,8 +134,17 @@ pub struct Entry {
     pub repeat: Option<Repeat>,
     /// Whether it has been asked for them.
     pub asked: bool,
+    /// The copies that were last seen to end.
+    ended: Option<Box<Ended>>,
     tenant_epoch: u32,
     sup_epoch: u32,
+}
+
+/// UIDs that do not come back: an answer that was on its way when its object ended must not bring it back to life.
+#[derive(Clone, Debug, Default)]
+struct Ended {
+    tenant: Option<Uid>,
+    sup: Option<Uid>,
 }
 
 impl Default for Entry {
@@ -152,6 +161,7 @@ impl Default for Entry {
             references: Vec::new(),
             repeat: None,
             asked: false,
+            ended: None,
             tenant_epoch: 0,
             sup_epoch: 0,
         }
@@ -237,6 +247,10 @@ impl Index {
             return false;
         }
         let settled = entry.settled.and_then(|s| s.tenant) == Some(Mark::from(&facts)) && !node_moved(&entry.tenant, &facts);
+        if let Some(ended) = entry.ended.as_mut().filter(|ended| ended.tenant == Some(facts.uid)) {
+            // Back from a backup.
+            ended.tenant = None;
+        }
         entry.tenant = Slot::Here(facts, ());
         if !settled {
             entry.tenant_body = body;
@@ -259,6 +273,9 @@ impl Index {
         entry.tenant = Slot::Absent(evidence);
         entry.tenant_body = None;
         entry.failures = 0;
+        if uid.is_some() {
+            entry.ended.get_or_insert_default().tenant = uid;
+        }
         true
     }
 
@@ -273,6 +290,9 @@ impl Index {
             return false;
         }
         let settled = entry.settled.and_then(|s| s.sup) == Some(Mark::from(&facts));
+        if let Some(ended) = entry.ended.as_mut().filter(|ended| ended.sup == Some(facts.uid)) {
+            ended.sup = None;
+        }
         entry.sup = Slot::Here(facts, place);
         if !settled {
             entry.sup_body = body;
@@ -292,7 +312,21 @@ impl Index {
         entry.sup = Slot::Absent(evidence);
         entry.sup_body = None;
         entry.failures = 0;
+        entry.ended.get_or_insert_default().sup = Some(uid);
         true
+    }
+
+    /// Whether an answer to a request of ours says less than is known already: its object has ended, or another has taken its place,
+    /// while the answer was on its way. Lists and watches say what is, and are not asked.
+    pub fn is_overtaken(&self, key: &Key, facts: &Facts, tenant_side: bool) -> bool {
+        let Some(entry) = self.get(key) else { return false };
+        let ended = entry.ended.as_ref().and_then(|ended| if tenant_side { ended.tenant } else { ended.sup });
+        let known = match (tenant_side, &entry.tenant, &entry.sup) {
+            (true, Slot::Here(known, ()), _) | (false, _, Slot::Here(known, _)) => Some(known),
+            (true | false, _, _) => None,
+        };
+        let replaced = known.is_some_and(|known| known.uid != facts.uid && facts.version != 0 && facts.version < known.version);
+        ended == Some(facts.uid) || replaced
     }
 
     /// A body that was asked for. Kept however little room there is, until [`Index::make_room`], and only beside the facts of its version.
@@ -378,6 +412,7 @@ impl Index {
         for entry in self.entries.values_mut() {
             entry.tenant = Slot::Unknown;
             entry.tenant_body = None;
+            entry.ended = None;
             entry.settled = None;
             entry.references.clear();
             entry.failures = 0;
@@ -496,6 +531,25 @@ mod tests {
         assert!(!index.tenant_gone(&key("a"), None));
         assert!(index.tenant_gone(&key("a"), Some(uid(2))));
         assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Seen)));
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_by_the_end_of_its_object_does_not_bring_it_back() {
+        let mut index = Index::default();
+        index.tenant_seen(&key("a"), facts(1, 5), Bytes::new());
+        index.super_seen(&key("a"), facts(50, 3), place(1), None);
+        let overtaken = |index: &Index, of: u128, version: u64, side: bool| index.is_overtaken(&key("a"), &facts(of, version), side);
+        assert!(!overtaken(&index, 1, 6, true) && !overtaken(&index, 50, 4, false));
+        assert!(index.tenant_gone(&key("a"), Some(uid(1))) && index.super_gone(&key("a"), uid(50), Evidence::Seen));
+        assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 50, 4, false));
+        assert!(!overtaken(&index, 2, 9, true) && !overtaken(&index, 51, 9, false));
+        // Nor does it take the place of the next object of that name.
+        index.tenant_seen(&key("a"), facts(2, 9), Bytes::new());
+        assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 3, 8, true));
+        assert!(!overtaken(&index, 2, 10, true) && !overtaken(&index, 3, 11, true));
+        // A list that shows it again, as after a backup, is believed.
+        index.tenant_seen(&key("a"), facts(1, 12), Bytes::new());
+        assert!(!overtaken(&index, 1, 13, true));
     }
 
     #[test]

@@ -358,7 +358,9 @@ pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(
         return None;
     }
     let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
-    let moved = tenant.index.lock().super_seen(key, facts.clone(), place, Some(bytes.clone()));
+    let mut index = tenant.index.lock();
+    let moved = !index.is_overtaken(key, &facts, false) && index.super_seen(key, facts.clone(), place, Some(bytes.clone()));
+    drop(index);
     Some((facts, moved))
 }
 

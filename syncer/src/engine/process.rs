@@ -399,6 +399,9 @@ impl Job<'_> {
         }
         let facts = seen.facts;
         let mut index = self.tenant.index.lock();
+        if index.is_overtaken(self.key, &facts, true) {
+            return Ok(facts);
+        }
         index.tenant_seen(self.key, facts.clone(), bytes.clone());
         // A read of what was known already brings its body back.
         index.body_read(self.key, facts.version, bytes, true);
