@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
-use common::Side;
+use common::{Side, Tenant};
 use futures::FutureExt;
 use rand::Rng;
 use runtime::log::Chain;
@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::remote::{CallError, ListMeta, Remote};
+use crate::throttle::Throttle;
 
 /// What an informer tells, in order.
 #[derive(Debug)]
@@ -100,14 +101,15 @@ enum Next {
 
 /// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped; after a panic it lists anew.
 pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMut(Told)) {
+    let mut throttle = Throttle::default();
     loop {
-        let Err(_) = AssertUnwindSafe(list_and_watch(&remote, &source, &mut sink)).catch_unwind().await else { return };
+        let Err(_) = AssertUnwindSafe(list_and_watch(&remote, &source, &mut throttle, &mut sink)).catch_unwind().await else { return };
         tracing::error!(side = S::NAME, path = source.path, "an informer panicked");
         tokio::time::sleep(AFTER_PANIC).await;
     }
 }
 
-async fn list_and_watch<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) {
+async fn list_and_watch<S: Side>(remote: &Remote<S>, source: &Source, throttle: &mut Throttle, sink: &mut impl FnMut(Told)) {
     let builder = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(30))
@@ -122,9 +124,9 @@ async fn list_and_watch<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut
         let follows = matches!(next, Next::Watch(_)) || (stream_lists && !source.from_now);
         let outcome = match &next {
             Next::List if source.from_now => start_now(remote, source, sink).await,
-            Next::List if stream_lists => stream_list(remote, source, sink).await,
+            Next::List if stream_lists => stream_list(remote, source, throttle, sink).await,
             Next::List => paged_list(remote, source, sink).await,
-            Next::Watch(version) => watch(remote, source, version, sink).await,
+            Next::Watch(version) => watch(remote, source, version, throttle, sink).await,
         };
         match outcome {
             Ok(following) => {
@@ -167,27 +169,39 @@ fn watch_seconds() -> u64 {
     rand::rng().random_range(240..420)
 }
 
-async fn stream_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+async fn stream_list<S: Side>(
+    remote: &Remote<S>,
+    source: &Source,
+    throttle: &mut Throttle,
+    sink: &mut impl FnMut(Told),
+) -> Result<Next, CallError> {
     let rest = format!(
         "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={}",
         watch_seconds()
     );
-    follow(remote, query(source, &rest), None, true, sink).await
+    follow(remote, query(source, &rest), None, throttle, sink).await
 }
 
-async fn watch<S: Side>(remote: &Remote<S>, source: &Source, version: &str, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
+async fn watch<S: Side>(
+    remote: &Remote<S>,
+    source: &Source,
+    version: &str,
+    throttle: &mut Throttle,
+    sink: &mut impl FnMut(Told),
+) -> Result<Next, CallError> {
     let rest = format!("watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}", watch_seconds());
-    follow(remote, query(source, &rest), Some(version.to_owned()), false, sink).await
+    follow(remote, query(source, &rest), Some(version.to_owned()), throttle, sink).await
 }
 
-/// Follows one watch to its end, and says how to go on.
+/// Follows one watch to its end, and says how to go on. Without a version it begins with a list.
 async fn follow<S: Side>(
     remote: &Remote<S>,
     path: String,
     mut version: Option<String>,
-    mut listing: bool,
+    throttle: &mut Throttle,
     sink: &mut impl FnMut(Told),
 ) -> Result<Next, CallError> {
+    let mut listing = version.is_none();
     let mut lines = remote.watch(path.clone(), None).await?;
     sink(Told::Opened);
     if listing {
@@ -206,6 +220,11 @@ async fn follow<S: Side>(
                 break;
             }
         };
+        if S::NAME == Tenant::NAME
+            && let Some(wait) = throttle.take(bytes.len(), Instant::now())
+        {
+            tokio::time::sleep(wait).await;
+        }
         let unreadable = |source| CallError::Unreadable { side: S::NAME, source };
         let line: Line<'_> = serde_json::from_slice(&bytes).map_err(unreadable)?;
         let object = bytes.slice_ref(line.object.get().as_bytes());

@@ -18,6 +18,7 @@ pub mod program;
 pub mod remote;
 pub mod repeat;
 pub mod tenant;
+pub mod throttle;
 pub mod tokens;
 pub mod virtual_cluster;
 pub mod work;
