@@ -12,6 +12,7 @@ mod answer;
 mod bearer;
 mod dial;
 mod error;
+mod gate;
 mod lane;
 mod limits;
 mod lines;
@@ -33,6 +34,7 @@ use self::answer::Answer;
 use self::bearer::Bearer;
 use self::dial::Dialer;
 pub use self::error::{Bound, Failure, Step, TransportError};
+pub use self::gate::Gate;
 use self::lane::Lane;
 pub use self::limits::Limits;
 pub use self::lines::Lines;
@@ -56,13 +58,15 @@ pub struct TransportConfig {
     pub resolver: Arc<dyn Resolve>,
     /// How we call ourselves.
     pub user_agent: String,
+    /// Whether anything may leave.
+    pub gate: Gate,
 }
 
 impl TransportConfig {
     /// For a tenant: strict limits.
     pub fn tenant(kubeconfig: Kubeconfig, addresses: AddressPolicy, user_agent: &str) -> Self {
         let resolver = Arc::new(SystemResolver);
-        Self { kubeconfig, limits: Limits::default(), addresses, resolver, user_agent: user_agent.to_owned() }
+        Self { kubeconfig, limits: Limits::default(), addresses, resolver, user_agent: user_agent.to_owned(), gate: Gate::default() }
     }
 
     /// For a server that the operator of the program named: any address, more calls at once.
@@ -166,11 +170,11 @@ impl Transport {
     /// [`TransportError::Credential`] for certificates or keys that cannot be used, [`TransportError::Invalid`] for a
     /// server name or token that cannot be sent.
     pub fn new(config: TransportConfig) -> Result<Self, TransportError> {
-        let TransportConfig { kubeconfig, limits, addresses, resolver, user_agent } = config;
+        let TransportConfig { kubeconfig, limits, addresses, resolver, user_agent, gate } = config;
         let tls = tls::TlsConfigs::new(&kubeconfig, limits.tls12)?;
         let server_name = kubeconfig.tls_server_name.as_deref();
         let turns = Semaphore::new(limits.calls.clamp(1, Semaphore::MAX_PERMITS));
-        let dialer = Arc::new(Dialer::new(&kubeconfig.server, server_name, addresses, resolver, limits)?);
+        let dialer = Arc::new(Dialer::new(&kubeconfig.server, server_name, addresses, resolver, limits, gate)?);
         let lanes = |tls: &Arc<rustls::ClientConfig>| Lanes {
             calls: Lane::new(Arc::clone(&dialer), Arc::clone(tls), dialer.limits.calls_per_connection),
             watches: Lane::new(Arc::clone(&dialer), Arc::clone(tls), dialer.limits.watches_per_connection),

@@ -16,7 +16,7 @@ use runtime::lease::{Candidate, Held, LeaseLost};
 use runtime::metrics::{Build, Registry};
 use runtime::serve::{Condition, Health, Server};
 use runtime::task::{TaskMetrics, Tasks};
-use runtime::transport::{Transport, TransportConfig};
+use runtime::transport::{Gate, Transport, TransportConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -54,27 +54,28 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Arc::new(SyncMetrics::register(registry.component()));
     let health = Health::default();
     let ready = health.condition("synced");
-    let transport = super_transport(args)?;
+    let gate = Gate::default();
+    let transport = super_transport(args, gate.clone())?;
 
     // Probes are answered to the end, also while the rest drains.
     let probes = Tasks::new(&task_metrics);
     let server = Server::bind(&args.serve, health.clone(), registry).await.context("could not take the port of probes and metrics")?;
     drop(probes.spawn("serve", server.run(probes.stop().clone())));
 
-    let life = Life { args, stop, task_metrics, metrics, health, ready: Arc::new(ready), transport };
+    let life = Life { args, stop, task_metrics, metrics, health, ready: Arc::new(ready), transport, gate };
     let result = life.live().await;
     probes.shutdown(Duration::from_secs(1)).await;
     result
 }
 
-fn super_transport(args: &Args) -> anyhow::Result<Transport> {
+fn super_transport(args: &Args, gate: Gate) -> anyhow::Result<Transport> {
     let kubeconfig = match &args.sup.super_kubeconfig {
         Some(path) => {
             Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))?
         }
         None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig")?,
     };
-    Transport::new(TransportConfig::trusted(kubeconfig, USER_AGENT)).context("the credentials of the super cluster cannot be used")
+    Transport::new(TransportConfig { gate, ..TransportConfig::trusted(kubeconfig, USER_AGENT) }).context("the credentials of the super cluster cannot be used")
 }
 
 /// What the whole life of the process needs.
@@ -86,6 +87,7 @@ struct Life<'a> {
     health: Health,
     ready: Arc<Condition>,
     transport: Transport,
+    gate: Gate,
 }
 
 impl Life<'_> {
@@ -103,6 +105,7 @@ impl Life<'_> {
         info!("standing by for the lease");
         let Some(term) = self.stand_by(candidate.acquire()).await else { return Ok(()) };
 
+        self.gate.bind(term.held());
         let (held, _) = watch::channel(Some(term.held()));
         let tasks = Tasks::new(&self.task_metrics);
         // The lease outlives the work: it is given back only after the last write.
@@ -188,6 +191,7 @@ impl Life<'_> {
             limits: args.tenants.limits(),
             addresses: args.tenants.addresses.policy(),
             user_agent: USER_AGENT.to_owned(),
+            gate: self.gate.clone(),
             agent_port: args.engine.agent_port,
         };
         let controller = Controller::new(engine, client.clone(), work, self.metrics.clone(), options);

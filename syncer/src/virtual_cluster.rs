@@ -24,7 +24,7 @@ use runtime::address::AddressPolicy;
 use runtime::log::Chain;
 use runtime::serve::Heartbeat;
 use runtime::task::{TaskError, Tasks};
-use runtime::transport::Limits;
+use runtime::transport::{Gate, Limits};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -49,6 +49,8 @@ pub struct Options {
     pub addresses: AddressPolicy,
     /// How we call ourselves towards it.
     pub user_agent: String,
+    /// Lets writes out while this process leads.
+    pub gate: Gate,
     /// The port on which a vNode's agent listens.
     pub agent_port: u16,
 }
@@ -100,7 +102,7 @@ const REST: Duration = Duration::from_secs(10);
 impl Controller {
     /// A controller that follows nothing yet.
     pub fn new(engine: Engine, client: Client, work: Work, metrics: Arc<SyncMetrics>, options: Options) -> Self {
-        let template = Template { limits: options.limits, addresses: options.addresses, user_agent: options.user_agent };
+        let template = Template { limits: options.limits, addresses: options.addresses, user_agent: options.user_agent, gate: options.gate };
         let shared = Shared {
             engine,
             client,

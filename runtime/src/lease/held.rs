@@ -41,7 +41,7 @@ enum Until {
 
 impl Held {
     /// The token of a term that is valid before `until`.
-    pub(super) fn new(epoch: u64, until: Instant, slack: Duration) -> Self {
+    pub(crate) fn new(epoch: u64, until: Instant, slack: Duration) -> Self {
         Self::with(epoch, Until::Moment(until), slack)
     }
 

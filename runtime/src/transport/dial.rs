@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 
+use super::gate::{Gate, Gated};
 use super::link::{Link, Sender, Tasks};
 use super::traffic::Traffic;
 use super::{Limits, Step, TransportError};
@@ -40,6 +41,7 @@ pub(super) struct Dialer {
     resolver: Arc<dyn Resolve>,
     pub(super) limits: Limits,
     pub(super) traffic: Arc<Traffic>,
+    gate: Gate,
 }
 
 impl Dialer {
@@ -49,6 +51,7 @@ impl Dialer {
         addresses: AddressPolicy,
         resolver: Arc<dyn Resolve>,
         limits: Limits,
+        gate: Gate,
     ) -> Result<Self, TransportError> {
         let host = url.host().ok_or(TransportError::Invalid { what: "the server has no host" })?.to_owned();
         let port = url.port_or_known_default().unwrap_or(443);
@@ -60,7 +63,7 @@ impl Dialer {
         };
         let name = name.ok_or(TransportError::Invalid { what: "the server's name can stand in no certificate" })?;
         let server = format!("{host}:{port}");
-        Ok(Self { server, host, port, name, addresses, resolver, limits, traffic: Arc::default() })
+        Ok(Self { server, host, port, name, addresses, resolver, limits, traffic: Arc::default(), gate })
     }
 
     /// Opens a connection that carries at most `streams` requests at once.
@@ -117,15 +120,15 @@ impl Dialer {
         }
     }
 
-    async fn secure(&self, tls: &Arc<ClientConfig>, tcp: TcpStream) -> Result<TlsStream<TcpStream>, TransportError> {
+    async fn secure(&self, tls: &Arc<ClientConfig>, tcp: TcpStream) -> Result<TlsStream<Gated<TcpStream>>, TransportError> {
         let connector = TlsConnector::from(Arc::clone(tls));
         let failed = |source| TransportError::Tls { server: self.server.clone(), source };
-        connector.connect(self.name.clone(), tcp).await.map_err(failed)
+        connector.connect(self.name.clone(), Gated::new(tcp, self.gate.clone())).await.map_err(failed)
     }
 
     async fn http2(
         &self,
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Gated<TcpStream>>,
         streams: usize,
         tasks: &Tasks,
         negotiated: &Arc<AtomicUsize>,
@@ -155,7 +158,7 @@ impl Dialer {
         Ok(Sender::Http2(sender))
     }
 
-    async fn http1(&self, tls: TlsStream<TcpStream>, tasks: &Tasks) -> Result<Sender, TransportError> {
+    async fn http1(&self, tls: TlsStream<Gated<TcpStream>>, tasks: &Tasks) -> Result<Sender, TransportError> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(HTTP1_BUFFER_BYTES)
             .handshake(TokioIo::new(tls))

@@ -26,6 +26,7 @@ pub(super) fn remote(text: &[u8], template: &Template) -> Result<Remote<Tenant>,
     let kubeconfig = Kubeconfig::from_tenant(text).map_err(|error| Chain(&error).to_string())?;
     let config = TransportConfig {
         limits: template.limits.clone(),
+        gate: template.gate.clone(),
         ..TransportConfig::tenant(kubeconfig, template.addresses.clone(), &template.user_agent)
     };
     let transport = Transport::new(config).map_err(|error| Chain(&error).to_string())?;
@@ -38,6 +39,7 @@ pub(super) struct Template {
     pub limits: runtime::transport::Limits,
     pub addresses: runtime::address::AddressPolicy,
     pub user_agent: String,
+    pub gate: runtime::transport::Gate,
 }
 
 /// What a control plane says of itself.
@@ -154,6 +156,7 @@ mod tests {
             limits: runtime::transport::Limits::default(),
             addresses: runtime::address::AddressPolicy::default(),
             user_agent: "t".to_owned(),
+            gate: runtime::transport::Gate::default(),
         };
         let text = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n\
                     clusters: [{name: a, cluster: {server: 'https://192.0.2.1'}}]\nusers: [{name: a, user: {exec: {command: /bin/false, apiVersion: v1}}}]\n";
