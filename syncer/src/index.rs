@@ -194,6 +194,9 @@ pub struct Index {
 /// Bodies that one tenant's pairs hold at most, in bytes. What passes beyond is let go, and fetched when its turn comes.
 const BODIES: usize = 32 * 1024 * 1024;
 
+/// References of one object that are followed: many times what a Pod that can be scheduled has.
+const REFERENCES: usize = 512;
+
 /// Pairs of one tenant at most: far beyond what its API server keeps up with, and some 100 MB here.
 const PAIRS: usize = 250_000;
 
@@ -422,6 +425,7 @@ impl Index {
 
     /// Replaces the references that `key` holds; the keys that became wanted or unwanted by it.
     pub fn hold(&mut self, key: &Key, references: &[Reference]) -> Vec<Key> {
+        let references = references.get(..REFERENCES).unwrap_or(references);
         self.entry(key).asked = true;
         if self.entry(key).references == references {
             return Vec::new();
@@ -583,6 +587,16 @@ mod tests {
             index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), body.clone());
         }
         assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, BODIES));
+    }
+
+    #[test]
+    fn s33_references_without_end_are_not_followed() {
+        let mut index = Index::default();
+        let references: Vec<_> = (0..10_000).map(|i| Reference { kind: "Secret", name: format!("s{i}") }).collect();
+        assert_eq!(index.hold(&key("a"), &references).len(), REFERENCES);
+        assert_eq!(index.hold(&key("a"), &references), []);
+        assert_eq!(index.hold(&key("a"), &[]).len(), REFERENCES);
+        assert!(index.wanted.is_empty());
     }
 
     #[test]

@@ -78,6 +78,19 @@ pub enum Verdict {
     Fenced,
 }
 
+/// Super namespaces of one tenant at most. Each costs the super cluster a namespace, a RoleBinding, and what its controllers put there.
+const NAMESPACES: usize = 2000;
+
+fn too_many_namespaces() -> CallError {
+    CallError::Status {
+        side: "super",
+        code: 422,
+        reason: "TooManyNamespaces".into(),
+        message: format!("this control plane has {NAMESPACES} namespaces in the super cluster, and no more are made; delete some"),
+        retry_after: None,
+    }
+}
+
 /// The reason of a super namespace whose name somebody else has.
 const NAMESPACE_TAKEN: &str = "NamespaceTaken";
 
@@ -224,7 +237,13 @@ impl Writer {
         if let Some(ready) = Self::known(tenant, attached, &name) {
             return Ok(ready.then_some(name));
         }
-        let there = tenant.namespaces.lock().contains_key(name.as_str());
+        let (there, count) = {
+            let namespaces = tenant.namespaces.lock();
+            (namespaces.contains_key(name.as_str()), namespaces.len())
+        };
+        if !there && count >= NAMESPACES {
+            return Err(too_many_namespaces());
+        }
         if !there && !self.create_namespace(tenant, attached, namespace, &name).await? {
             return Ok(None);
         }

@@ -1,5 +1,6 @@
 //! Event: what the super cluster says about a copy of a tenant's object is told to the tenant, about its own object and in its own names.
 
+use common::name::hash26;
 use common::{InSuper, InTenant, Uid};
 use serde_json::{Map, Value, json};
 
@@ -64,10 +65,14 @@ fn scrub<'a>(sup: &Object, about: &About<'_>, cx: &Cx<'a>) -> Scrub<'a> {
     }
 }
 
-/// The super Event's name, which starts with the name of the object in the super cluster, with the tenant's in its place.
+/// The super Event's name, which starts with the name of the object in the super cluster, with the tenant's in its place. A name of
+/// another form was chosen by somebody of the super cluster, who may have put anything there: its hash stands for it.
 fn name(sup: &Object, about: &About<'_>) -> String {
-    let rest = sup.text("/involvedObject/name").and_then(|involved| sup.meta.name.strip_prefix(involved));
-    rest.filter(|rest| rest.starts_with('.')).map_or_else(|| sup.meta.name.clone(), |rest| format!("{}{rest}", about.name))
+    let rest = sup.text("/involvedObject/name").and_then(|involved| sup.meta.name.strip_prefix(involved)?.strip_prefix('.'));
+    match rest.filter(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        Some(rest) => format!("{}.{rest}", about.name),
+        None => format!("{}.{}", about.name, hash26(&["vc-event-name-v1", &sup.meta.name])),
+    }
 }
 
 fn involved(sup: &Object, about: &About<'_>) -> Value {
@@ -94,5 +99,24 @@ fn origin(body: &mut Map<String, Value>, sup: &Object) {
     if let Some(instance) = sup.text("/reportingInstance") {
         let instance = if component == KUBELET { instance } else { component };
         body.insert("reportingInstance".to_owned(), Value::from(instance));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s51_the_name_of_an_event_says_nothing_of_the_super_cluster() {
+        let named = |event: &str| {
+            let text = json!({"metadata": {"name": event, "uid": Uid::from_bits(1).to_string()}, "involvedObject": {"name": "vc.e.web"}});
+            let sup = Object::parse(text.to_string().as_bytes()).unwrap();
+            name(&sup, &About { namespace: "default", name: "vc.web", uid: "" })
+        };
+        assert_eq!(named("vc.e.web.17b2c3"), "vc.web.17b2c3");
+        for other in ["vc.e.web", "vc.e.web.on-node-7", "scheduler-of-cluster-3.17b2c3", "vc.e.webx.17b2c3"] {
+            let hidden = named(other);
+            assert!(hidden.starts_with("vc.web.") && hidden.len() == "vc.web.".len() + 26, "{other} became {hidden}");
+        }
     }
 }
