@@ -1,0 +1,253 @@
+//! Steps into requests, one at a time and in order.
+
+use common::{Namespace, Uid, keys};
+use mirror::Facts;
+use mirror::facts::Seen;
+use mirror::kind::Observe;
+use mirror::plan::{Evidence, Mark, Pair, Step, SuperSide, TenantSide};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{ADDRESS, End, Job, Shown};
+use crate::engine::intake::learn_address;
+use crate::index::{Slot, Tokens};
+use crate::remote::{CallError, Patch};
+use crate::repeat::Repeat;
+use crate::tokens;
+
+impl Job<'_> {
+    /// Executes steps in order. `None`: plan again at once.
+    pub(super) async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>) -> Option<End> {
+        let mut shown = Shown::default();
+        if let Some(end) = self.repeated(pair, &steps) {
+            return Some(end);
+        }
+        let settles = !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. } | Step::DeleteTenant { .. }));
+        for step in steps {
+            let (side, name) = step_name(&step);
+            let create = matches!(step, Step::CreateSuper { .. } | Step::ShowNode(_));
+            let result = self.step(step, &mut shown).await;
+            self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
+            match result {
+                Ok(true) => {
+                    if side == "tenant" {
+                        self.attached.breaker.lock().answered();
+                    }
+                    tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
+                }
+                // The step could not be taken now, and what it waits for wakes the key.
+                Ok(false) => {
+                    self.not_sent();
+                    return Some(End::Rest);
+                }
+                Err(error) => {
+                    let end = self.failed_step(&error, create, name).await;
+                    if end.is_some() {
+                        // What failed is paced by its back-off.
+                        self.not_sent();
+                    }
+                    return end;
+                }
+            }
+        }
+        if settles {
+            let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
+            return match self.tokens(pair, tokens).await {
+                Ok(end) => {
+                    self.settle(pair, &shown, reported);
+                    Some(end)
+                }
+                Err(error) => self.failed_step(&error, false, "tokens").await,
+            };
+        }
+        Some(End::Rest)
+    }
+
+    /// The loop guard: the end, if these very steps were sent before and nothing has moved since.
+    pub(super) fn repeated(&self, pair: &Pair, steps: &[Step]) -> Option<End> {
+        let pace = self.engine.0.options.patrol_interval;
+        let what = loop_mark(pair, steps);
+        let asked = {
+            let mut index = self.tenant.index.lock();
+            Repeat::ask(&mut index.get_mut(self.key)?.repeat, what, Instant::now(), pace)
+        };
+        let wait = asked.err()?;
+        self.engine.0.metrics.failed(self.kind.resource().kind, "loop");
+        tracing::warn!(tenant = %self.tenant.lane, object = %self.key, steps = steps.len(), "the same write does not hold, it waits for the patrol");
+        let message = "what is written for this object does not hold: somebody else undoes it, or an API server does not keep it";
+        self.tell(pair, "WriteDoesNotHold", message.to_owned());
+        Some(End::Retry(wait))
+    }
+
+    pub(super) fn not_sent(&self) {
+        if let Some(entry) = self.tenant.index.lock().get_mut(self.key) {
+            entry.repeat = None;
+        }
+    }
+
+    pub(super) async fn step(&self, step: Step, shown: &mut Shown) -> Result<bool, CallError> {
+        self.engine.fence().check()?;
+        if self.attached.is_halted() {
+            return Err(CallError::Fenced);
+        }
+        let tenant = &self.attached.remote;
+        match step {
+            Step::CreateSuper { content, tokens: asks } => return self.create(content, asks, shown).await,
+            Step::UpdateSuper { content, uid, version } => {
+                let bearer = self.bearer().await?;
+                let namespace = self.namespace.as_ref().map(Namespace::as_str);
+                let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
+                let reply = self.engine.sup().replace(&self.super_path(), body, bearer.as_ref()).await?;
+                shown.sup = self.super_read(&reply);
+            }
+            Step::DeleteSuper { uid, grace_seconds } => {
+                let bearer = self.bearer().await?;
+                let reply = self.engine.sup().delete(&self.super_path(), uid, grace_seconds, bearer.as_ref()).await?;
+                let left = Seen::of(&reply).is_ok_and(|seen| seen.facts.uid == uid && seen.facts.deleting);
+                if left {
+                    self.super_read(&reply);
+                } else if self.kind.observe() == Observe::Patrolled {
+                    self.tenant.index.lock().super_gone(self.key, uid, Evidence::Seen);
+                    self.engine.0.work.push(&self.tenant.lane, self.key.clone());
+                }
+            }
+            Step::ConditionsDown { uid, conditions } => {
+                let bearer = self.bearer().await?;
+                let patch = status_patch(uid, "/status/conditions", &conditions);
+                let reply = self.engine.sup().patch(&format!("{}/status", self.super_path()), Patch::Json, &patch, bearer.as_ref()).await?;
+                // Not noted as seen: what a kubelet wrote meanwhile is in the answer too, and was not reported.
+                self.super_read(&reply);
+            }
+            Step::ShowNode(node) => self.engine.0.nodes.show(self.attached, &node).await?,
+            Step::Bind { uid, node } => {
+                self.bind(uid, &node).await?;
+                shown.tenant = self.placed(&node);
+            }
+            Step::MarkPlaced { uid, node } => {
+                let patch = json!({"metadata": {"uid": uid.to_string(), "annotations": {keys::PLACED: node}}});
+                let reply = tenant.patch(&self.tenant_path(), Patch::Merge, &patch, None).await?;
+                shown.tenant = Some(self.tenant_known(&reply)?);
+            }
+            Step::Report { uid, status } => {
+                let patch = status_patch(uid, "/status", &status);
+                let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
+                shown.tenant = Some(self.tenant_known(&reply)?);
+            }
+            Step::DeleteTenant { uid, grace_seconds } => {
+                tenant.delete(&self.tenant_path(), uid, grace_seconds, None).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Creates the super copy in its namespace; for a Pod with tokens: tokens first, then the Pod, then at once their Secret.
+    pub(super) async fn create(
+        &self,
+        content: mirror::Content,
+        asks: Vec<mirror::kind::TokenAsk>,
+        shown: &mut Shown,
+    ) -> Result<bool, CallError> {
+        let Some(namespace) = &self.key.namespace else { return Ok(false) };
+        self.addresses_known()?;
+        let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
+        let batch =
+            if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
+        let bearer = self.engine.0.writer.token(self.attached).await?;
+        let resource = self.kind.resource();
+        self.engine.fence().check()?;
+        let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
+        let collection = resource.collection(Some(into.as_str()));
+        let reply = match self.engine.sup().create(&collection, body, Some(&bearer)).await {
+            Err(CallError::Status { code: 422, message, .. }) if message.contains("not in the valid range") => {
+                // The super cluster does not serve the tenant's range: it chooses.
+                let body = self.kind.without_claims(content).to_create(&resource, Some(into.as_str()), self.name.as_str());
+                self.engine.sup().create(&collection, body, Some(&bearer)).await?
+            }
+            other => other?,
+        };
+        learn_address(self.tenant, self.key, &reply);
+        shown.sup = self.super_read(&reply);
+        if let Some(batch) = batch {
+            self.note_tokens(Tokens::Missing);
+            let stored = self.store_tokens(&reply, &bearer, &batch).await?;
+            self.note_tokens(stored);
+        }
+        Ok(true)
+    }
+
+    /// A Pod is told its API server's address when it is made, and never again: the Service is waited for.
+    pub(super) fn addresses_known(&self) -> Result<(), CallError> {
+        if !self.kind.graceful() || self.attached.profile().kubernetes.is_some() || self.attached.since.elapsed() > ADDRESS {
+            return Ok(());
+        }
+        Err(CallError::Status {
+            side: "vc-syncer",
+            code: 503,
+            reason: "NoAddress".into(),
+            message: "the tenant's Service default/kubernetes is not in the super cluster yet".into(),
+            retry_after: None,
+        })
+    }
+
+    pub(super) async fn bind(&self, uid: Uid, node: &str) -> Result<(), CallError> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": self.key.name.as_str(), "uid": uid.to_string(), "annotations": {keys::PLACED: node}},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        self.attached.remote.create(&format!("{}/binding", self.tenant_path()), binding.to_string().into_bytes(), None).await.map(|_| ())
+    }
+
+    /// Our Binding has landed; its echo is on the way.
+    pub(super) fn placed(&self, node: &str) -> Option<Facts> {
+        let mut index = self.tenant.index.lock();
+        let Slot::Here(facts, ()) = &mut index.entry(self.key).tenant else { return None };
+        facts.node = Some(node.into());
+        facts.placed = true;
+        Some(facts.clone())
+    }
+}
+
+/// Which writes these are, and what the two sides are before them.
+fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
+    let tenant = if let TenantSide::Here(copy) = &pair.tenant { Some(Mark::from(&copy.facts)) } else { None };
+    let sup = if let SuperSide::Ours(copy, _) = &pair.sup { Some(Mark::from(&copy.facts)) } else { None };
+    let mut text = format!("{tenant:?} {sup:?}");
+    for step in steps {
+        let what = match step {
+            Step::CreateSuper { content, .. } | Step::UpdateSuper { content, .. } => content.annotations.get(keys::BUILT).cloned(),
+            Step::DeleteSuper { uid, grace_seconds } | Step::DeleteTenant { uid, grace_seconds } => {
+                Some(format!("{uid} {grace_seconds:?}"))
+            }
+            Step::ConditionsDown { conditions: value, .. } | Step::Report { status: value, .. } => {
+                Some(mirror::plan::value_hash(value).to_string())
+            }
+            Step::ShowNode(node) | Step::Bind { node, .. } | Step::MarkPlaced { node, .. } => Some(node.clone()),
+        };
+        text.push_str(step_name(step).1);
+        text.push_str(&what.unwrap_or_default());
+    }
+    mirror::plan::value_hash(&Value::String(text))
+}
+
+fn status_patch(uid: Uid, path: &str, value: &Value) -> Value {
+    json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid.to_string()},
+        {"op": "add", "path": path, "value": value},
+    ])
+}
+
+/// A step as it stands in logs and metrics: the side that it writes to, and its name.
+fn step_name(step: &Step) -> (&'static str, &'static str) {
+    match step {
+        Step::CreateSuper { .. } => ("super", "create"),
+        Step::UpdateSuper { .. } => ("super", "update"),
+        Step::DeleteSuper { .. } => ("super", "delete"),
+        Step::ConditionsDown { .. } => ("super", "conditions"),
+        Step::ShowNode(_) => ("tenant", "show-node"),
+        Step::Bind { .. } => ("tenant", "bind"),
+        Step::MarkPlaced { .. } => ("tenant", "mark"),
+        Step::Report { .. } => ("tenant", "report"),
+        Step::DeleteTenant { .. } => ("tenant", "delete"),
+    }
+}
