@@ -1,0 +1,199 @@
+//! API servers go away and come back: the super cluster's for a minute, a tenant's while others go on.
+//!
+//! *Sources*: rows R35 to R38 of the reliability matrix; invariants I6 and I10.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context as _;
+use e2e::{
+    audit::Calls,
+    story::{Crowd, Inventory, Ledger, Plot, Story, Witness, chapter, difference, is_running, pod, quiet, time_to_run},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt as _, api::ListParams};
+use serde_json::json;
+use tokio::time::sleep;
+
+/// How long the super cluster's API server is away: the syncer loses its lease and comes back several times in it.
+const AWAY: Duration = Duration::from_mins(1);
+/// How long one stands still with its connections open.
+const STILL: Duration = Duration::from_secs(25);
+/// Pods that run before, and Pods that come while the super cluster is away.
+const BEFORE: usize = 20;
+const MEANWHILE: usize = 30;
+/// How long a Pod may take where nothing is wrong, on a busy machine.
+const PROMPT: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(2);
+const CALM: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_away_is_waited_for_and_nobody_else_notices() {
+    let story = Story::play(Plot::new("outage", 2)).await.unwrap();
+    for i in 0..2 {
+        Crowd::new(story.tenant(i).unwrap(), "before").comes(0..BEFORE).await.unwrap();
+        Crowd::new(story.tenant(i).unwrap(), "before").runs(BEFORE).await.unwrap();
+    }
+    let witness = Witness::start(story.bed.sup.client());
+    story.tell(vec![chapter("a tenant's API server is down: the other does not notice, its own Pods run on", tenant_down(&story))]).await.unwrap();
+    story.tell(vec![chapter("a tenant's API server stands still: the other does not notice", tenant_still(&story))]).await.unwrap();
+    story.tell(vec![chapter("the super cluster's is down for a minute: tenants are untouched, then all is made up for", sup_down(&story))]).await.unwrap();
+    story.tell(vec![chapter("the super cluster's stands still past the lease: all is made up for", sup_still(&story))]).await.unwrap();
+    witness.nothing_ran_twice().unwrap();
+}
+
+async fn tenant_down(story: &Story) -> anyhow::Result<()> {
+    let (plane, other) = (story.bed.tenant(0)?, story.tenant(1)?);
+    let before = below(story, 0).await?;
+    plane.stop().await?;
+    let said = story.standing(0)?.says("ControlPlaneReachable", "False", "").await?;
+    anyhow::ensure!(!said.is_empty(), "the condition says nothing");
+    prompt("other-down", other).await?;
+    Crowd::new(other, "beside").comes(0..MEANWHILE).await?;
+    Crowd::new(other, "beside").runs(MEANWHILE).await?;
+    story.standing(1)?.is_ready().await?;
+    same(&before, &below(story, 0).await?)?;
+
+    plane.start_again().await?;
+    story.standing(0)?.is_ready().await?;
+    same(&before, &below(story, 0).await?)?;
+    // Who was away for long is asked again at a growing distance, up to half a minute.
+    time_to_run(story.tenant(0)?, "own-back").await.map(drop)
+}
+
+async fn tenant_still(story: &Story) -> anyhow::Result<()> {
+    let (plane, other) = (story.bed.tenant(0)?, story.tenant(1)?);
+    let before = below(story, 0).await?;
+    plane.api_server.pause()?;
+    // What happens to its Pods meanwhile must be told to it, and cannot: that is what occupies the syncer.
+    let pods: Api<Pod> = story.tenant(0)?.below("default");
+    for i in 0..3 {
+        pods.delete(&format!("before-{i}"), &kube::api::DeleteParams::default()).await?;
+    }
+    prompt("other-still", other).await?;
+    sleep(STILL).await;
+    prompt("other-still-too", other).await?;
+    story.standing(1)?.is_ready().await?;
+    plane.api_server.resume()?;
+
+    story.standing(0)?.is_ready().await?;
+    for i in 0..3 {
+        story.tenant(0)?.gone_everywhere::<Pod>("default", &format!("before-{i}")).await?;
+    }
+    let gone = difference(&before, &below(story, 0).await?);
+    let lost: Vec<_> = gone.iter().filter(|line| line.contains("pods/") && !(0..3).any(|i| line.ends_with(&format!("/before-{i}")))).collect();
+    anyhow::ensure!(lost.is_empty(), "Pods changed in the super cluster: {lost:?}");
+    time_to_run(story.tenant(0)?, "own-resumed").await.map(drop)
+}
+
+async fn sup_down(story: &Story) -> anyhow::Result<()> {
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let (tenant, other) = (story.tenant(0)?, story.tenant(1)?);
+    let before = [below(story, 0).await?, below(story, 1).await?];
+    let objects = [seen(story, 0).await?, seen(story, 1).await?];
+    let ledger = Ledger::open(&story.bed);
+    story.bed.sup.stop().await?;
+    let away = async {
+        // What tenants ask for meanwhile is taken by their own API servers and waits.
+        Crowd::new(tenant, "meanwhile").comes(0..MEANWHILE).await?;
+        Crowd::new(other, "before").goes(0..5).await?;
+        sleep(AWAY).await;
+        anyhow::Ok(())
+    };
+    story.syncer.kept_alive(away).await?;
+    let writes = ledger.writes(&story.bed)?;
+    anyhow::ensure!(writes.is_empty(), "tenants were written to while the super cluster was away:\n{writes}");
+    let changed: Vec<_> = (0..2).zip(&objects).map(async |(i, before)| anyhow::Ok(same_pods(before, &seen(story, i).await?))).collect();
+    let changed = futures::future::try_join_all(changed).await?.concat();
+    anyhow::ensure!(changed.is_empty(), "Pods of tenants changed while the super cluster was away: {changed:?}");
+
+    let ledger = Ledger::open(&story.bed);
+    let back = async {
+        story.bed.sup.start_again().await?;
+        Crowd::new(tenant, "meanwhile").runs(MEANWHILE).await?;
+        for i in 0..5 {
+            other.gone_everywhere::<Pod>("default", &format!("before-{i}")).await?;
+        }
+        story.standing(0)?.is_ready().await?;
+        story.standing(1)?.is_ready().await?;
+        quiet(&story.bed, CALM, PATIENCE).await
+    };
+    story.syncer.kept_alive(back).await?;
+    let calls = ledger.calls(&story.bed)?.sup;
+    no_storm(&calls)?;
+    for (i, before) in (0..2).zip(&before) {
+        let changed = difference(before, &below(story, i).await?);
+        let wrong: Vec<_> = changed.iter().filter(|line| !is_wanted(line)).collect();
+        anyhow::ensure!(wrong.is_empty(), "what had nothing to do with it changed: {wrong:?}");
+    }
+    Ok(())
+}
+
+async fn sup_still(story: &Story) -> anyhow::Result<()> {
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let tenant = story.tenant(0)?;
+    let before = below(story, 1).await?;
+    story.bed.sup.api_server.pause()?;
+    let away = async {
+        tenant.apply(&pod("still", &json!({}), &json!({}))).await?;
+        sleep(STILL).await;
+        story.bed.sup.api_server.resume()?;
+        tenant.sees::<Pod>("the Pod runs", "default", "still", is_running).await?;
+        anyhow::Ok(())
+    };
+    story.syncer.kept_alive(away).await?;
+    story.standing(0)?.is_ready().await?;
+    same(&before, &below(story, 1).await?)
+}
+
+/// What the super cluster holds for tenant `i`, by UID.
+async fn below(story: &Story, i: usize) -> anyhow::Result<BTreeMap<String, String>> {
+    Ok(Inventory::take(&story.bed.sup.client()).await?.of(&story.tenant(i)?.id))
+}
+
+fn same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let changed = difference(before, after);
+    anyhow::ensure!(changed.is_empty(), "objects in the super cluster changed: {changed:?}");
+    Ok(())
+}
+
+/// The versions of the Pods that tenant `i` sees.
+async fn seen(story: &Story, i: usize) -> anyhow::Result<BTreeMap<String, String>> {
+    let pods: Api<Pod> = story.tenant(i)?.above("default");
+    let pods = pods.list(&ListParams::default()).await?.items;
+    Ok(pods.iter().map(|pod| (pod.name_any(), pod.resource_version().unwrap_or_default())).collect())
+}
+
+/// The Pods of `before` that are others now; those that the tenant deleted itself apart.
+fn same_pods(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let changed = before.iter().filter(|(name, version)| after.get(*name) != Some(version));
+    changed.map(|(name, _)| name.clone()).filter(|name| !(0..5).any(|i| *name == format!("before-{i}"))).collect()
+}
+
+/// What the chapter itself brought about: Pods that come and go, with the Secrets of their tokens.
+fn is_wanted(line: &str) -> bool {
+    let comes = line.starts_with("new: ") && line.contains("/meanwhile-");
+    let goes = line.starts_with("gone: ") && (0..5).any(|i| line.ends_with(&format!("/before-{i}")));
+    comes || goes || line.contains(" secrets/")
+}
+
+/// The super cluster, back after a minute, is asked for what is new, and each list once.
+fn no_storm(calls: &Calls) -> anyhow::Result<()> {
+    let lists = calls.filter(|call| matches!(call.verb.as_str(), "list" | "watch") && call.is_successful());
+    let mut by_kind = BTreeMap::<String, usize>::new();
+    lists.0.iter().for_each(|call| *by_kind.entry(format!("{} {}", call.verb, call.resource)).or_default() += 1);
+    let most = by_kind.iter().max_by_key(|(_, count)| **count);
+    anyhow::ensure!(most.is_none_or(|(_, count)| *count <= 4), "a kind was listed again and again: {by_kind:?}");
+    let writes = calls.writes().without_leases();
+    let (failed, done) = (writes.filter(|call| !call.is_successful()).len(), writes.filter(e2e::audit::Call::is_successful).len());
+    // A Pod and the Secret of its token, and some room: five deletions, conditions.
+    anyhow::ensure!(done <= MEANWHILE * 2 + 20, "{done} writes for {MEANWHILE} Pods:\n{writes}");
+    anyhow::ensure!(failed <= 10, "{failed} writes were refused:\n{writes}");
+    Ok(())
+}
+
+/// A new Pod of this tenant runs as soon as ever.
+async fn prompt(name: &str, tenant: &e2e::story::Actor) -> anyhow::Result<()> {
+    let took = time_to_run(tenant, name).await.with_context(|| format!("{name} of {}", tenant.name))?;
+    anyhow::ensure!(took < PROMPT, "{name} of {} took {took:?}", tenant.name);
+    Ok(())
+}
