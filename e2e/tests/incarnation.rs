@@ -28,7 +28,10 @@ async fn a_control_plane_that_forgot_is_held_until_a_person_releases_it() {
     let story = Story::play(plot).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     story.tell(vec![chapter("an older backup: held, then followed where a person says so", restored(&story))]).await.unwrap();
-    story.tell(vec![chapter("an empty storage: held, also over a restart, then started anew where a person says so", emptied(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("an empty storage: held, also over a restart, then started anew where a person says so", emptied(&story))])
+        .await
+        .unwrap();
     witness.nothing_ran_twice().unwrap();
 }
 
@@ -56,7 +59,11 @@ async fn restored(story: &Story) -> anyhow::Result<()> {
     }
     anyhow::ensure!(kept.runs(KEPT).await? == kept_uids, "the tenant's older Pods are others now");
     let pods = |holdings: &Holdings| -> Holdings {
-        holdings.iter().filter(|(place, _)| place.starts_with("pods/") && place.contains("/kept-")).map(|(a, b)| (a.clone(), b.clone())).collect()
+        holdings
+            .iter()
+            .filter(|(place, _)| place.starts_with("pods/") && place.contains("/kept-"))
+            .map(|(a, b)| (a.clone(), b.clone()))
+            .collect()
     };
     let changed = difference(&pods(&before), &pods(&holdings(story).await?));
     anyhow::ensure!(changed.is_empty(), "Pods that the backup knew changed in the super cluster: {changed:?}");
@@ -85,7 +92,8 @@ async fn emptied(story: &Story) -> anyhow::Result<()> {
     tenant.takes_pods("default").await?;
     time_to_run(tenant, "after-all").await?;
     let old: BTreeSet<_> = before.values().collect();
-    let left: Vec<_> = holdings(story).await?.into_iter().filter(|(place, uid)| old.contains(uid) && !place.contains(keys::WRITERS_NAMESPACE)).collect();
+    let left: Vec<_> =
+        holdings(story).await?.into_iter().filter(|(place, uid)| old.contains(uid) && !place.contains(keys::WRITERS_NAMESPACE)).collect();
     anyhow::ensure!(left.is_empty(), "the earlier life has left: {left:?}");
     Ok(())
 }
@@ -103,7 +111,10 @@ async fn stays_held(story: &Story, before: &Holdings, ledger: &Ledger) -> anyhow
     anyhow::ensure!(changed.is_empty(), "held, and yet: {changed:?}");
     let writes = ledger.writes(&story.bed)?;
     let id = &story.tenant(0)?.id;
-    let own = writes.sup.filter(|call| call.user.contains(id.as_str()) || before.keys().any(|place| place.ends_with(&format!("/{}", call.namespace)) && place.starts_with("namespaces/")));
+    let own = writes.sup.filter(|call| {
+        call.user.contains(id.as_str())
+            || before.keys().any(|place| place.ends_with(&format!("/{}", call.namespace)) && place.starts_with("namespaces/"))
+    });
     let up = writes.tenants.first().context("there is no tenant")?;
     anyhow::ensure!(own.is_empty() && up.is_empty(), "held, and yet written:\n{own}{up}\nall writes:\n{writes}");
     Ok(())

@@ -33,7 +33,13 @@ async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
     }
     let witness = Witness::start(story.bed.sup.client());
     story.tell(vec![chapter("two on one control plane: the second is refused, the first goes on", two_on_one(&story))]).await.unwrap();
-    story.tell(vec![chapter("deleted: all that is its goes, nothing else; recreated under the same name: nothing old shows", deleted(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter(
+            "deleted: all that is its goes, nothing else; recreated under the same name: nothing old shows",
+            deleted(&story),
+        )])
+        .await
+        .unwrap();
     story.tell(vec![chapter("deleted while no syncer runs: the same", deleted_unseen(&story))]).await.unwrap();
     story.tell(vec![chapter("deletionPolicy Orphan: what runs goes on running, also after a restart", orphaned(&story))]).await.unwrap();
     witness.nothing_ran_twice().unwrap();

@@ -34,9 +34,15 @@ async fn whoever_is_away_is_waited_for_and_nobody_else_notices() {
         Crowd::new(story.tenant(i).unwrap(), "before").runs(BEFORE).await.unwrap();
     }
     let witness = Witness::start(story.bed.sup.client());
-    story.tell(vec![chapter("a tenant's API server is down: the other does not notice, its own Pods run on", tenant_down(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("a tenant's API server is down: the other does not notice, its own Pods run on", tenant_down(&story))])
+        .await
+        .unwrap();
     story.tell(vec![chapter("a tenant's API server stands still: the other does not notice", tenant_still(&story))]).await.unwrap();
-    story.tell(vec![chapter("the super cluster's is down for a minute: tenants are untouched, then all is made up for", sup_down(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("the super cluster's is down for a minute: tenants are untouched, then all is made up for", sup_down(&story))])
+        .await
+        .unwrap();
     story.tell(vec![chapter("the super cluster's stands still past the lease: all is made up for", sup_still(&story))]).await.unwrap();
     witness.nothing_ran_twice().unwrap();
 }
@@ -80,7 +86,8 @@ async fn tenant_still(story: &Story) -> anyhow::Result<()> {
         story.tenant(0)?.gone_everywhere::<Pod>("default", &format!("before-{i}")).await?;
     }
     let gone = difference(&before, &below(story, 0).await?);
-    let lost: Vec<_> = gone.iter().filter(|line| line.contains("pods/") && !(0..3).any(|i| line.ends_with(&format!("/before-{i}")))).collect();
+    let lost: Vec<_> =
+        gone.iter().filter(|line| line.contains("pods/") && !(0..3).any(|i| line.ends_with(&format!("/before-{i}")))).collect();
     anyhow::ensure!(lost.is_empty(), "Pods changed in the super cluster: {lost:?}");
     time_to_run(story.tenant(0)?, "own-resumed").await.map(drop)
 }
