@@ -32,7 +32,8 @@ impl Throttle {
     pub fn take(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
         let cost = 1 + u64::try_from(bytes / BYTES).unwrap_or(u64::MAX / 2);
         if self.left < cost {
-            let earned = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_mul(PER_SECOND) / 1000;
+            let earned =
+                u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_mul(PER_SECOND) / 1000;
             self.left = self.left.saturating_add(earned).min(BURST);
             self.since = now;
         }
