@@ -1,0 +1,261 @@
+//! Kubeconfigs change while the syncer runs, and those that ask for more than a connection are refused by name.
+//!
+//! *Sources*: row R51 of the reliability matrix; invariants I6 and I7.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use e2e::{
+    bed::{TENANT_USER, apply},
+    plane::ControlPlane,
+    story::{Actor, Crowd, Inventory, Plot, Standing, Story, chapter, difference, everything, quiet, time_to_run},
+    syncer::SyncerOptions,
+    wait::{Seen, eventually},
+};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Secret, ServiceAccount},
+    rbac::v1::ClusterRoleBinding,
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+/// Stands in every refused kubeconfig wherever a credential can stand; no honest text holds it.
+const SENTINEL: &str = "SENTINEL-7f3a9c";
+/// How often kubeconfigs are read here.
+const INTERVAL: Duration = Duration::from_secs(20);
+const CALM: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a Pod may take while both the old and the new credentials are good.
+const PROMPT: Duration = Duration::from_secs(15);
+/// How long after the old ones were revoked before their time: the syncer is refused, reads again, and attaches anew.
+const GAP: Duration = Duration::from_secs(40);
+/// How long one waits for what must not happen.
+const NEVER: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubeconfigs_rotate_without_a_gap_and_dangerous_ones_are_refused_by_name() {
+    let plot = Plot::new("kubeconfig", 2).flag(&format!("--kubeconfig-interval={}s", INTERVAL.as_secs()));
+    let plot = Plot { syncer: SyncerOptions { log: Some("trace".to_owned()), ..plot.syncer }, ..plot };
+    let story = Story::play(plot).await.unwrap();
+    for tenant in &story.tenants {
+        Crowd::new(tenant, "crowd").comes(0..5).await.unwrap();
+        Crowd::new(tenant, "crowd").runs(5).await.unwrap();
+    }
+    let together = vec![
+        chapter("rotated while it runs, and the old one revoked: no gap, no Pod noticed", rotated(&story)),
+        chapter("each refused form: a condition that names the field, nothing executed", refused(&story)),
+    ];
+    story.tell(together).await.unwrap();
+    story.tell(vec![chapter("a working kubeconfig becomes a refused one and comes back: its Pods run on", refused_later(&story))]).await.unwrap();
+    story.tell(vec![chapter("no credential stands in a log, a metric, a status or an event", kept_secret(&story))]).await.unwrap();
+}
+
+async fn rotated(story: &Story) -> anyhow::Result<()> {
+    let (tenant, plane) = (story.tenant(0)?, story.bed.tenant(0)?);
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let before = Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id);
+    // Another certificate: taken up at the next reading.
+    let known = shown(plane)?;
+    story.bed.put_kubeconfig(&tenant.name, &plane.kubeconfig_for(TENANT_USER, Some("system:masters"))?).await?;
+    no_gap("rotated", tenant, PROMPT, async || Ok(shown(plane)?.difference(&known).count() > 0)).await?;
+    // Tokens: the second takes over when the first is revoked, before its time.
+    let first = credentials("syncer-a", plane).await?;
+    story.bed.put_kubeconfig(&tenant.name, &plane.kubeconfig_with_token(&first)).await?;
+    let by = |account: &str| -> anyhow::Result<bool> {
+        let calls = plane.audit().since(e2e::audit::Mark::default())?.by(&format!("kube-system:{account}"));
+        Ok(!calls.filter(|call| call.verb == "watch" && call.is_successful()).is_empty())
+    };
+    no_gap("token", tenant, PROMPT, async || by("syncer-a")).await?;
+    let second = credentials("syncer-b", plane).await?;
+    story.bed.put_kubeconfig(&tenant.name, &plane.kubeconfig_with_token(&second)).await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(plane.client(), "kube-system");
+    accounts.delete("syncer-a", &DeleteParams::default()).await?;
+    no_gap("revoked", tenant, GAP, async || by("syncer-b")).await?;
+
+    let after = Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id);
+    let lost: Vec<_> = difference(&before, &after).into_iter().filter(|line| !line.starts_with("new: ")).collect();
+    anyhow::ensure!(lost.is_empty(), "objects in the super cluster changed: {lost:?}");
+    story.standing(0)?.is_ready().await
+}
+
+/// Pods come one after another and run within `most` each, until `done`.
+async fn no_gap(name: &str, tenant: &Actor, most: Duration, done: impl AsyncFn() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut is_last = false;
+    for i in 0.. {
+        let took = time_to_run(tenant, &format!("{name}-{i}")).await?;
+        anyhow::ensure!(took < most, "{name}-{i} took {took:?}");
+        if is_last {
+            break;
+        }
+        is_last = done().await?;
+        anyhow::ensure!(tokio::time::Instant::now() < until, "the new credentials of {name} were never shown");
+        sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
+
+/// Which credentials the syncer has shown to a tenant.
+fn shown(plane: &ControlPlane) -> anyhow::Result<BTreeSet<String>> {
+    let calls = plane.audit().since(e2e::audit::Mark::default())?.by(TENANT_USER);
+    Ok(calls.0.into_iter().map(|call| call.credential).collect())
+}
+
+/// A token of a new `ServiceAccount` with every right.
+async fn credentials(name: &str, plane: &ControlPlane) -> anyhow::Result<String> {
+    let client = plane.client();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
+    apply(&accounts, name, &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } })).await?;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
+        "subjects": [{ "kind": "ServiceAccount", "namespace": "kube-system", "name": name }],
+    });
+    apply(&Api::<ClusterRoleBinding>::all(client), name, &binding).await?;
+    let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+    let answer = accounts.create_token_request(name, &PostParams::default(), &request).await?;
+    answer.status.and_then(|status| status.token).context("no token")
+}
+
+/// A form of kubeconfig that is refused: its name, the field that the condition must name, and what is changed in a good one.
+struct Form {
+    name: &'static str,
+    field: &'static str,
+    /// Merged into the user, and into the cluster; null removes.
+    user: Value,
+    cluster: Value,
+}
+
+fn forms(marker: &Path) -> Vec<Form> {
+    let user = |name, field, user| Form { name, field, user, cluster: json!({}) };
+    let cluster = |name, field, cluster| Form { name, field, user: json!({}), cluster };
+    let file = marker.with_extension("file").display().to_string();
+    let run = format!("echo $0 > {}; echo '{{}}'", marker.display());
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", run, SENTINEL],
+        "env": [{ "name": "SECRET", "value": SENTINEL }], "interactiveMode": "Never",
+    });
+    let provider = json!({ "name": "gcp", "config": { "cmd-path": "/bin/sh", "cmd-args": format!("-c '{run}'"), "access-token": SENTINEL } });
+    vec![
+        user("exec", "users[].user.exec", json!({ "token": null, "exec": exec })),
+        user("auth-provider", "users[].user.auth-provider", json!({ "token": null, "auth-provider": provider })),
+        user("token-file", "users[].user.tokenFile", json!({ "token": null, "tokenFile": file })),
+        user("certificate-path", "client-certificate", json!({ "token": null, "client-certificate": file, "client-key": file })),
+        user("key-path", "client-key", json!({ "token": null, "client-key": file })),
+        user("as", "users[].user.as", json!({ "as": format!("admin-{SENTINEL}") })),
+        user("as-groups", "users[].user.as-groups", json!({ "as-groups": ["system:masters"] })),
+        user("username", "users[].user.username", json!({ "username": "admin", "password": SENTINEL })),
+        user("password", "users[].user.password", json!({ "password": SENTINEL })),
+        user("nobody", "users[].user", json!({ "token": null })),
+        cluster("ca-path", "certificate-authority", json!({ "certificate-authority-data": null, "certificate-authority": file })),
+        cluster("no-ca", "certificate-authority-data", json!({ "certificate-authority-data": null })),
+        cluster("proxy-url", "clusters[].cluster.proxy-url", json!({ "proxy-url": format!("http://{SENTINEL}:p@127.0.0.1:1") })),
+        cluster("insecure", "insecure-skip-tls-verify", json!({ "insecure-skip-tls-verify": true })),
+        cluster("http", "clusters[].cluster.server", json!({ "server": "http://127.0.0.1:1" })),
+        cluster("user-in-url", "clusters[].cluster.server", json!({ "server": format!("https://admin:{SENTINEL}@127.0.0.1:1") })),
+    ]
+}
+
+async fn refused(story: &Story) -> anyhow::Result<()> {
+    let marker = story.bed.dir().join("executed");
+    std::fs::write(marker.with_extension("file"), format!("{SENTINEL}-in-a-file\n"))?;
+    let good: Value = serde_json::from_str(&story.bed.tenant(1)?.kubeconfig_with_token(&format!("{SENTINEL}-token")))?;
+    for form in forms(&marker) {
+        let text = changed(&good, &form).to_string();
+        story.bed.register_with("refused", &format!("refused-{}", form.name), &json!({}), &text).await?;
+    }
+    for form in forms(&marker) {
+        let standing = Standing::of(&format!("refused-{}", form.name), "refused", story.bed.sup.client());
+        let message = standing.says("Ready", "False", "KubeconfigRefused").await?;
+        anyhow::ensure!(message.contains(form.field), "{}: the condition does not name {}: {message}", form.name, form.field);
+    }
+    for tenant in &story.tenants {
+        let took = time_to_run(tenant, "beside-the-refused").await?;
+        anyhow::ensure!(took < PROMPT, "a Pod of {} took {took:?}", tenant.name);
+    }
+    anyhow::ensure!(!marker.exists(), "a command of a kubeconfig was executed");
+    Ok(())
+}
+
+/// A good kubeconfig with what makes the form.
+fn changed(good: &Value, form: &Form) -> Value {
+    let mut config = good.clone();
+    for (pointer, change) in [("/users/0/user", &form.user), ("/clusters/0/cluster", &form.cluster)] {
+        let Some(part) = config.pointer_mut(pointer).and_then(Value::as_object_mut) else { continue };
+        for (key, value) in change.as_object().into_iter().flatten() {
+            if value.is_null() { part.remove(key) } else { part.insert(key.clone(), value.clone()) };
+        }
+    }
+    config
+}
+
+async fn refused_later(story: &Story) -> anyhow::Result<()> {
+    let (tenant, plane) = (story.tenant(1)?, story.bed.tenant(1)?);
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let before = Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id);
+    let good = plane.kubeconfig_for(TENANT_USER, Some("system:masters"))?;
+    let form = forms(&story.bed.dir().join("executed")).into_iter().next().context("no form")?;
+    story.bed.put_kubeconfig(&tenant.name, &changed(&serde_json::from_str(&good)?, &form).to_string()).await?;
+    let message = story.standing(1)?.says("Ready", "False", "KubeconfigRefused").await?;
+    anyhow::ensure!(message.contains(form.field), "the condition does not name {}: {message}", form.field);
+    sleep(NEVER).await;
+    let changed = difference(&before, &Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id));
+    anyhow::ensure!(changed.is_empty(), "objects in the super cluster changed: {changed:?}");
+    time_to_run(story.tenant(0)?, "beside-the-later").await?;
+
+    story.bed.put_kubeconfig(&tenant.name, &good).await?;
+    story.standing(1)?.is_ready().await?;
+    time_to_run(tenant, "taken-back").await?;
+    let after = Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id);
+    let lost: Vec<_> = difference(&before, &after).into_iter().filter(|line| !line.starts_with("new: ")).collect();
+    anyhow::ensure!(lost.is_empty(), "objects in the super cluster changed: {lost:?}");
+    Ok(())
+}
+
+async fn kept_secret(story: &Story) -> anyhow::Result<()> {
+    let sup = story.bed.sup.client();
+    let secrets = secrets(&sup).await?;
+    anyhow::ensure!(secrets.len() > 20, "only {} secrets to look for", secrets.len());
+    let mut texts = vec![
+        ("the log".to_owned(), std::fs::read_to_string(story.syncer.process.log_path())?),
+        ("/metrics".to_owned(), story.syncer.metrics().await?),
+    ];
+    anyhow::ensure!(texts.iter().all(|(_, text)| text.len() > 1000), "the log or the metrics are empty");
+    anyhow::ensure!(texts.iter().any(|(_, text)| text.contains("TRACE")), "the log is not the most talkative one");
+    let planes = [&story.bed.sup].into_iter().chain(&story.bed.tenants);
+    for plane in planes {
+        let pages = everything(&plane.client()).await?;
+        let told = pages.into_iter().filter(|(place, _)| ["virtualclusters/", "events/", "pods/"].iter().any(|start| place.starts_with(start)));
+        texts.extend(told.map(|(place, text)| (format!("{place} of {}", plane.name()), text)));
+    }
+    for (place, text) in &texts {
+        let found = secrets.iter().find(|secret| text.contains(secret.as_str()));
+        // Not the secret itself: this goes to a log too.
+        anyhow::ensure!(found.is_none(), "{place} holds a credential of {} characters", found.map_or(0, String::len));
+    }
+    Ok(())
+}
+
+/// Every credential in the super cluster's Secrets, as text and as base64, in parts that a wrapped line would still hold; and how tokens begin.
+async fn secrets(sup: &Client) -> anyhow::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::from([SENTINEL.to_owned(), STANDARD.encode(SENTINEL), "eyJhbGciOi".to_owned(), "PRIVATE KEY".to_owned()]);
+    let all = eventually("Secrets are listed", PATIENCE, async || Ok(Seen::Done(Api::<Secret>::all(sup.clone()).list(&ListParams::default()).await?))).await?;
+    for bytes in all.items.into_iter().flat_map(|secret| secret.data.unwrap_or_default().into_values()) {
+        let Ok(text) = String::from_utf8(bytes.0) else { continue };
+        if let Ok(config) = serde_json::from_str::<Value>(&text) {
+            let user = config.pointer("/users/0/user").cloned().unwrap_or_default();
+            let values = ["token", "client-key-data"].iter().filter_map(|key| user.get(key).and_then(Value::as_str).map(str::to_owned));
+            found.extend(values.filter(|value| value.len() > 16));
+        } else if text.starts_with("eyJ") {
+            found.insert(text);
+        }
+    }
+    Ok(found)
+}
