@@ -297,11 +297,20 @@ impl Job<'_> {
         entry.settled = Some(Settled { tenant, sup, reported });
         entry.failures = 0;
         entry.told = None;
-        if matches!(&entry.tenant, Slot::Here(facts, ()) if Some(Mark::from(facts)) == tenant) {
+        let now = |facts: &Facts, then| Some(Mark::from(facts)) == then;
+        let tenant_stays = matches!(&entry.tenant, Slot::Here(facts, ()) if now(facts, tenant));
+        let sup_stays = matches!(&entry.sup, Slot::Here(facts, _) if now(facts, sup));
+        if tenant_stays {
             entry.tenant_body = None;
         }
-        if matches!(&entry.sup, Slot::Here(facts, _) if Some(Mark::from(facts)) == sup) {
+        if sup_stays {
             entry.sup_body = None;
+        }
+        // An answer may have shown a change before the watch did, which then has no news.
+        let moved = (!tenant_stays && matches!(entry.tenant, Slot::Here(..))) || (!sup_stays && matches!(entry.sup, Slot::Here(..)));
+        drop(index);
+        if moved {
+            self.engine.0.work.push(&self.tenant.lane, self.key.clone());
         }
     }
 }
