@@ -42,6 +42,9 @@ use crate::{
 /// How long any single thing may take: well under a second here, more where other tests run at once.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// A flag that keeps the patrol away for as long as a story lasts, so that it does not make up for a change that was missed.
+pub const NO_PATROL: &str = "--patrol-interval=10m";
+
 /// What a story plays on.
 pub struct Plot {
     /// The control planes.

@@ -7,7 +7,7 @@ use common::{Owner, Uid, keys};
 use e2e::{
     bed::apply,
     nodes::NodeOptions,
-    story::{Actor, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -25,7 +25,7 @@ const NODES: &str = "metal-";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tenants_with_identical_names_stay_apart() {
-    let plot = Plot { nodes: NodeOptions { prefix: NODES.to_owned(), ..NodeOptions::new(3) }, ..Plot::new("apart", 2) };
+    let plot = Plot { nodes: NodeOptions { prefix: NODES.to_owned(), ..NodeOptions::new(3) }, ..Plot::new("apart", 2).flag(NO_PATROL) };
     let story = Story::play(plot).await.unwrap();
     cordon(&story, "metal-2").await.unwrap();
     let first = vec![

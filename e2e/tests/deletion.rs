@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context as _;
 use e2e::{
     nodes::NodeOptions,
-    story::{Actor, PATIENCE, Plot, Story, Witness, chapter, is_running, pod, uid_of},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, is_running, pod, uid_of},
     wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -21,7 +21,7 @@ const REPLICAS: usize = 3;
 async fn a_pod_that_ends_on_one_side_ends_on_the_other() {
     // Slow enough that an ending can be looked at.
     let nodes = NodeOptions { stop_delay: Duration::from_millis(1500), ..NodeOptions::new(2) };
-    let story = Story::play(Plot { nodes, ..Plot::new("deletion", 1) }).await.unwrap();
+    let story = Story::play(Plot { nodes, ..Plot::new("deletion", 1).flag(NO_PATROL) }).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     let tenant = story.tenant(0).unwrap();
     for name in ["deleted", "evicted"] {

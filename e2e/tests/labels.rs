@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    story::{Actor, PATIENCE, Story, chapter, pod},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, pod},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_selects_what_stays() {
-    let story = Story::begin("labels", 1).await.unwrap();
+    let story = Story::play(Plot::new("labels", 1).flag(NO_PATROL)).await.unwrap();
     story.tell(vec![chapter("Services find the Pods that they find in the tenant", services(&story))]).await.unwrap();
     let more = vec![
         chapter("a Pod that is labeled anew changes sides", relabeled(&story)),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use e2e::{
-    story::{PATIENCE, Story, Witness, chapter, uid_of},
+    story::{NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tenants_own_controllers_do_their_work() {
-    let story = Story::begin("workloads", 1).await.unwrap();
+    let story = Story::play(Plot::new("workloads", 1).flag(NO_PATROL)).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     let chapters = vec![
         chapter("a Deployment rolls out a new image and back to fewer Pods", rollout(&story)),
