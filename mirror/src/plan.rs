@@ -194,6 +194,8 @@ pub enum Step {
     Report {
         /// The UID that must be met.
         uid: Uid,
+        /// The version that must be met, where the report holds what the tenant wrote (conditions of its readiness gates).
+        version: Option<String>,
         /// The whole new status.
         status: Value,
     },
@@ -471,7 +473,8 @@ fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair
     let known = tenant_body.filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
     let there = known.as_ref().map_or(reported == Some(hash), |known| *known == report.status);
     if !there && !is_blank(&report.status) {
-        steps.push(Step::Report { uid, status: report.status });
+        let version = tenant_body.filter(|_| kind.report_needs_tenant(sup_body)).map(|body| body.meta.version.clone());
+        steps.push(Step::Report { uid, version, status: report.status });
     }
     Ok((steps, Some(hash)))
 }

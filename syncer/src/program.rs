@@ -75,7 +75,8 @@ fn super_transport(args: &Args, gate: Gate) -> anyhow::Result<Transport> {
         }
         None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig")?,
     };
-    Transport::new(TransportConfig { gate, ..TransportConfig::trusted(kubeconfig, USER_AGENT) }).context("the credentials of the super cluster cannot be used")
+    Transport::new(TransportConfig { gate, ..TransportConfig::trusted(kubeconfig, USER_AGENT) })
+        .context("the credentials of the super cluster cannot be used")
 }
 
 /// What the whole life of the process needs.

@@ -102,7 +102,8 @@ const REST: Duration = Duration::from_secs(10);
 impl Controller {
     /// A controller that follows nothing yet.
     pub fn new(engine: Engine, client: Client, work: Work, metrics: Arc<SyncMetrics>, options: Options) -> Self {
-        let template = Template { limits: options.limits, addresses: options.addresses, user_agent: options.user_agent, gate: options.gate };
+        let template =
+            Template { limits: options.limits, addresses: options.addresses, user_agent: options.user_agent, gate: options.gate };
         let shared = Shared {
             engine,
             client,

@@ -115,6 +115,8 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
                 Verdict::Rejected { reason: "PolicyDenied", message: message.clone() }
             }
             401 | 403 => Verdict::Namespace,
+            // The object of our JSON patch is another by now, or another version.
+            422 if message.contains("test failed") => Verdict::Reread,
             // An address is free some time after its Service is gone, and a Service that is replaced asks for it at once.
             422 if message.contains("already allocated") => Verdict::Contested { reason: "AddressTaken", message: message.clone() },
             400 | 413 | 422 => Verdict::Rejected { reason: "Rejected", message: message.clone() },

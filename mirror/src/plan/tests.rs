@@ -258,7 +258,7 @@ fn the_binding_comes_before_the_status_and_is_not_followed_by_an_empty_one() {
     let both = steps(decide_after(&Graceful, live(), running, Some(then)));
     assert_eq!(both[0], Step::ShowNode("n2".into()));
     assert_eq!(both[1], Step::Bind { uid: POD, node: "n2".into() });
-    assert_eq!(both[2], Step::Report { uid: POD, status });
+    assert_eq!(both[2], Step::Report { uid: POD, version: None, status });
 }
 
 #[test]

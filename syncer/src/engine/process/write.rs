@@ -113,7 +113,7 @@ impl Job<'_> {
             }
             Step::ConditionsDown { uid, conditions } => {
                 let bearer = self.bearer().await?;
-                let patch = status_patch(uid, "/status/conditions", &conditions);
+                let patch = status_patch(uid, None, "/status/conditions", &conditions);
                 let reply = self.engine.sup().patch(&format!("{}/status", self.super_path()), Patch::Json, &patch, bearer.as_ref()).await?;
                 // Not noted as seen: what a kubelet wrote meanwhile is in the answer too, and was not reported.
                 self.super_read(&reply);
@@ -128,8 +128,8 @@ impl Job<'_> {
                 let reply = tenant.patch(&self.tenant_path(), Patch::Merge, &patch, None).await?;
                 shown.tenant = Some(self.tenant_known(&reply)?);
             }
-            Step::Report { uid, status } => {
-                let patch = status_patch(uid, "/status", &status);
+            Step::Report { uid, version, status } => {
+                let patch = status_patch(uid, version.as_deref(), "/status", &status);
                 let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
                 shown.tenant = Some(self.tenant_known(&reply)?);
             }
@@ -230,11 +230,11 @@ fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
     mirror::plan::value_hash(&Value::String(text))
 }
 
-fn status_patch(uid: Uid, path: &str, value: &Value) -> Value {
-    json!([
-        {"op": "test", "path": "/metadata/uid", "value": uid.to_string()},
-        {"op": "add", "path": path, "value": value},
-    ])
+fn status_patch(uid: Uid, version: Option<&str>, path: &str, value: &Value) -> Value {
+    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid.to_string()})];
+    operations.extend(version.map(|version| json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})));
+    operations.push(json!({"op": "add", "path": path, "value": value}));
+    Value::Array(operations)
 }
 
 /// A step as it stands in logs and metrics: the side that it writes to, and its name.
