@@ -17,8 +17,8 @@ use tokio::time::sleep;
 const KEPT: usize = 5;
 const FORGOTTEN: usize = 25;
 /// How long nothing may happen while somebody has to decide.
-const HELD: Duration = Duration::from_secs(15);
-const CALM: Duration = Duration::from_secs(5);
+const HELD: Duration = Duration::from_secs(8);
+const CALM: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,10 @@ async fn kubeconfigs_rotate_without_a_gap_and_dangerous_ones_are_refused_by_name
         chapter("each refused form: a condition that names the field, nothing executed", refused(&story)),
     ];
     story.tell(together).await.unwrap();
-    story.tell(vec![chapter("a working kubeconfig becomes a refused one and comes back: its Pods run on", refused_later(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("a working kubeconfig becomes a refused one and comes back: its Pods run on", refused_later(&story))])
+        .await
+        .unwrap();
     story.tell(vec![chapter("no credential stands in a log, a metric, a status or an event", kept_secret(&story))]).await.unwrap();
 }
 
@@ -142,7 +145,8 @@ fn forms(marker: &Path) -> Vec<Form> {
         "apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", run, SENTINEL],
         "env": [{ "name": "SECRET", "value": SENTINEL }], "interactiveMode": "Never",
     });
-    let provider = json!({ "name": "gcp", "config": { "cmd-path": "/bin/sh", "cmd-args": format!("-c '{run}'"), "access-token": SENTINEL } });
+    let provider =
+        json!({ "name": "gcp", "config": { "cmd-path": "/bin/sh", "cmd-args": format!("-c '{run}'"), "access-token": SENTINEL } });
     vec![
         user("exec", "users[].user.exec", json!({ "token": null, "exec": exec })),
         user("auth-provider", "users[].user.auth-provider", json!({ "token": null, "auth-provider": provider })),
@@ -190,7 +194,11 @@ fn changed(good: &Value, form: &Form) -> Value {
     for (pointer, change) in [("/users/0/user", &form.user), ("/clusters/0/cluster", &form.cluster)] {
         let Some(part) = config.pointer_mut(pointer).and_then(Value::as_object_mut) else { continue };
         for (key, value) in change.as_object().into_iter().flatten() {
-            if value.is_null() { part.remove(key) } else { part.insert(key.clone(), value.clone()) };
+            if value.is_null() {
+                part.remove(key)
+            } else {
+                part.insert(key.clone(), value.clone())
+            };
         }
     }
     config
@@ -232,7 +240,8 @@ async fn kept_secret(story: &Story) -> anyhow::Result<()> {
     let planes = [&story.bed.sup].into_iter().chain(&story.bed.tenants);
     for plane in planes {
         let pages = everything(&plane.client()).await?;
-        let told = pages.into_iter().filter(|(place, _)| ["virtualclusters/", "events/", "pods/"].iter().any(|start| place.starts_with(start)));
+        let told =
+            pages.into_iter().filter(|(place, _)| ["virtualclusters/", "events/", "pods/"].iter().any(|start| place.starts_with(start)));
         texts.extend(told.map(|(place, text)| (format!("{place} of {}", plane.name()), text)));
     }
     for (place, text) in &texts {
@@ -246,7 +255,10 @@ async fn kept_secret(story: &Story) -> anyhow::Result<()> {
 /// Every credential in the super cluster's Secrets, as text and as base64, in parts that a wrapped line would still hold; and how tokens begin.
 async fn secrets(sup: &Client) -> anyhow::Result<BTreeSet<String>> {
     let mut found = BTreeSet::from([SENTINEL.to_owned(), STANDARD.encode(SENTINEL), "eyJhbGciOi".to_owned(), "PRIVATE KEY".to_owned()]);
-    let all = eventually("Secrets are listed", PATIENCE, async || Ok(Seen::Done(Api::<Secret>::all(sup.clone()).list(&ListParams::default()).await?))).await?;
+    let all = eventually("Secrets are listed", PATIENCE, async || {
+        Ok(Seen::Done(Api::<Secret>::all(sup.clone()).list(&ListParams::default()).await?))
+    })
+    .await?;
     for bytes in all.items.into_iter().flat_map(|secret| secret.data.unwrap_or_default().into_values()) {
         let Ok(text) = String::from_utf8(bytes.0) else { continue };
         if let Ok(config) = serde_json::from_str::<Value>(&text) {

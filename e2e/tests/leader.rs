@@ -34,7 +34,10 @@ async fn of_two_syncers_one_writes_whoever_falls_or_sleeps() {
     let witness = Witness::start(story.bed.sup.client());
     story.tell(vec![chapter("one stands by, is ready, and writes nothing", stands_by(&story, &second))]).await.unwrap();
     story.tell(vec![chapter("the leader is killed in a burst: the other finishes it", killed(&story, &second))]).await.unwrap();
-    story.tell(vec![chapter("the leader sleeps past its lease in a burst and wakes up: it writes nothing", asleep(&story, &second))]).await.unwrap();
+    story
+        .tell(vec![chapter("the leader sleeps past its lease in a burst and wakes up: it writes nothing", asleep(&story, &second))])
+        .await
+        .unwrap();
     witness.nothing_ran_twice().unwrap();
 }
 

@@ -17,10 +17,10 @@ use serde_json::json;
 use tokio::time::sleep;
 
 const PODS: usize = 8;
-const CALM: Duration = Duration::from_secs(5);
+const CALM: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long one waits for what must not happen.
-const NEVER: Duration = Duration::from_secs(10);
+const NEVER: Duration = Duration::from_secs(7);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
