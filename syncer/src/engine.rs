@@ -6,7 +6,7 @@ mod process;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Super, Tenant as TenantSide, TenantId, Uid};
@@ -211,6 +211,7 @@ impl Engine {
             tenant_namespaces: DashMap::new(),
             since: Instant::now(),
             breaker: Mutex::default(),
+            accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),
         });
         if let Some(before) = before {

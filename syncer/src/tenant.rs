@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
@@ -76,13 +77,15 @@ pub struct Attached {
     /// The vNodes that are in its node list.
     pub nodes: RwLock<Arc<BTreeSet<String>>>,
     /// Whether nothing may be written for it (paused, or held until a person decides).
-    pub halted: std::sync::atomic::AtomicBool,
+    pub halted: AtomicBool,
     /// The writer's token for the super API server, and when to renew it.
     pub writer: tokio::sync::Mutex<Option<(Secret, Instant)>>,
     /// Ends everything that runs for this attachment.
     pub cancel: CancellationToken,
     /// UIDs of the tenant's namespaces, as far as they passed.
     pub tenant_namespaces: DashMap<Namespace<TenantSide>, Uid>,
+    /// The highest version, built from what the control plane has forgotten, that a person has said may be followed back.
+    pub accepted: AtomicU64,
     /// When it was attached.
     pub since: Instant,
     /// Holds keys while the API server does not answer.
@@ -95,6 +98,11 @@ impl Attached {
     /// What kinds may know of the tenant, now.
     pub fn profile(&self) -> Arc<Profile> {
         self.profile.read().clone()
+    }
+
+    /// Whether a state of this version is older than what super copies were built from, and nobody has said that this is right.
+    pub fn is_set_back(&self, version: u64, built: u64) -> bool {
+        version < built && built > self.accepted.load(Ordering::Relaxed)
     }
 
     /// Changes what kinds may know; true if it was news.
@@ -122,7 +130,7 @@ impl Attached {
 
     /// Whether nothing may be written for the tenant.
     pub fn is_halted(&self) -> bool {
-        self.halted.load(std::sync::atomic::Ordering::Relaxed) || self.cancel.is_cancelled()
+        self.halted.load(Ordering::Relaxed) || self.cancel.is_cancelled()
     }
 }
 

@@ -199,7 +199,7 @@ impl Engine {
         let missed = {
             let mut index = tenant.index.lock();
             let built = index.built_high;
-            if version < built {
+            if attached.is_set_back(version, built) {
                 tracing::error!(tenant = %tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
                 attached.halted.store(true, Ordering::Relaxed);
                 *seen.regression.lock() = Some((version, built));

@@ -80,7 +80,7 @@ impl Job<'_> {
         let list: Standing = serde_json::from_slice(&list).map_err(unreadable)?;
         let version: u64 = list.metadata.resource_version.parse().unwrap_or(0);
         let built = self.tenant.index.lock().built_high;
-        if version < built {
+        if self.attached.is_set_back(version, built) {
             tracing::error!(tenant = %self.tenant.lane, version, built, "the tenant's API server shows an older state than was seen before");
             self.engine.regressed(self.tenant, self.attached, version, built);
             return Err(CallError::Fenced);
