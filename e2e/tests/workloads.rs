@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use e2e::{
-    story::{NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, uid_of},
+    story::{NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, condition, pod, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ async fn the_tenants_own_controllers_do_their_work() {
         chapter("a Deployment rolls out a new image and back to fewer Pods", rollout(&story)),
         chapter("a StatefulSet comes up in order, and a name comes back as another Pod", stateful_set(&story)),
         chapter("a Job completes, and one that cannot fails", jobs(&story)),
+        chapter("a readiness gate of the tenant's own holds a Pod back, on both sides, until the tenant opens it", gate(&story)),
     ];
     story.tell(chapters).await.unwrap();
     witness.nothing_ran_twice().unwrap();
@@ -139,4 +140,18 @@ async fn jobs(story: &Story) -> anyhow::Result<()> {
     });
     anyhow::ensure!(code == Some(1), "the tenant sees the exit code {code:?}");
     Ok(())
+}
+
+async fn gate(story: &Story) -> anyhow::Result<()> {
+    const GATE: &str = "example.com/serving";
+    let tenant = story.tenant(0)?;
+    tenant.apply(&pod("gated", &json!({}), &json!({ "readinessGates": [{ "conditionType": GATE }] }))).await?;
+    let held = |pod: &Pod| condition(pod, "ContainersReady") == Some("True") && condition(pod, "Ready") == Some("False");
+    tenant.sees("the Pod runs and is not ready", "default", "gated", held).await?;
+    let opened = json!({ "status": { "conditions": [{ "type": GATE, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+    let above: Api<Pod> = tenant.above("default");
+    above.patch_status("gated", &PatchParams::default(), &Patch::Strategic(opened)).await?;
+    let open = |pod: &Pod| condition(pod, GATE) == Some("True") && condition(pod, "Ready") == Some("True");
+    tenant.holds_below("the gate is open below, and the Pod ready", "default", "gated", open).await?;
+    tenant.sees("the tenant's condition stays, and the Pod is ready", "default", "gated", open).await.map(drop)
 }
