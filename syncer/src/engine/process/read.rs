@@ -63,9 +63,35 @@ impl Job<'_> {
         found.is_err_and(|error| error.is_not_found())
     }
 
-    /// "Not found" counts only from the same life of the control plane, and only from a state that is not older than what the super
-    /// copies were built from: an API server that came back from a backup may say it too.
+    /// "Not found" counts only as [`Job::confirm_life`] says, and if it still is so.
     pub(super) async fn confirm_absence(&self) -> Result<(), CallError> {
+        if self.confirm_life().await?.items.is_none_or(|items| items.is_empty()) {
+            return Ok(());
+        }
+        Err(CallError::Status {
+            side: "tenant",
+            code: 409,
+            reason: "Conflict".into(),
+            message: "it is there again".into(),
+            retry_after: None,
+        })
+    }
+
+    /// That another object has the name now counts as an absence does: an emptied control plane makes the same namespaces anew.
+    pub(super) async fn confirm_other(&self) -> Result<(), CallError> {
+        let is_other = self.tenant.index.lock().get(self.key).is_some_and(|entry| {
+            matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Here(_, place)) if facts.uid != place.owner.uid)
+        });
+        if is_other {
+            self.confirm_life().await?;
+        }
+        Ok(())
+    }
+
+    /// What a tenant's API server says of an object's end counts only from the same life of the control plane, and only from a state that
+    /// is not older than what the super copies were built from: one that came back from a backup, or empty, may say it too. Returns what
+    /// it has of that name.
+    async fn confirm_life(&self) -> Result<Standing, CallError> {
         let bytes = self.attached.remote.get("/api/v1/namespaces/kube-system", None).await?;
         let unreadable = |source| CallError::Unreadable { side: "tenant", source };
         let seen = Seen::of(&bytes).map_err(unreadable)?;
@@ -85,16 +111,7 @@ impl Job<'_> {
             self.engine.regressed(self.tenant, self.attached, version, built);
             return Err(CallError::Fenced);
         }
-        if list.items.is_some_and(|items| !items.is_empty()) {
-            return Err(CallError::Status {
-                side: "tenant",
-                code: 409,
-                reason: "Conflict".into(),
-                message: "it is there again".into(),
-                retry_after: None,
-            });
-        }
-        Ok(())
+        Ok(list)
     }
 
     /// Absence that was only inferred counts at a limited pace.

@@ -101,6 +101,7 @@ impl Job<'_> {
                 shown.sup = self.super_read(&reply);
             }
             Step::DeleteSuper { uid, grace_seconds } => {
+                self.confirm_other().await?;
                 let bearer = self.bearer().await?;
                 let reply = self.engine.sup().delete(&self.super_path(), uid, grace_seconds, bearer.as_ref()).await?;
                 let left = Seen::of(&reply).is_ok_and(|seen| seen.facts.uid == uid && seen.facts.deleting);
