@@ -157,6 +157,11 @@ impl Story {
         bail!("{failures}\n{}", self.tail())
     }
 
+    /// As [`Story::tell`], while somebody starts the syncer again whenever it ends: on a busy machine it may lose its lease.
+    pub async fn tell_alive(&self, chapters: Vec<Chapter<'_>>) -> anyhow::Result<()> {
+        self.syncer.kept_alive(self.tell(chapters)).await
+    }
+
     fn tail(&self) -> String {
         format!("the logs are in {}; the end of the syncer's:\n{}", self.bed.dir().display(), self.syncer.process.log_tail(12))
     }

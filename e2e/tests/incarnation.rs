@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_forgot_is_held_until_a_person_releases_it() {
-    let plot = Plot::new("incarnation", 2).flag("--lease-duration=9s").flag("--renew-deadline=8s");
+    let plot = Plot::new("incarnation", 2).flag("--lease-duration=12s").flag("--renew-deadline=10s");
     let plot = Plot { bed: BedOptions { separate_etcd: true, ..plot.bed }, ..plot };
     let story = Story::play(plot).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
-    story.tell(vec![chapter("an older backup: held, then followed where a person says so", restored(&story))]).await.unwrap();
+    story.tell_alive(vec![chapter("an older backup: held, then followed where a person says so", restored(&story))]).await.unwrap();
     story
-        .tell(vec![chapter("an empty storage: held, also over a restart, then started anew where a person says so", emptied(&story))])
+        .tell_alive(vec![chapter("an empty storage: held, also over a restart, then started anew where a person says so", emptied(&story))])
         .await
         .unwrap();
     witness.nothing_ran_twice().unwrap();

@@ -51,12 +51,12 @@ async fn kubeconfigs_rotate_without_a_gap_and_dangerous_ones_are_refused_by_name
         chapter("rotated while it runs, and the old one revoked: no gap, no Pod noticed", rotated(&story)),
         chapter("each refused form: a condition that names the field, nothing executed", refused(&story)),
     ];
-    story.tell(together).await.unwrap();
+    story.tell_alive(together).await.unwrap();
     story
-        .tell(vec![chapter("a working kubeconfig becomes a refused one and comes back: its Pods run on", refused_later(&story))])
+        .tell_alive(vec![chapter("a working kubeconfig becomes a refused one and comes back: its Pods run on", refused_later(&story))])
         .await
         .unwrap();
-    story.tell(vec![chapter("no credential stands in a log, a metric, a status or an event", kept_secret(&story))]).await.unwrap();
+    story.tell_alive(vec![chapter("no credential stands in a log, a metric, a status or an event", kept_secret(&story))]).await.unwrap();
 }
 
 async fn rotated(story: &Story) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ const CALM: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long one that woke up too late is listened to.
 const LISTEN: Duration = Duration::from_secs(10);
-const LEASE: [&str; 2] = ["--lease-duration=9s", "--renew-deadline=8s"];
+const LEASE: [&str; 2] = ["--lease-duration=12s", "--renew-deadline=10s"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_syncers_one_writes_whoever_falls_or_sleeps() {

@@ -24,7 +24,7 @@ const NEVER: Duration = Duration::from_secs(7);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
-    let plot = Plot::new("lifecycle", 3).flag("--lease-duration=9s").flag("--renew-deadline=8s");
+    let plot = Plot::new("lifecycle", 3).flag("--lease-duration=12s").flag("--renew-deadline=10s");
     let story = Story::play(plot).await.unwrap();
     foreign(&story).await.unwrap();
     for tenant in &story.tenants {
@@ -32,16 +32,22 @@ async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
         Crowd::new(tenant, "crowd").runs(PODS).await.unwrap();
     }
     let witness = Witness::start(story.bed.sup.client());
-    story.tell(vec![chapter("two on one control plane: the second is refused, the first goes on", two_on_one(&story))]).await.unwrap();
     story
-        .tell(vec![chapter(
+        .tell_alive(vec![chapter("two on one control plane: the second is refused, the first goes on", two_on_one(&story))])
+        .await
+        .unwrap();
+    story
+        .tell_alive(vec![chapter(
             "deleted: all that is its goes, nothing else; recreated under the same name: nothing old shows",
             deleted(&story),
         )])
         .await
         .unwrap();
     story.tell(vec![chapter("deleted while no syncer runs: the same", deleted_unseen(&story))]).await.unwrap();
-    story.tell(vec![chapter("deletionPolicy Orphan: what runs goes on running, also after a restart", orphaned(&story))]).await.unwrap();
+    story
+        .tell_alive(vec![chapter("deletionPolicy Orphan: what runs goes on running, also after a restart", orphaned(&story))])
+        .await
+        .unwrap();
     witness.nothing_ran_twice().unwrap();
 }
 
