@@ -364,7 +364,8 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.main != now.main);
     let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
     let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup));
-    if !tenant_moved && !sup_moved {
+    // The node is no part of what moves, and somebody else's binding is looked at whenever it shows.
+    if !tenant_moved && !sup_moved && !bound_elsewhere(tenant, sup) {
         return Ok(None);
     }
     let Some(body) = &tenant.body else {

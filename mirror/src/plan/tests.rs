@@ -277,6 +277,15 @@ fn a_pod_that_somebody_else_bound_loses_its_super_copy_and_is_not_deleted() {
 }
 
 #[test]
+fn a_binding_by_somebody_else_is_seen_though_nothing_else_moved() {
+    let sup = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &json!({}));
+    let bound = tenant(&json!({}), &json!({"x": 1, "nodeName": "elsewhere", "bad": null}), &json!({}));
+    let then = agreed(&bound, &sup);
+    let refused = steps(decide_after(&Graceful, bound, sup, Some(then)));
+    assert_eq!(refused, [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+}
+
+#[test]
 fn what_nobody_refers_to_does_not_go_down_and_goes_when_the_last_reference_does() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
     let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
