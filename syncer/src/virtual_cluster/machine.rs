@@ -180,7 +180,8 @@ impl Machine {
         self.not_set_back(&connection, accepted)?;
         let (slice, note) = self.slice(vc);
         let attached = self.attach(vc, &connection, slice);
-        let accepted_version = accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
+        let accepted_version =
+            accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
         self.supervise(vc, &connection, accepted, note)

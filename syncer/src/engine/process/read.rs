@@ -79,9 +79,9 @@ impl Job<'_> {
 
     /// That another object has the name now counts as an absence does: an emptied control plane makes the same namespaces anew.
     pub(super) async fn confirm_other(&self) -> Result<(), CallError> {
-        let is_other = self.tenant.index.lock().get(self.key).is_some_and(|entry| {
-            matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Here(_, place)) if facts.uid != place.owner.uid)
-        });
+        let is_other = self.tenant.index.lock().get(self.key).is_some_and(
+            |entry| matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Here(_, place)) if facts.uid != place.owner.uid),
+        );
         if is_other {
             self.confirm_life().await?;
         }
