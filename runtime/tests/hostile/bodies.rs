@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use runtime::transport::{Bound, Call, Failure, Limits, TransportError};
+use testing::http::{drip, flood, pieces, reply};
+use testing::memory::Peak;
+use testing::server::{Behavior, Server};
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use crate::http::{drip, flood, pieces, reply};
-use crate::memory::Peak;
-use crate::server::{Behavior, Server};
 use crate::{patient, transport};
 
 const GIB: usize = 1024 * 1024 * 1024;

@@ -5,12 +5,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they stand on")]
 
 mod bodies;
-mod http;
-mod memory;
 mod ordinary;
-mod pki;
 mod redirects;
-mod server;
 mod slow;
 mod trust;
 mod watches;
@@ -20,8 +16,7 @@ use std::time::Duration;
 use runtime::address::AddressPolicy;
 use runtime::kubeconfig::{Identity, Kubeconfig, Secret};
 use runtime::transport::{Limits, Transport, TransportConfig};
-
-use self::server::Server;
+use testing::server::Server;
 
 /// Token of every client here; no server that is not the right one may see it.
 const TOKEN: &str = "t0ken";

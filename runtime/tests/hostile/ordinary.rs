@@ -11,11 +11,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use runtime::kubeconfig::{Identity, Secret};
 use runtime::transport::{Call, Failure, Limits, Lines, Transport};
+use testing::http::{Body, drip, pieces, reply};
+use testing::memory::Peak;
+use testing::pki::Authority;
+use testing::server::{Behavior, Server};
 
-use crate::http::{Body, drip, pieces, reply};
-use crate::memory::Peak;
-use crate::pki::Authority;
-use crate::server::{Behavior, Server};
 use crate::{TOKEN, config, patient, transport};
 
 async fn all(mut lines: Lines) -> Vec<String> {

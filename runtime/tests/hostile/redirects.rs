@@ -2,10 +2,10 @@
 
 use http::Method;
 use runtime::transport::{Call, Failure};
+use testing::http::reply;
+use testing::memory::Peak;
+use testing::server::{Behavior, Server};
 
-use crate::http::reply;
-use crate::memory::Peak;
-use crate::server::{Behavior, Server};
 use crate::{patient, transport};
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use runtime::transport::{Call, Failure, Limits, Step, TransportError};
+use testing::http::drip;
+use testing::memory::Peak;
+use testing::server::{Behavior, Server};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
-use crate::http::drip;
-use crate::memory::Peak;
-use crate::server::{Behavior, Server};
 use crate::trust::Fixed;
 use crate::{config, quick, transport};
 

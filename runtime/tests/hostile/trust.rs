@@ -9,11 +9,11 @@ use futures::future::BoxFuture;
 use http::Method;
 use runtime::address::{AddressPolicy, Resolve};
 use runtime::transport::{Call, Failure, Transport, TransportError};
+use testing::http::reply;
+use testing::memory::Peak;
+use testing::pki::{Authority, Leaf};
+use testing::server::{Behavior, Server};
 
-use crate::http::reply;
-use crate::memory::Peak;
-use crate::pki::{Authority, Leaf};
-use crate::server::{Behavior, Server};
 use crate::{config, loopback, patient};
 
 /// A resolver that gives its answers in turn, the last one for ever.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use runtime::transport::{Bound, Call, Failure, Limits, TransportError};
+use testing::http::{drip, flood, pieces, reply};
+use testing::memory::Peak;
+use testing::server::{Behavior, Server};
 
-use crate::http::{drip, flood, pieces, reply};
-use crate::memory::Peak;
-use crate::server::{Behavior, Server};
 use crate::{patient, transport};
 
 #[tokio::test]

@@ -4,38 +4,46 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// An authority of one tenant.
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate with its key.
-pub(crate) struct Leaf {
-    pub(crate) certificate: CertificateDer<'static>,
-    pub(crate) certificate_pem: String,
-    pub(crate) key: PrivateKeyDer<'static>,
-    pub(crate) key_pem: String,
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// The certificate as PEM.
+    pub certificate_pem: String,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// Its key as PEM.
+    pub key_pem: String,
 }
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    /// One of its own, with a new key.
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(crate) fn pem(&self) -> String {
+    /// Its certificate as PEM.
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    pub(crate) fn der(&self) -> CertificateDer<'static> {
+    /// Its certificate.
+    pub fn der(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
     /// Signs for `name`, a DNS name or address.
-    pub(crate) fn leaf(&self, name: &str) -> Leaf {
+    pub fn leaf(&self, name: &str) -> Leaf {
         self.sign(&CertificateParams::new(vec![name.to_owned()]).unwrap())
     }
 
     /// Signs what ended long ago.
-    pub(crate) fn expired(&self, name: &str) -> Leaf {
+    pub fn expired(&self, name: &str) -> Leaf {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);

@@ -11,21 +11,22 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::sleep;
 
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of a response.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A whole response.
-pub(crate) fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Body> {
+pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Body> {
     with(status, headers, Full::new(body.into()).boxed_unsync())
 }
 
 /// A response that sends the pieces one by one.
-pub(crate) fn pieces(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Response<Body> {
+pub fn pieces(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Response<Body> {
     let frames = stream::iter(pieces.map(|piece| Ok(Frame::data(piece))));
     with(200, &[], StreamBody::new(frames).boxed_unsync())
 }
 
 /// A response that sends the pieces at a pace.
-pub(crate) fn drip(pieces: impl Iterator<Item = Bytes> + Send + 'static, pause: Duration) -> Response<Body> {
+pub fn drip(pieces: impl Iterator<Item = Bytes> + Send + 'static, pause: Duration) -> Response<Body> {
     let frames = stream::unfold(pieces, move |mut pieces| async move {
         let piece = pieces.next()?;
         sleep(pause).await;
@@ -44,7 +45,7 @@ fn with(status: u16, headers: &[(&str, &str)], body: Body) -> Response<Body> {
 }
 
 /// `total` bytes in frames of 64 KiB.
-pub(crate) fn flood(total: usize) -> impl Iterator<Item = Bytes> + Send + 'static {
+pub fn flood(total: usize) -> impl Iterator<Item = Bytes> + Send + 'static {
     const PIECE: usize = 64 * 1024;
     static ZEROS: [u8; PIECE] = [b'0'; PIECE];
     std::iter::repeat_n(Bytes::from_static(&ZEROS), total / PIECE)

@@ -9,7 +9,7 @@ const MIB: u64 = 1024 * 1024;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Memory since it was made; nobody else measures meanwhile.
-pub(crate) struct Peak {
+pub struct Peak {
     before_bytes: u64,
     program_bytes: u64,
     _alone: MutexGuard<'static, ()>,
@@ -17,7 +17,7 @@ pub(crate) struct Peak {
 
 impl Peak {
     /// Waits for its turn and sets the kernel's high-water mark back.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let alone = ALONE.lock();
         // "5" resets VmHWM to the present size: proc_pid_clear_refs(5).
         fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -26,7 +26,7 @@ impl Peak {
 
     /// Asserts that no more than so much was added at any time.
     #[track_caller]
-    pub(crate) fn at_most_mib(self, mib: u64) {
+    pub fn at_most_mib(self, mib: u64) {
         // Pages of the program itself that were touched for the first time meanwhile are nobody's input.
         let program = status("RssFile:").saturating_sub(self.program_bytes);
         let grown = status("VmHWM:").saturating_sub(self.before_bytes).saturating_sub(program);

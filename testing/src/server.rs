@@ -25,40 +25,50 @@ use crate::pki::{Authority, Leaf};
 
 /// What a server saw.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Connections accepted, before TLS.
-    pub(crate) accepted: AtomicUsize,
+    pub accepted: AtomicUsize,
     /// Connections open.
-    pub(crate) open: AtomicUsize,
+    pub open: AtomicUsize,
     /// Requests, each as `METHOD path`, with its headers.
-    pub(crate) requests: Mutex<Vec<Request<()>>>,
+    pub requests: Mutex<Vec<Request<()>>>,
     connections: Mutex<JoinSet<()>>,
 }
 
 /// A server; it ends when dropped.
-pub(crate) struct Server {
+pub struct Server {
     address: SocketAddr,
     host: String,
     ca_pem: String,
-    pub(crate) seen: Arc<Seen>,
+    /// What it has seen.
+    pub seen: Arc<Seen>,
     _tasks: JoinSet<()>,
 }
 
 /// What it speaks and says.
 #[derive(Clone)]
-pub(crate) enum Behavior {
+pub enum Behavior {
     /// HTTP/2, or HTTP/1.1.
-    Http { is_http2: bool, streams: u32, handler: Handler },
+    Http {
+        /// Which of the two.
+        is_http2: bool,
+        /// Streams at once on one connection.
+        streams: u32,
+        /// What it answers.
+        handler: Handler,
+    },
     /// Whatever it likes, after the TLS handshake, with this ALPN protocol.
     Raw(&'static [u8], Arc<dyn Fn(TlsStream<TcpStream>) -> BoxFuture<'static, ()> + Send + Sync>),
     /// Accepts the connection and says nothing.
     Mute,
 }
 
-pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+/// What is answered to a request.
+pub type Handler = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
 impl Behavior {
-    pub(crate) fn http2<F, R>(handler: F) -> Self
+    /// Answers over HTTP/2.
+    pub fn http2<F, R>(handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
@@ -66,7 +76,8 @@ impl Behavior {
         Self::Http { is_http2: true, streams: 100, handler: Arc::new(move |request| Box::pin(handler(request))) }
     }
 
-    pub(crate) fn http1<F, R>(handler: F) -> Self
+    /// Answers over HTTP/1.1.
+    pub fn http1<F, R>(handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
@@ -85,14 +96,14 @@ impl Behavior {
 
 impl Server {
     /// A server that is what it says it is, at `127.0.0.1`.
-    pub(crate) async fn start(behavior: Behavior) -> Self {
+    pub async fn start(behavior: Behavior) -> Self {
         let authority = Authority::new();
         let leaf = authority.leaf("127.0.0.1");
         Self::with("127.0.0.1", &authority, leaf, behavior).await
     }
 
     /// A server with the certificate `leaf`; its clients reach it as `host` and trust `authority`.
-    pub(crate) async fn with(host: &str, authority: &Authority, leaf: Leaf, behavior: Behavior) -> Self {
+    pub async fn with(host: &str, authority: &Authority, leaf: Leaf, behavior: Behavior) -> Self {
         let verifier = {
             let mut roots = rustls::RootCertStore::empty();
             roots.add(authority.der()).unwrap();
@@ -115,24 +126,28 @@ impl Server {
         Self { address, host: host.to_owned(), ca_pem: authority.pem(), seen, _tasks: tasks }
     }
 
-    pub(crate) fn url(&self) -> Url {
+    /// Where it is.
+    pub fn url(&self) -> Url {
         Url::parse(&format!("https://{}:{}", self.host, self.address.port())).unwrap()
     }
 
-    pub(crate) fn ca_pem(&self) -> &str {
+    /// The authority to be trusted, as PEM.
+    pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    pub(crate) fn connections(&self) -> usize {
+    /// How many connections it accepted.
+    pub fn connections(&self) -> usize {
         self.seen.accepted.load(Ordering::SeqCst)
     }
 
     /// Ends every connection; new ones are welcome.
-    pub(crate) fn hang_up(&self) {
+    pub fn hang_up(&self) {
         self.seen.connections.lock().abort_all();
     }
 
-    pub(crate) fn requests(&self) -> usize {
+    /// How many requests it got.
+    pub fn requests(&self) -> usize {
         self.seen.requests.lock().len()
     }
 }
