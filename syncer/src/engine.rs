@@ -85,6 +85,30 @@ pub(crate) struct Watchfulness {
     pub(crate) unauthorized: AtomicBool,
     pub(crate) regression: Mutex<Option<(u64, u64)>>,
     pub(crate) synced: DashSet<KindId>,
+    pub(crate) noted: Noted,
+}
+
+/// Whose API server says what cannot be read, and when that was last written to the log.
+#[derive(Debug, Default)]
+pub(crate) struct Noted(pub(crate) String, Mutex<Option<Instant>>);
+
+/// What may come with every line is written to the log this often.
+const NOTED: Duration = Duration::from_mins(1);
+
+impl Noted {
+    fn of(tenant: &str) -> Self {
+        Self(tenant.to_owned(), Mutex::default())
+    }
+
+    /// Whether it is time to write to the log again.
+    pub(crate) fn is_time(&self) -> bool {
+        let mut last = self.1.lock();
+        let is_time = last.is_none_or(|last| last.elapsed() >= NOTED);
+        if is_time {
+            *last = Some(Instant::now());
+        }
+        is_time
+    }
 }
 
 pub(crate) struct Shared {
@@ -99,7 +123,7 @@ pub(crate) struct Shared {
     pub(crate) copier: Arc<Copier>,
     pub(crate) super_synced: DashSet<KindId>,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
-    pub(crate) super_failure: RwLock<Option<String>>,
+    pub(crate) noted: Noted,
 }
 
 /// The engine. Cheap to clone.
@@ -146,7 +170,7 @@ impl Engine {
             copier: parts.copier,
             super_synced: DashSet::new(),
             health: DashMap::new(),
-            super_failure: RwLock::new(None),
+            noted: Noted::default(),
         }))
     }
 
@@ -171,11 +195,6 @@ impl Engine {
     /// Whether every kind of the super cluster has been listed once.
     pub fn super_synced(&self) -> bool {
         watched_kinds().all(|kind| self.0.super_synced.contains(&kind))
-    }
-
-    /// What is wrong with the super API server, if anything.
-    pub fn super_failure(&self) -> Option<String> {
-        self.0.super_failure.read().clone()
     }
 
     /// All tenants that anything is known of.
@@ -220,7 +239,7 @@ impl Engine {
         if !same_life {
             tenant.index.lock().reset_tenant();
         }
-        self.0.health.insert(tenant.lane.clone(), Arc::new(Watchfulness::default()));
+        self.0.health.insert(tenant.lane.clone(), Arc::new(Watchfulness { noted: Noted::of(&tenant.lane), ..Watchfulness::default() }));
         self.0.work.weigh(&tenant.lane, spec.weight);
         tenant.attached.store(Some(attached.clone()));
         let addresses = *tenant.addresses.lock();

@@ -1,5 +1,7 @@
 //! List and watch of one kind on one side: WatchList where it is served, a paged list where not.
 
+mod page;
+
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -9,11 +11,15 @@ use common::{Side, Tenant};
 use futures::FutureExt;
 use rand::Rng;
 use runtime::log::Chain;
+use runtime::transport::Failure;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::remote::{CallError, ListMeta, Remote};
+pub use self::page::Bounds;
+use self::page::{Budget, Size};
+use crate::remote::{CallError, Remote};
 use crate::throttle::Throttle;
 
 /// What an informer tells, in order.
@@ -29,6 +35,8 @@ pub enum Told {
     Gone(Bytes),
     /// The list is complete, and stands at this version.
     ListEnds(String),
+    /// Something of what came cannot be read. It was skipped, and what follows is looked at.
+    Unreadable(serde_json::Error),
     /// The last try failed; the informer goes on trying.
     Failed(CallError),
 }
@@ -42,6 +50,8 @@ pub struct Source {
     pub selector: Option<String>,
     /// Skip what is there and watch from now on (Events).
     pub from_now: bool,
+    /// What one list may take.
+    pub bounds: Bounds,
 }
 
 #[derive(Deserialize)]
@@ -76,82 +86,237 @@ struct ErrorObject {
     message: String,
 }
 
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(default)]
-    metadata: ListMeta,
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-/// Pages asked for at most: beyond it an API server is taken for one that never ends its list.
-const MAX_PAGES: usize = 10_000;
-/// Objects a page.
-const PAGE: usize = 500;
 /// A watch that ends sooner is opened again only after a back-off: an API server that ends each at once is not asked in a hurry.
 const BRIEF: Duration = Duration::from_secs(1);
 
 /// How long an informer that panicked rests.
 const AFTER_PANIC: Duration = Duration::from_secs(5);
 
+/// The longest version, in bytes; etcd's have 19 digits.
+const VERSION: usize = 128;
+
+/// How to go on.
 enum Next {
     List,
     Watch(String),
 }
 
 /// Lists and watches for ever, telling `sink` everything in order. Ends only by being dropped; after a panic it lists anew.
-pub async fn run<S: Side>(remote: Remote<S>, source: Source, mut sink: impl FnMut(Told)) {
-    let mut throttle = Throttle::default();
+///
+/// *Guarantees*: a list that is cut, garbled or without end is never told as complete. What cannot be read of a watch or a list costs
+/// that alone. A watch goes on behind the last thing that was told, however it ended.
+pub async fn run<S: Side>(remote: Remote<S>, source: Source, sink: impl FnMut(Told)) {
+    let mut informer = Informer { remote, source, sink, throttle: Throttle::default(), size: Size::default() };
     loop {
-        let Err(_) = AssertUnwindSafe(list_and_watch(&remote, &source, &mut throttle, &mut sink)).catch_unwind().await else { return };
-        tracing::error!(side = S::NAME, path = source.path, "an informer panicked");
+        let Err(_) = AssertUnwindSafe(informer.list_and_watch()).catch_unwind().await else { return };
+        tracing::error!(side = S::NAME, path = informer.source.path, "an informer panicked");
         tokio::time::sleep(AFTER_PANIC).await;
     }
 }
 
-async fn list_and_watch<S: Side>(remote: &Remote<S>, source: &Source, throttle: &mut Throttle, sink: &mut impl FnMut(Told)) {
-    let builder = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(30))
-        .with_factor(2.0)
-        .with_jitter()
-        .without_max_times();
-    let mut backoff = builder.build();
-    let mut stream_lists = true;
-    let mut next = Next::List;
-    loop {
-        let begun = Instant::now();
-        let follows = matches!(next, Next::Watch(_)) || (stream_lists && !source.from_now);
-        let outcome = match &next {
-            Next::List if source.from_now => start_now(remote, source, sink).await,
-            Next::List if stream_lists => stream_list(remote, source, throttle, sink).await,
-            Next::List => paged_list(remote, source, sink).await,
-            Next::Watch(version) => watch(remote, source, version, throttle, sink).await,
-        };
-        match outcome {
-            Ok(following) => {
-                next = following;
-                if follows && begun.elapsed() < BRIEF {
-                    tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
-                } else {
+struct Informer<S, F> {
+    remote: Remote<S>,
+    source: Source,
+    sink: F,
+    throttle: Throttle,
+    size: Size,
+}
+
+impl<S: Side, F: FnMut(Told)> Informer<S, F> {
+    async fn list_and_watch(&mut self) {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(30))
+            .with_factor(2.0)
+            .with_jitter()
+            .without_max_times();
+        let mut backoff = builder.build();
+        let mut stream_lists = !self.source.from_now;
+        let mut next = Next::List;
+        loop {
+            let begun = Instant::now();
+            let lists = matches!(next, Next::List);
+            let follows = !lists || stream_lists;
+            let outcome = if follows { self.follow(&mut next).await } else { self.list(&mut next).await };
+            match outcome {
+                Ok(()) if follows && begun.elapsed() < BRIEF => {}
+                Ok(()) => {
                     backoff = builder.build();
+                    continue;
+                }
+                Err(error) if lists && matches!(next, Next::List) && stream_lists && is_unserved(&error) => {
+                    stream_lists = false;
+                    continue;
+                }
+                Err(error) => {
+                    if is_lost(&error) {
+                        next = Next::List;
+                    }
+                    (self.sink)(Told::Failed(error));
                 }
             }
-            Err(error) if matches!(next, Next::List) && stream_lists && is_unserved(&error) => stream_lists = false,
-            Err(error) => {
-                if is_lost(&error) {
-                    next = Next::List;
-                }
-                sink(Told::Failed(error));
-                tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
-            }
+            tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
         }
+    }
+
+    /// Follows one watch to its end; `next` says at any time how to go on. Without a version it begins with a list.
+    async fn follow(&mut self, next: &mut Next) -> Result<(), CallError> {
+        // Watches are asked for unequal times, so that they do not all come back together.
+        let seconds: u32 = rand::rng().random_range(240..420);
+        let rest = match next {
+            Next::List => "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned(),
+            Next::Watch(version) => format!("resourceVersion={version}"),
+        };
+        let path = self.query(&format!("watch=true&allowWatchBookmarks=true&{rest}&timeoutSeconds={seconds}"));
+        let mut lines = self.remote.watch(path.clone(), None).await?;
+        let mut budget = Budget::new(self.source.bounds);
+        (self.sink)(Told::Opened);
+        if matches!(next, Next::List) {
+            (self.sink)(Told::ListBegins);
+        }
+        while let Some(line) = lines.next().await {
+            let bytes = match line {
+                Ok(bytes) => bytes,
+                // A cut list starts anew; what is too large would come again and again.
+                Err(source) if matches!(next, Next::List) || source.kind() == Failure::TooLarge => {
+                    return Err(CallError::Transport { side: S::NAME, source });
+                }
+                // A cut stream goes on where it was. That may be mere silence: an API server need not send bookmarks for a kind of which
+                // it has heard nothing. Whether it is well is seen when the stream is opened again.
+                Err(error) => {
+                    tracing::debug!(side = S::NAME, path, error = %Chain(&error), "a watch was cut");
+                    break;
+                }
+            };
+            if matches!(next, Next::List) {
+                budget.bytes(bytes.len(), S::NAME)?;
+            }
+            self.pause(1, bytes.len()).await;
+            self.line(&bytes, next)?;
+        }
+        if matches!(next, Next::List) { Err(unreadable::<S>("it ended before the list was complete")) } else { Ok(()) }
+    }
+
+    /// Looks at one line.
+    fn line(&mut self, bytes: &Bytes, next: &mut Next) -> Result<(), CallError> {
+        let line: Line<'_> = match serde_json::from_slice(bytes) {
+            Ok(line) => line,
+            Err(error) => {
+                (self.sink)(Told::Unreadable(error));
+                return Ok(());
+            }
+        };
+        let object = bytes.slice_ref(line.object.get().as_bytes());
+        match line.kind {
+            "ADDED" | "MODIFIED" => {
+                note_version(&object, next);
+                (self.sink)(Told::Object(object));
+            }
+            "DELETED" => {
+                note_version(&object, next);
+                (self.sink)(Told::Gone(object));
+            }
+            "BOOKMARK" => match serde_json::from_slice(&object) {
+                Ok(mark) => self.bookmark(mark, next)?,
+                Err(error) => (self.sink)(Told::Unreadable(error)),
+            },
+            "ERROR" => {
+                let error: ErrorObject =
+                    serde_json::from_slice(&object).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
+                let message = error.message.chars().take(512).collect();
+                return Err(CallError::Status { side: S::NAME, code: error.code, reason: error.reason, message, retry_after: None });
+            }
+            _ => (self.sink)(Told::Unreadable(serde_json::Error::custom("a line of a watch has an unknown type"))),
+        }
+        Ok(())
+    }
+
+    fn bookmark(&mut self, mark: BookmarkObject, next: &mut Next) -> Result<(), CallError> {
+        let version = mark.metadata.resource_version;
+        let ends = mark.metadata.annotations.is_some_and(|a| a.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"));
+        match next {
+            Next::List if ends => {
+                check_version::<S>(&version)?;
+                (self.sink)(Told::ListEnds(version.clone()));
+                *next = Next::Watch(version);
+            }
+            Next::Watch(known) if is_version(&version) => *known = version,
+            Next::List | Next::Watch(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Lists page by page, or (for what is watched from now on) only asks where the collection stands.
+    async fn list(&mut self, next: &mut Next) -> Result<(), CallError> {
+        let mut budget = Budget::new(self.source.bounds);
+        let mut begun = false;
+        let mut from = String::new();
+        loop {
+            budget.page(S::NAME)?;
+            let Some(bytes) = self.page(&from).await? else { continue };
+            if !std::mem::replace(&mut begun, true) {
+                (self.sink)(Told::ListBegins);
+            }
+            let (sink, is_told) = (&mut self.sink, !self.source.from_now);
+            // Copied, so that one kept object does not keep the page.
+            let tell = |item: &RawValue| {
+                if is_told {
+                    sink(Told::Object(Bytes::copy_from_slice(item.get().as_bytes())));
+                }
+            };
+            let (meta, objects) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
+            let length = bytes.len();
+            drop(bytes);
+            budget.bytes(length, S::NAME)?;
+            self.size.read(length);
+            if meta.next.is_empty() || self.source.from_now {
+                let version = meta.resource_version;
+                check_version::<S>(&version)?;
+                (self.sink)(Told::ListEnds(version.clone()));
+                *next = Next::Watch(version);
+                return Ok(());
+            }
+            if meta.next == from {
+                return Err(CallError::Endless { side: S::NAME });
+            }
+            from = meta.next;
+            self.pause(objects, length).await;
+        }
+    }
+
+    /// Asks for one page; `None` if it was too large and a smaller one is to be asked for.
+    async fn page(&mut self, from: &str) -> Result<Option<Bytes>, CallError> {
+        if self.source.from_now {
+            return self.remote.list_metadata(self.query("limit=1"), None).await.map(Some);
+        }
+        let limit = self.size.objects();
+        let rest = if from.is_empty() { format!("limit={limit}") } else { format!("limit={limit}&continue={from}") };
+        match self.remote.list(self.query(&rest), None).await {
+            Err(CallError::Transport { source, .. }) if source.kind() == Failure::TooLarge && self.size.halve() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Waits where a tenant's API server says more than is looked at.
+    async fn pause(&mut self, objects: usize, bytes: usize) {
+        if S::NAME == Tenant::NAME
+            && let Some(wait) = self.throttle.take_many(objects, bytes, Instant::now())
+        {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn query(&self, rest: &str) -> String {
+        let selector = self.source.selector.as_ref().map(|s| format!("labelSelector={s}&")).unwrap_or_default();
+        format!("{}?{selector}{rest}", self.source.path)
     }
 }
 
-/// Whether the place from where to watch on is of no use any more. A version that the API server cannot make sense of does not get better.
+/// Whether the place from where to watch on is of no use any more: a version that the API server cannot make sense of does not get
+/// better, and one that is ahead of it (its storage was restored) may not be reached for days.
 fn is_lost(error: &CallError) -> bool {
-    matches!(error.code(), Some(400 | 404 | 410 | 422)) || error.reason() == "Expired"
+    let is_ahead = matches!(error, CallError::Status { message, .. } if message.contains("Too large resource version"));
+    matches!(error.code(), Some(400 | 404 | 410 | 422)) || error.reason() == "Expired" || is_ahead
 }
 
 /// WatchList is off, or its storage cannot do it.
@@ -159,107 +324,21 @@ fn is_unserved(error: &CallError) -> bool {
     matches!(error.code(), Some(400 | 422 | 500 | 501))
 }
 
-fn query(source: &Source, rest: &str) -> String {
-    let selector = source.selector.as_ref().map(|s| format!("labelSelector={s}&")).unwrap_or_default();
-    format!("{}?{selector}{rest}", source.path)
+/// Whether this can be a version: nothing that would change the request that it is put into.
+fn is_version(text: &str) -> bool {
+    !text.is_empty() && text.len() <= VERSION && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
-/// Watches are asked for unequal times, so that they do not all come back together.
-fn watch_seconds() -> u64 {
-    rand::rng().random_range(240..420)
+fn check_version<S: Side>(text: &str) -> Result<(), CallError> {
+    if is_version(text) { Ok(()) } else { Err(unreadable::<S>("it has no version to watch from")) }
 }
 
-async fn stream_list<S: Side>(
-    remote: &Remote<S>,
-    source: &Source,
-    throttle: &mut Throttle,
-    sink: &mut impl FnMut(Told),
-) -> Result<Next, CallError> {
-    let rest = format!(
-        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={}",
-        watch_seconds()
-    );
-    follow(remote, query(source, &rest), None, throttle, sink).await
+fn unreadable<S: Side>(what: &str) -> CallError {
+    CallError::Unreadable { side: S::NAME, source: serde_json::Error::custom(what) }
 }
 
-async fn watch<S: Side>(
-    remote: &Remote<S>,
-    source: &Source,
-    version: &str,
-    throttle: &mut Throttle,
-    sink: &mut impl FnMut(Told),
-) -> Result<Next, CallError> {
-    let rest = format!("watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={}", watch_seconds());
-    follow(remote, query(source, &rest), Some(version.to_owned()), throttle, sink).await
-}
-
-/// Follows one watch to its end, and says how to go on. Without a version it begins with a list.
-async fn follow<S: Side>(
-    remote: &Remote<S>,
-    path: String,
-    mut version: Option<String>,
-    throttle: &mut Throttle,
-    sink: &mut impl FnMut(Told),
-) -> Result<Next, CallError> {
-    let mut listing = version.is_none();
-    let mut lines = remote.watch(path.clone(), None).await?;
-    sink(Told::Opened);
-    if listing {
-        sink(Told::ListBegins);
-    }
-    while let Some(line) = lines.next().await {
-        let bytes = line.map_err(|source| CallError::Transport { side: S::NAME, source });
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            // A cut list starts anew.
-            Err(error) if listing => return Err(error),
-            // A cut stream goes on where it was. That may be mere silence: an API server need not send bookmarks for a kind of which
-            // it has heard nothing. Whether it is well is seen when the stream is opened again.
-            Err(error) => {
-                tracing::debug!(side = S::NAME, path, error = %Chain(&error), "a watch was cut");
-                break;
-            }
-        };
-        if S::NAME == Tenant::NAME
-            && let Some(wait) = throttle.take(bytes.len(), Instant::now())
-        {
-            tokio::time::sleep(wait).await;
-        }
-        let unreadable = |source| CallError::Unreadable { side: S::NAME, source };
-        let line: Line<'_> = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        let object = bytes.slice_ref(line.object.get().as_bytes());
-        match line.kind {
-            "ADDED" | "MODIFIED" => {
-                note_version(&object, &mut version);
-                sink(Told::Object(object));
-            }
-            "DELETED" => {
-                note_version(&object, &mut version);
-                sink(Told::Gone(object));
-            }
-            "BOOKMARK" => {
-                let mark: BookmarkObject = serde_json::from_slice(&object).map_err(unreadable)?;
-                let ends = mark.metadata.annotations.is_some_and(|a| a.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"));
-                if listing && ends {
-                    listing = false;
-                    sink(Told::ListEnds(mark.metadata.resource_version.clone()));
-                }
-                version = Some(mark.metadata.resource_version);
-            }
-            _ => {
-                let error: ErrorObject = serde_json::from_slice(&object).map_err(unreadable)?;
-                let message = error.message.chars().take(512).collect();
-                return Err(CallError::Status { side: S::NAME, code: error.code, reason: error.reason, message, retry_after: None });
-            }
-        }
-    }
-    Ok(match version {
-        Some(version) if !listing && !version.is_empty() => Next::Watch(version),
-        Some(_) | None => Next::List,
-    })
-}
-
-fn note_version(object: &Bytes, version: &mut Option<String>) {
+/// Where a watch stands moves with what it tells; that of a list is said at its end.
+fn note_version(object: &Bytes, next: &mut Next) {
     #[derive(Deserialize)]
     struct Head<'a> {
         #[serde(borrow)]
@@ -270,50 +349,10 @@ fn note_version(object: &Bytes, version: &mut Option<String>) {
         #[serde(rename = "resourceVersion", borrow)]
         version: &'a str,
     }
-    if let Ok(head) = serde_json::from_slice::<Head<'_>>(object) {
-        match version {
-            Some(known) => head.metadata.version.clone_into(known),
-            None => *version = Some(head.metadata.version.to_owned()),
-        }
+    let Next::Watch(known) = next else { return };
+    if let Ok(head) = serde_json::from_slice::<Head<'_>>(object)
+        && is_version(head.metadata.version)
+    {
+        head.metadata.version.clone_into(known);
     }
-}
-
-async fn paged_list<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
-    let mut next = String::new();
-    let mut begun = false;
-    for _ in 0..MAX_PAGES {
-        let rest = if next.is_empty() { format!("limit={PAGE}") } else { format!("limit={PAGE}&continue={next}") };
-        let bytes = remote.list(query(source, &rest), None).await?;
-        let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
-        if !begun {
-            begun = true;
-            sink(Told::ListBegins);
-        }
-        for item in page.items.iter().flatten() {
-            // Copied, so that one kept object does not keep the page.
-            sink(Told::Object(Bytes::copy_from_slice(item.get().as_bytes())));
-        }
-        if page.metadata.next.is_empty() {
-            let version = page.metadata.resource_version;
-            sink(Told::ListEnds(version.clone()));
-            return Ok(Next::Watch(version));
-        }
-        next = page.metadata.next;
-    }
-    Err(CallError::Status {
-        side: S::NAME,
-        code: 0,
-        reason: "EndlessList".into(),
-        message: format!("the list did not end after {MAX_PAGES} pages"),
-        retry_after: None,
-    })
-}
-
-/// Where the collection stands now, without what is in it.
-async fn start_now<S: Side>(remote: &Remote<S>, source: &Source, sink: &mut impl FnMut(Told)) -> Result<Next, CallError> {
-    let bytes = remote.list_metadata(query(source, "limit=1"), None).await?;
-    let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
-    sink(Told::ListBegins);
-    sink(Told::ListEnds(page.metadata.resource_version.clone()));
-    Ok(Next::Watch(page.metadata.resource_version))
 }

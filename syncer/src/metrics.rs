@@ -22,6 +22,7 @@ pub struct SyncMetrics {
     token_renewals: Family<OutcomeLabels, Counter>,
     relists: Family<SideKindLabels, Counter>,
     watch_failures: Family<SideKindLabels, Counter>,
+    unreadable: Family<SideKindLabels, Counter>,
     pair_seconds: Family<KindLabels, Histogram, fn() -> Histogram>,
     queue: Gauge,
     pairs: Gauge,
@@ -93,6 +94,7 @@ impl Default for SyncMetrics {
             token_renewals: Family::default(),
             relists: Family::default(),
             watch_failures: Family::default(),
+            unreadable: Family::default(),
             pair_seconds: Family::new_with_constructor(pair_histogram),
             queue: Gauge::default(),
             pairs: Gauge::default(),
@@ -115,6 +117,7 @@ impl SyncMetrics {
         registry.register("token_renewals", "Service account tokens renewed", metrics.token_renewals.clone());
         registry.register("relists", "Whole lists begun", metrics.relists.clone());
         registry.register("watch_failures", "Lists and watches that ended in an error", metrics.watch_failures.clone());
+        registry.register("unreadable", "Objects and lines of watches that could not be read", metrics.unreadable.clone());
         registry.register("pair_seconds", "From an event to both copies agreeing", metrics.pair_seconds.clone());
         registry.register("queue_length", "Keys that wait or are worked on", metrics.queue.clone());
         registry.register("pairs", "Pairs of copies that are known", metrics.pairs.clone());
@@ -162,6 +165,11 @@ impl SyncMetrics {
     /// A list or watch of a kind ended in an error.
     pub fn watch_failed(&self, side: &'static str, kind: &'static str) {
         self.watch_failures.get_or_create(&SideKindLabels { side, kind }).inc();
+    }
+
+    /// An object or a line of a watch could not be read, and was left out.
+    pub fn unreadable(&self, side: &'static str, kind: &'static str) {
+        self.unreadable.get_or_create(&SideKindLabels { side, kind }).inc();
     }
 
     /// A pair agrees, this long after the event that moved it.

@@ -135,7 +135,7 @@ impl Nodes {
     /// Takes what the informer of the super cluster's Nodes tells.
     pub fn super_told(&self, told: Told) {
         let news = match told {
-            Told::Opened => News::None,
+            Told::Opened | Told::Unreadable(_) => News::None,
             Told::ListBegins => {
                 self.sup.list_begins();
                 News::None
@@ -162,7 +162,7 @@ impl Nodes {
         }
         let home = self.home(attached);
         match told {
-            Told::Opened => return,
+            Told::Opened | Told::Unreadable(_) => return,
             Told::ListBegins => home.list_begins(),
             Told::Object(bytes) => match Seen::of(&bytes) {
                 Ok((name, seen)) => see(attached, &home, &name, seen),

@@ -55,6 +55,12 @@ pub enum CallError {
         #[source]
         source: serde_json::Error,
     },
+    /// A list goes on and on: beyond the bounds of one that is meant to end.
+    #[error("a list of the {side} API server does not end")]
+    Endless {
+        /// Which side was asked.
+        side: &'static str,
+    },
     /// This process does not lead any more: nothing is written.
     #[error("the lease is lost")]
     Fenced,
@@ -65,7 +71,7 @@ impl CallError {
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::Status { code, .. } => Some(*code),
-            Self::Transport { .. } | Self::Unreadable { .. } | Self::Fenced => None,
+            Self::Transport { .. } | Self::Unreadable { .. } | Self::Endless { .. } | Self::Fenced => None,
         }
     }
 
@@ -73,7 +79,7 @@ impl CallError {
     pub fn reason(&self) -> &str {
         match self {
             Self::Status { reason, .. } => reason,
-            Self::Transport { .. } | Self::Unreadable { .. } | Self::Fenced => "",
+            Self::Transport { .. } | Self::Unreadable { .. } | Self::Endless { .. } | Self::Fenced => "",
         }
     }
 

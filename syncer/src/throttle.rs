@@ -30,7 +30,12 @@ impl Default for Throttle {
 impl Throttle {
     /// Takes what a line of this length costs; how long to wait before it is looked at, if it comes too fast.
     pub fn take(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
-        let cost = 1 + u64::try_from(bytes / BYTES).unwrap_or(u64::MAX / 2);
+        self.take_many(1, bytes, now)
+    }
+
+    /// The same for a page of so many objects; how long to wait before the next one.
+    pub fn take_many(&mut self, objects: usize, bytes: usize, now: Instant) -> Option<Duration> {
+        let cost = u64::try_from(objects.saturating_add(bytes / BYTES)).unwrap_or(u64::MAX / 2).max(1);
         if self.left < cost {
             let earned =
                 u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_mul(PER_SECOND) / 1000;

@@ -99,7 +99,7 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
     const SOON: Duration = Duration::from_millis(100);
     match error {
         CallError::Fenced => Verdict::Fenced,
-        CallError::Transport { .. } | CallError::Unreadable { .. } => Verdict::Retry(SOON),
+        CallError::Transport { .. } | CallError::Unreadable { .. } | CallError::Endless { .. } => Verdict::Retry(SOON),
         CallError::Status { code, reason, message, retry_after, .. } => match code {
             404 if reason == tokens::REFUSED => Verdict::Contested { reason: tokens::REFUSED, message: message.clone() },
             404 if create => Verdict::Namespace,

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use common::{Name, Namespace, Owner, TenantId, keys};
+use common::{Name, Namespace, Owner, Side, Super, Tenant as TenantSide, TenantId, keys};
 use mirror::facts::Seen;
 use mirror::kind::{Demand, Downward, KindId, Observe};
 use mirror::plan::Evidence;
+use runtime::log::Chain;
 use runtime::task::Tasks;
 use serde_json::Value;
 
-use super::{Engine, Watchfulness, downward_kinds, until_stopped, watched_kinds};
+use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_kinds};
 use crate::index::{Key, Place, Slot};
-use crate::informer::{Source, Told, run};
+use crate::informer::{Bounds, Source, Told, run};
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
 use crate::writer::{note_namespace, super_facts};
@@ -28,32 +29,56 @@ impl Engine {
     pub(super) fn watch_super(&self, tasks: &Tasks) {
         for kind in watched_kinds() {
             let engine = self.clone();
-            let source =
-                Source { path: kind.kind().resource().collection(None), selector: Some(keys::TENANT.replace('/', "%2F")), from_now: false };
+            let source = Source {
+                path: kind.kind().resource().collection(None),
+                selector: Some(keys::TENANT.replace('/', "%2F")),
+                from_now: false,
+                bounds: Bounds::default(),
+            };
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
-        let nodes = self.0.nodes.clone();
-        let remote = self.sup().clone();
-        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false };
-        until_stopped(tasks, "super-nodes", async move { run(remote, source, move |told| nodes.super_told(told)).await });
-        let copier = self.0.copier.clone();
-        let remote = self.sup().clone();
-        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true };
-        until_stopped(tasks, "super-events", async move { run(remote, source, move |told| copier.super_told(told)).await });
+        let (engine, remote) = (self.clone(), self.sup().clone());
+        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false, bounds: Bounds::default() };
+        let sink = move |told| {
+            engine.note(Super::NAME, "Node", &engine.0.noted, &told);
+            engine.0.nodes.super_told(told);
+        };
+        until_stopped(tasks, "super-nodes", run(remote, source, sink));
+        let (engine, remote) = (self.clone(), self.sup().clone());
+        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true, bounds: Bounds::default() };
+        let sink = move |told| {
+            engine.note(Super::NAME, "Event", &engine.0.noted, &told);
+            engine.0.copier.super_told(told);
+        };
+        until_stopped(tasks, "super-events", run(remote, source, sink));
+    }
+
+    /// Counts what an informer tells of itself.
+    fn note(&self, side: &'static str, kind: &'static str, noted: &Noted, told: &Told) {
+        match told {
+            Told::ListBegins => self.0.metrics.relisted(side, kind),
+            Told::Failed(_) => self.0.metrics.watch_failed(side, kind),
+            Told::Unreadable(error) => self.unreadable(side, kind, noted, error),
+            Told::Opened | Told::Object(_) | Told::Gone(_) | Told::ListEnds(_) => {}
+        }
+    }
+
+    /// Counts what cannot be read; says so now and then.
+    fn unreadable(&self, side: &'static str, kind: &'static str, noted: &Noted, error: &serde_json::Error) {
+        self.0.metrics.unreadable(side, kind);
+        if noted.is_time() {
+            tracing::warn!(side, tenant = noted.0, kind, error = %Chain(error), "something cannot be read, and is left out");
+        }
     }
 
     fn super_told(&self, kind: KindId, told: Told) {
+        self.note(Super::NAME, kind.kind().resource().kind, &self.0.noted, &told);
         match told {
-            Told::Opened => self.super_failure_clear(),
             Told::ListBegins => self.0.tenants.all().iter().for_each(|tenant| tenant.index.lock().list_begins(kind, false)),
-            Told::Object(bytes) => {
-                self.super_failure_clear();
-                self.super_object(kind, &bytes);
-            }
+            Told::Object(bytes) => self.super_object(kind, &bytes),
             Told::Gone(bytes) => self.super_object_gone(kind, &bytes),
             Told::ListEnds(_) => {
-                self.super_failure_clear();
                 self.0.super_synced.insert(kind);
                 for tenant in self.0.tenants.all() {
                     let missed = tenant.index.lock().list_ends(kind, false);
@@ -66,14 +91,8 @@ impl Engine {
             }
             Told::Failed(error) => {
                 tracing::warn!(kind = kind.kind().resource().kind, error = %chain(&error), "super informer failed");
-                *self.0.super_failure.write() = Some(chain(&error));
             }
-        }
-    }
-
-    fn super_failure_clear(&self) {
-        if self.0.super_failure.read().is_some() {
-            *self.0.super_failure.write() = None;
+            Told::Opened | Told::Unreadable(_) => {}
         }
     }
 
@@ -89,7 +108,10 @@ impl Engine {
     }
 
     fn super_object(&self, kind: KindId, bytes: &Bytes) {
-        let Ok(seen) = Seen::of(bytes) else { return };
+        let seen = match Seen::of(bytes) {
+            Ok(seen) => seen,
+            Err(error) => return self.unreadable(Super::NAME, kind.kind().resource().kind, &self.0.noted, &error),
+        };
         let Ok(owner) = seen.owner.clone() else { return };
         let Some(label) = seen.tenant_label.as_deref() else { return };
         let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
@@ -145,23 +167,29 @@ impl Engine {
         let seen = self.0.health.get(&tenant.lane).map(|entry| entry.value().clone()).unwrap_or_default();
         for kind in downward_kinds() {
             let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
-            let source = Source { path: kind.kind().resource().collection(None), selector: None, from_now: false };
+            let path = kind.kind().resource().collection(None);
+            let source = Source { path, selector: None, from_now: false, bounds: Bounds::default() };
             let cancel = attached.cancel.clone();
             until_stopped(tasks, "tenant-informer", async move {
                 let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
                 let _ = cancel.run_until_cancelled(run(attached.remote.clone(), source, sink)).await;
             });
         }
-        let (nodes, tenant, attached) = (self.0.nodes.clone(), tenant.clone(), attached.clone());
+        let (engine, tenant, attached) = (self.clone(), tenant.clone(), attached.clone());
         let source = Source {
             path: "/api/v1/nodes".into(),
             selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
             from_now: false,
+            bounds: Bounds::default(),
         };
         let cancel = attached.cancel.clone();
         until_stopped(tasks, "tenant-nodes", async move {
             let remote = attached.remote.clone();
-            let _ = cancel.run_until_cancelled(run(remote, source, |told| nodes.tenant_told(&tenant, &attached, told))).await;
+            let sink = |told| {
+                engine.note(TenantSide::NAME, "Node", &seen.noted, &told);
+                engine.0.nodes.tenant_told(&tenant, &attached, told);
+            };
+            let _ = cancel.run_until_cancelled(run(remote, source, sink)).await;
         });
     }
 
@@ -169,6 +197,7 @@ impl Engine {
         if attached.cancel.is_cancelled() {
             return;
         }
+        self.note(TenantSide::NAME, kind.kind().resource().kind, &seen.noted, &told);
         match told {
             Told::Opened => {
                 reached(seen);
@@ -177,7 +206,7 @@ impl Engine {
             Told::ListBegins => tenant.index.lock().list_begins(kind, true),
             Told::Object(bytes) => {
                 reached(seen);
-                self.tenant_object(tenant, attached, kind, &bytes);
+                self.tenant_object(tenant, attached, seen, kind, &bytes);
             }
             Told::Gone(bytes) => {
                 reached(seen);
@@ -189,6 +218,7 @@ impl Engine {
                 seen.unauthorized.store(error.code() == Some(401), Ordering::Relaxed);
                 *seen.unreachable.lock() = Some(chain(&error));
             }
+            Told::Unreadable(_) => {}
         }
     }
 
@@ -218,10 +248,10 @@ impl Engine {
         self.0.work.push_each(&tenant.lane, waiting);
     }
 
-    fn tenant_object(&self, tenant: &Tenant, attached: &Attached, kind: KindId, bytes: &Bytes) {
-        let Ok(object) = Seen::of(bytes) else {
-            self.0.metrics.failed(kind.kind().resource().kind, "unreadable");
-            return;
+    fn tenant_object(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, bytes: &Bytes) {
+        let object = match Seen::of(bytes) {
+            Ok(object) => object,
+            Err(error) => return self.unreadable(TenantSide::NAME, kind.kind().resource().kind, &seen.noted, &error),
         };
         let Some(key) = self.tenant_key(kind, &object) else { return };
         if is_namespace(kind)

@@ -106,7 +106,7 @@ fn trouble(error: &CallError) -> Trouble {
             let message = format!("{what}; the user of the kubeconfig needs all rights in its control plane (ClusterRole cluster-admin)");
             Trouble { reason: "Forbidden", message, stale: true }
         }
-        CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => bad_answer(what),
+        CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Endless { .. } | CallError::Fenced => bad_answer(what),
         CallError::Transport { source, .. } => {
             let reason = match source.kind() {
                 Failure::Connect | Failure::Timeout | Failure::Closed => "Unreachable",

@@ -70,7 +70,11 @@ impl Job<'_> {
         match error {
             CallError::Transport { side: "tenant", .. } => self.attached.breaker.lock().failed(Instant::now()),
             CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
-            CallError::Transport { .. } | CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Fenced => {}
+            CallError::Transport { .. }
+            | CallError::Status { .. }
+            | CallError::Unreadable { .. }
+            | CallError::Endless { .. }
+            | CallError::Fenced => {}
         }
         match verdict {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),

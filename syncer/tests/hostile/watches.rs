@@ -1,0 +1,71 @@
+//! S42: what cannot be read costs itself alone.
+
+use bytes::Bytes;
+use runtime::transport::Limits;
+use syncer::informer::Bounds;
+use testing::http::{pieces, reply};
+use testing::memory::Peak;
+
+use crate::{Heard, asked, object, page, server};
+
+#[tokio::test]
+async fn s42_one_object_of_500_that_cannot_be_read_is_left_out_alone() {
+    let peak = Peak::start();
+    let deep = format!(r#"{{"metadata":{}{}}}"#, "[".repeat(500_000), "]".repeat(500_000));
+    let bad =
+        ["7".to_owned(), "null".to_owned(), r#"{"metadata":{"name":7}}"#.to_owned(), deep, object(1, "5", 0).replace("00000000", "x")];
+    for bad in bad {
+        let server = server(move |request| {
+            if asked(request, "watch").is_some() {
+                return pieces(std::iter::empty());
+            }
+            let mut items: Vec<_> = (0..499).map(|number| object(number, "5", 10)).collect();
+            items.insert(250, bad.clone());
+            page(&items, "7", "")
+        })
+        .await;
+        let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+        assert_eq!(heard.next().await.unwrap(), "7");
+        assert_eq!((heard.unreadable, heard.standing()), (1, (499, 0, 0)));
+    }
+    peak.at_most_mib(24);
+}
+
+#[tokio::test]
+async fn s42_a_line_that_cannot_be_read_is_skipped_and_the_watch_goes_on_behind_it() {
+    let peak = Peak::start();
+    let server = server(|request| {
+        match (asked(request, "watch"), asked(request, "resourceVersion")) {
+            (None, _) => page(&[object(0, "5", 0)], "7", ""),
+            (Some(_), Some("7")) => {
+                let deep = format!("{{\"type\":\"ADDED\",\"object\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
+                let lines = [
+                    "\u{0}{{{".to_owned(),
+                    "7".to_owned(),
+                    r#"{"type":"ADDED"}"#.to_owned(),
+                    deep,
+                    r#"{"type":"STRANGE","object":{}}"#.to_owned(),
+                    r#"{"type":"BOOKMARK","object":{"metadata":7}}"#.to_owned(),
+                    r#"{"type":"MODIFIED","object":{"metadata":{"name":7,"resourceVersion":"8"}}}"#.to_owned(),
+                    format!(r#"{{"type":"MODIFIED","object":{}}}"#, object(0, "9", 0)),
+                    "[[[".to_owned(),
+                ];
+                pieces(lines.into_iter().map(|line| Bytes::from(line + "\n")))
+            }
+            // From where it ended, not from before what could not be read.
+            (Some(_), Some("9")) => {
+                pieces(std::iter::once(Bytes::from(format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", object(0, "10", 0)))))
+            }
+            (Some(_), Some("10")) => pieces(std::iter::empty()),
+            (Some(_), other) => reply(500, &[], format!("a watch from {other:?}")),
+        }
+    })
+    .await;
+    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+    assert_eq!(heard.next().await.unwrap(), "7");
+    heard.until("a0", 9).await;
+    assert_eq!(heard.unreadable, 7);
+    heard.until("a0", 10).await;
+    assert_eq!((heard.unreadable, heard.standing()), (8, (1, 0, 0)));
+    peak.at_most_mib(16);
+}
