@@ -187,6 +187,11 @@ impl<L: Clone + Eq + Hash, K: Clone + Eq + Hash> FairQueue<L, K> {
         if lane.credit > 0 { self.ring.push_front(name) } else { self.ring.push_back(name) }
     }
 
+    /// Whether [`FairQueue::pop`] would hand out a key.
+    pub fn can_pop(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
     /// How many keys wait or are worked on; one that waits to come again counts once.
     pub fn len(&self) -> usize {
         self.waiting + self.in_flight

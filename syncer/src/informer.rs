@@ -9,6 +9,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use common::{Side, Tenant};
 use futures::FutureExt;
+use memchr::memmem;
 use rand::Rng;
 use runtime::log::Chain;
 use runtime::transport::Failure;
@@ -338,21 +339,35 @@ fn unreadable<S: Side>(what: &str) -> CallError {
 }
 
 /// Where a watch stands moves with what it tells; that of a list is said at its end.
+///
+/// The object is not parsed for it, which is done once by whoever is told of it: API servers write metadata first and the version before
+/// labels and annotations, and inside a JSON string no quote stands without a backslash, so the first match is the version.
 fn note_version(object: &Bytes, next: &mut Next) {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        #[serde(borrow)]
-        metadata: Meta<'a>,
-    }
-    #[derive(Deserialize)]
-    struct Meta<'a> {
-        #[serde(rename = "resourceVersion", borrow)]
-        version: &'a str,
-    }
+    const KEY: &[u8] = br#""resourceVersion":""#;
     let Next::Watch(known) = next else { return };
-    if let Ok(head) = serde_json::from_slice::<Head<'_>>(object)
-        && is_version(head.metadata.version)
-    {
-        head.metadata.version.clone_into(known);
+    let Some(rest) = memmem::find(object, KEY).and_then(|at| object.get(at + KEY.len()..)) else { return };
+    let end = memchr::memchr(b'"', rest).unwrap_or_default();
+    if let Some(version) = rest.get(..end).and_then(|version| std::str::from_utf8(version).ok()).filter(|version| is_version(version)) {
+        version.clone_into(known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_goes_on_from_the_version_in_the_metadata() {
+        let mut next = Next::Watch("7".to_owned());
+        let mut note = |line: &'static str| {
+            note_version(&Bytes::from_static(line.as_bytes()), &mut next);
+            let Next::Watch(version) = &next else { unreachable!() };
+            version.clone()
+        };
+        assert_eq!(note(r#"{"metadata":{"resourceVersion":"12","annotations":{"a":"\"resourceVersion\":\"9\""}}}"#), "12");
+        assert_eq!(note(r#"{"metadata":{"annotations":{"a":"\"resourceVersion\":\"9\""},"resourceVersion":"13"}}"#), "13");
+        for none in ["{}", r#"{"metadata":{"resourceVersion":"1 4"}}"#, r#"{"metadata":{"resourceVersion":""#] {
+            assert_eq!(note(none), "13");
+        }
     }
 }

@@ -97,8 +97,16 @@ impl Work {
 
     /// Puts a key into its lane, once.
     pub fn push(&self, lane: &Lane, key: Key) {
-        self.queue.lock().push(lane.clone(), key);
-        self.ready.notify_one();
+        let mut queue = self.queue.lock();
+        queue.push(lane.clone(), key);
+        self.wake(&queue);
+    }
+
+    /// Wakes one who waits for a key, if there is one for it: a wake-up for nothing costs as much as one for something.
+    fn wake(&self, queue: &FairQueue<Lane, Key>) {
+        if queue.can_pop() {
+            self.ready.notify_one();
+        }
     }
 
     /// Puts several keys into one lane.
@@ -118,10 +126,13 @@ impl Work {
     pub async fn pop(&self) -> (Lane, Key) {
         loop {
             let ready = self.ready.notified();
-            if let Some(item) = self.queue.lock().pop() {
-                // One permit may stand for several keys: pass it on.
-                self.ready.notify_one();
-                return item;
+            {
+                let mut queue = self.queue.lock();
+                if let Some(item) = queue.pop() {
+                    // One permit may stand for several keys: pass it on.
+                    self.wake(&queue);
+                    return item;
+                }
             }
             ready.await;
         }
@@ -129,8 +140,9 @@ impl Work {
 
     /// A key is no longer worked on; if it was pushed meanwhile it comes again.
     pub fn done(&self, lane: &Lane, key: &Key) {
-        self.queue.lock().done(lane, key);
-        self.ready.notify_one();
+        let mut queue = self.queue.lock();
+        queue.done(lane, key);
+        self.wake(&queue);
     }
 
     /// How many keys wait or are worked on.

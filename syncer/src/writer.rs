@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::{InTenant, Namespace, Super, Tenant as TenantSide, Uid, keys};
 use mirror::cx::Policy;
 use mirror::facts::Seen;
-use mirror::kind::{Downward, KindId, Resource};
+use mirror::kind::{Downward, KindId};
 use mirror::object::Object;
 use mirror::plan::recorded;
 use mirror::{Cx, Facts};
@@ -387,15 +387,9 @@ fn done_or_there(result: Result<Bytes, CallError>) -> Result<(), CallError> {
     }
 }
 
-/// The facts of a super copy. Copies that are only patrolled are seen without their content, so any new version is a move.
-pub fn super_facts(resource: &Resource, patrolled: bool, bytes: &[u8]) -> Result<Facts, serde_json::Error> {
-    let mut facts = Seen::of(bytes)?.facts;
-    debug_assert!(!resource.plural.is_empty());
-    if patrolled {
-        facts.main = facts.version;
-        facts.status = 0;
-    }
-    Ok(facts)
+/// The facts of a super copy that is only patrolled: it is seen without its content, so any new version is a move.
+pub fn without_content(facts: Facts) -> Facts {
+    Facts { main: facts.version, status: 0, ..facts }
 }
 
 #[cfg(test)]

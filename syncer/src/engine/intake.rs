@@ -18,7 +18,7 @@ use crate::index::{Key, Place, Slot};
 use crate::informer::{Bounds, Source, Told, run};
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
-use crate::writer::{note_namespace, super_facts};
+use crate::writer::{note_namespace, without_content};
 
 /// The Service that leads a tenant's Pods to their own API server, and the one of its name server.
 const KUBERNETES: (&str, &str) = ("default", "kubernetes");
@@ -380,8 +380,8 @@ pub(super) fn chain(error: &CallError) -> String {
 /// A super copy that we wrote or read ourselves. True if the pair must be looked at.
 pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(mirror::Facts, bool)> {
     let kind = key.kind.downward()?;
-    let facts = super_facts(&kind.resource(), kind.observe() == Observe::Patrolled, bytes).ok()?;
     let seen = Seen::of(bytes).ok()?;
+    let facts = if kind.observe() == Observe::Patrolled { without_content(seen.facts) } else { seen.facts };
     let owner = seen.owner.ok()?;
     let ours = seen.tenant_label.as_deref() == Some(&*tenant.lane) && key_of(key.kind, &owner).as_ref() == Some(key);
     if !ours {

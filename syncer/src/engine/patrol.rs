@@ -17,7 +17,7 @@ use crate::index::{Key, Place, Slot, Tokens};
 use crate::remote::{CallError, ListMeta};
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
-use crate::writer::super_facts;
+use crate::writer::without_content;
 
 /// Every so many patrols the kinds that are not watched are listed again.
 const LIST_EVERY: u32 = 10;
@@ -196,9 +196,8 @@ impl Engine {
             return;
         }
         let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
-        let Ok(facts) = super_facts(&kind.kind().resource(), true, bytes) else { return };
         let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
-        if tenant.index.lock().super_seen(&key, facts, place, None::<Bytes>) {
+        if tenant.index.lock().super_seen(&key, without_content(seen.facts), place, None::<Bytes>) {
             self.0.work.push(&tenant.lane, key);
         }
     }
