@@ -56,7 +56,7 @@ impl Heard {
     /// Takes in what is told, as the engine does, until a list is complete or something failed.
     async fn next(&mut self) -> Result<String, CallError> {
         loop {
-            let told = tokio::time::timeout(Duration::from_secs(60), self.told.recv()).await.unwrap().unwrap();
+            let told = tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap();
             match told {
                 Told::Opened => {}
                 Told::ListBegins => self.index.list_begins(kind(), true),
@@ -81,7 +81,7 @@ impl Heard {
     /// Takes in until this object is known at this version.
     async fn until(&mut self, name: &str, version: u64) {
         while !matches!(self.index.get(&key(name)).map(|entry| &entry.tenant), Some(Slot::Here(facts, ())) if facts.version == version) {
-            let told = tokio::time::timeout(Duration::from_secs(60), self.told.recv()).await.unwrap().unwrap();
+            let told = tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap();
             match told {
                 Told::Object(bytes) => match Seen::of(&bytes) {
                     Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, bytes.clone())),
