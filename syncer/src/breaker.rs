@@ -1,4 +1,4 @@
-//! The breaker of one tenant: while its API server does not answer, its keys wait instead of workers.
+//! The breaker of one tenant: while its API server does not answer, or does not know us, its keys wait instead of workers.
 //!
 //! *Source*: invariant 8 of the architecture: a tenant's slowness stays its own.
 
@@ -32,7 +32,7 @@ impl Breaker {
         None
     }
 
-    /// A call got no answer.
+    /// A call got no answer, or one to nobody.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if let Some(more) = self.failures.checked_sub(FEW) {

@@ -17,7 +17,7 @@ use mirror::kind::{Kind, KindId, Observe};
 use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
 use runtime::task::Tasks;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,14 @@ pub(crate) struct Watchfulness {
     pub(crate) regression: Mutex<Option<(u64, u64)>>,
     pub(crate) synced: DashSet<KindId>,
     pub(crate) noted: Noted,
+}
+
+impl Watchfulness {
+    /// The tenant's API server does not take our credentials: whoever reads kubeconfigs hears of it at once.
+    pub(crate) fn unauthorized(&self, attached: &Attached) {
+        self.unauthorized.store(true, Ordering::Relaxed);
+        attached.alarm.notify_one();
+    }
 }
 
 /// Whose API server says what cannot be read, and when that was last written to the log.
@@ -230,6 +238,7 @@ impl Engine {
             tenant_namespaces: DashMap::new(),
             since: Instant::now(),
             breaker: Mutex::default(),
+            alarm: Notify::new(),
             accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),
         });

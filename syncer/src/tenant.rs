@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use mirror::cx::Profile;
 use parking_lot::{Mutex, RwLock};
 use runtime::kubeconfig::Secret;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -88,8 +89,10 @@ pub struct Attached {
     pub accepted: AtomicU64,
     /// When it was attached.
     pub since: Instant,
-    /// Holds keys while the API server does not answer.
+    /// Holds keys while the API server does not answer, or does not take our credentials.
     pub breaker: Mutex<Breaker>,
+    /// Told when the API server does not take our credentials.
+    pub alarm: Notify,
     /// One super namespace is made at a time.
     pub making_namespace: tokio::sync::Mutex<()>,
 }

@@ -201,6 +201,8 @@ impl Engine {
         match told {
             Told::Opened => {
                 reached(seen);
+                // What an older watch still says is no word about our credentials; that a new one is open is.
+                seen.unauthorized.store(false, Ordering::Relaxed);
                 attached.breaker.lock().answered();
             }
             Told::ListBegins => tenant.index.lock().list_begins(kind, true),
@@ -215,7 +217,9 @@ impl Engine {
             Told::ListEnds(version) => self.tenant_listed(tenant, attached, seen, kind, &version),
             Told::Failed(error) => {
                 tracing::warn!(tenant = %tenant.lane, kind = kind.kind().resource().kind, error = %chain(&error), "tenant informer failed");
-                seen.unauthorized.store(error.code() == Some(401), Ordering::Relaxed);
+                if error.code() == Some(401) {
+                    seen.unauthorized(attached);
+                }
                 *seen.unreachable.lock() = Some(chain(&error));
             }
             Told::Unreadable(_) => {}
@@ -361,7 +365,6 @@ fn reached(seen: &Watchfulness) {
     let mut unreachable = seen.unreachable.lock();
     if unreachable.is_some() {
         *unreachable = None;
-        seen.unauthorized.store(false, Ordering::Relaxed);
     }
 }
 

@@ -154,6 +154,7 @@ impl Machine {
             let pause = if matches!(state, State::Synced { .. } | State::Paused | State::SameControlPlane { .. }) { LATER } else { SOON };
             tokio::select! {
                 changed = self.presence.changed() => if changed.is_err() { return },
+                () = alarm(self.attached.as_ref().map(|(_, attached)| attached.as_ref())) => {}
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
@@ -310,7 +311,7 @@ impl Machine {
     /// Asks again where there is reason to doubt that the control plane is there and the same.
     async fn still_there(&mut self, mut connection: Connection) -> Result<Connection, State> {
         let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
-        let is_silent = health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.regression.is_some());
+        let is_silent = health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.unauthorized || health.regression.is_some());
         let is_other = self.attached.as_ref().is_some_and(|(_, attached)| shows_other_life(attached));
         // Its informers hear it again: before they say what is missing now, is it the same?
         let is_back = self.trouble.is_some() && health.is_some_and(|health| health.unreachable.is_none());
@@ -564,6 +565,14 @@ fn shows_other_life(attached: &Attached) -> bool {
         attached.halted.store(true, Ordering::Relaxed);
     }
     is_other
+}
+
+/// Waits until the control plane does not take our credentials.
+async fn alarm(attached: Option<&Attached>) {
+    match attached {
+        Some(attached) => attached.alarm.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn unreachable(trouble: &Trouble) -> State {

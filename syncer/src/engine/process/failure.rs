@@ -67,15 +67,7 @@ impl Job<'_> {
         self.engine.0.metrics.failed(self.kind.resource().kind, verdict_name(&verdict));
         tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step, error = %chain(error), verdict = ?verdict_name(&verdict), "did not work");
         let tenant_side = matches!(error, CallError::Status { side: "tenant", .. });
-        match error {
-            CallError::Transport { side: "tenant", .. } => self.attached.breaker.lock().failed(Instant::now()),
-            CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
-            CallError::Transport { .. }
-            | CallError::Status { .. }
-            | CallError::Unreadable { .. }
-            | CallError::Endless { .. }
-            | CallError::Fenced => {}
-        }
+        self.note_answer(error);
         match verdict {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
             Verdict::Retry(least) => Some(End::Retry(least)),
@@ -99,6 +91,26 @@ impl Job<'_> {
         }
     }
 
+    /// What a failed call says of the tenant's API server as a whole: whether it answers, and whether it knows us. While it does not,
+    /// its keys wait, and its kubeconfig is read again.
+    fn note_answer(&self, error: &CallError) {
+        match error {
+            CallError::Transport { side: "tenant", .. } => self.attached.breaker.lock().failed(Instant::now()),
+            CallError::Status { side: "tenant", code: 401, .. } => {
+                self.attached.breaker.lock().failed(Instant::now());
+                if let Some(seen) = self.engine.0.health.get(&self.tenant.lane) {
+                    seen.unauthorized(self.attached);
+                }
+            }
+            CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
+            CallError::Transport { .. }
+            | CallError::Status { .. }
+            | CallError::Unreadable { .. }
+            | CallError::Endless { .. }
+            | CallError::Fenced => {}
+        }
+    }
+
     /// Looks after the right to write into the super namespace, if that is there: a RoleBinding that is gone is made again.
     pub(super) async fn regain(&self) {
         let (Some(into), Some(namespace)) = (&self.namespace, &self.key.namespace) else { return };
@@ -116,9 +128,7 @@ impl Job<'_> {
             Ok(()) => None,
             Err(error) => {
                 tracing::debug!(tenant = %self.tenant.lane, object = %self.key, error = %chain(&error), "could not read");
-                if matches!(error, CallError::Transport { side: "tenant", .. }) {
-                    self.attached.breaker.lock().failed(Instant::now());
-                }
+                self.note_answer(&error);
                 Some(End::Retry(Duration::ZERO))
             }
         }
