@@ -208,9 +208,19 @@ pub enum Step {
     },
 }
 
+/// References of one object that are followed: many times what a Pod that can be scheduled has. Beyond, it would wait for ever for what
+/// nobody sends down, so it is refused.
+pub const REFERENCES: usize = 512;
+
+fn too_many(references: usize) -> Outcome {
+    let message =
+        format!("refers to {references} other objects, and more than {REFERENCES} are not followed; mount fewer, or put them together");
+    Outcome::Hold(Hold::refuse("TooManyReferences", "", message))
+}
+
 /// Decides on a pair.
 pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
-    let references = match &pair.tenant {
+    let mut references = match &pair.tenant {
         TenantSide::Here(Copy { body: Some(body), .. }) if !body_is_going(body) => Some(kind.references(body)),
         TenantSide::Here(_) | TenantSide::Absent(_) => None,
     };
@@ -219,6 +229,10 @@ pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
         (TenantSide::Absent(Evidence::Inferred), SuperSide::Ours(..)) => Outcome::Fetch(Want::Tenant),
         (TenantSide::Absent(Evidence::Seen), SuperSide::Ours(sup, _)) => end_super(sup, None),
         (TenantSide::Here(tenant), SuperSide::Foreign) => foreign(kind, tenant, pair.wanted),
+        (TenantSide::Here(_), SuperSide::Absent(_)) if references.as_ref().is_some_and(|all| all.len() > REFERENCES) => {
+            let count = references.take().unwrap_or_default().len();
+            return Plan { outcome: too_many(count), references: Some(Vec::new()) };
+        }
         (TenantSide::Here(tenant), SuperSide::Absent(evidence)) => only_tenant(kind, tenant, *evidence, pair, cx),
         (TenantSide::Here(tenant), SuperSide::Ours(sup, owner)) if owner.uid != tenant.facts.uid => end_super(sup, None),
         (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) => both(kind, tenant, sup, pair, cx),

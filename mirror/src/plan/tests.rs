@@ -223,6 +223,20 @@ fn a_refused_field_is_held_and_nothing_is_written() {
 }
 
 #[test]
+fn s33_what_refers_to_more_than_is_followed_is_refused_and_brings_nothing_along() {
+    for (count, is_refused) in [(REFERENCES, false), (REFERENCES + 1, true)] {
+        let references: Vec<_> = (0..count).map(|n| json!({"secretRef": {"name": format!("s{n}")}})).collect();
+        let spec = json!({"containers": [{"name": "a", "image": "i", "envFrom": references}]});
+        let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true };
+        let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+        let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+        let plan = plan(crate::kind::KindId::named("Pod").unwrap().downward().unwrap(), &pair, &cx);
+        let refused = matches!(&plan.outcome, Outcome::Hold(Hold::Refused(refusal)) if refusal.reason == "TooManyReferences");
+        assert_eq!((refused, plan.references.unwrap().is_empty()), (is_refused, is_refused));
+    }
+}
+
+#[test]
 fn after_a_start_the_hash_is_trusted_and_nothing_is_written() {
     let sup = made(&json!({}), &json!({"x": 1, "defaulted": true}), &json!({}));
     assert!(matches!(decide(&Graceful, live(), sup), Outcome::Settled(_)));
