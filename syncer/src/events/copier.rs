@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{InSuper, InTenant, Name, Namespace, Uid};
+use common::{InSuper, InTenant, Namespace, Uid};
 use dashmap::DashMap;
 use mirror::cx::{Cx, Policy};
 use mirror::kind::{self, Kind, KindId};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::outbox::{Allowance, EventCounts, Outbox, Post};
-use crate::index::{Key, Slot};
+use crate::index::Slot;
 use crate::informer::Told;
 use crate::tenant::{Attached, Tenants};
 use crate::work::Lane;
@@ -115,8 +115,8 @@ impl Copier {
         let tenant = self.tenants.get(&lane)?;
         let attached = tenant.attached().filter(|attached| !attached.is_halted())?;
         let namespace = Namespace::parse(&namespace).ok()?;
-        let key = Key { kind, namespace: Some(namespace.clone()), name: Name::parse(involved.name).ok()? };
         let index = tenant.index.lock();
+        let key = index.by_super_name(kind, &namespace, involved.name)?;
         let entry = index.get(&key)?;
         let Slot::Here(sup, place) = &entry.sup else { return None };
         let Slot::Here(own, ()) = &entry.tenant else { return None };

@@ -1,0 +1,128 @@
+//! What is known of one pair.
+
+use std::sync::Arc;
+
+use common::{Owner, Uid};
+use mirror::facts::Facts;
+use mirror::kind::Reference;
+use mirror::plan::{Evidence, Settled};
+use tokio::time::Instant;
+
+use super::Body;
+use crate::repeat::Repeat;
+
+/// Where the super copy is, and whose it says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its namespace in the super cluster; empty for namespaces themselves.
+    pub namespace: Arc<str>,
+    /// Its name in the super cluster.
+    pub name: Arc<str>,
+    /// Its record.
+    pub owner: Owner,
+}
+
+/// One side of a pair.
+#[derive(Clone, Debug)]
+pub enum Slot<P> {
+    /// Nothing was heard yet; it may be there.
+    Unknown,
+    /// There is a copy.
+    Here(Facts, P),
+    /// There is none.
+    Absent(Evidence),
+    /// Somebody else's object has the name (super side only).
+    Foreign,
+}
+
+/// The tokens of a Pod, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tokens {
+    /// It mounts none, or nothing is known yet.
+    #[default]
+    None,
+    /// The Pod was made and its Secret must be.
+    Missing,
+    /// The Secret is there.
+    Good {
+        /// When to renew.
+        renew: Instant,
+        /// The UID of the Secret.
+        secret: Uid,
+        /// The UID of the super Pod that it belongs to.
+        pod: Uid,
+    },
+}
+
+/// What is known of one pair.
+#[derive(Debug)]
+pub struct Entry {
+    /// The tenant's side.
+    pub tenant: Slot<()>,
+    /// The tenant's body, while the pair is not settled.
+    pub tenant_body: Option<Body>,
+    /// The super side.
+    pub sup: Slot<Place>,
+    /// The super body, while the pair is not settled.
+    pub sup_body: Option<Body>,
+    /// When the pair last agreed.
+    pub settled: Option<Settled>,
+    /// Failures in a row, for the back-off.
+    pub failures: u32,
+    /// The hash of the refusal that the tenant was last told of.
+    pub told: Option<u64>,
+    /// The tokens, for Pods.
+    pub tokens: Tokens,
+    /// The references that this object holds.
+    pub references: Vec<Reference>,
+    /// The last write, for the loop guard.
+    pub repeat: Option<Repeat>,
+    /// Whether it has been asked for them.
+    pub asked: bool,
+    /// The copies that were last seen to end.
+    pub(super) ended: Option<Box<Ended>>,
+    pub(super) tenant_epoch: u32,
+    pub(super) sup_epoch: u32,
+}
+
+/// UIDs that do not come back: an answer that was on its way when its object ended must not bring it back to life.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ended {
+    pub(super) tenant: Option<Uid>,
+    pub(super) sup: Option<Uid>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            tenant: Slot::Unknown,
+            tenant_body: None,
+            sup: Slot::Unknown,
+            sup_body: None,
+            settled: None,
+            failures: 0,
+            told: None,
+            tokens: Tokens::None,
+            references: Vec::new(),
+            repeat: None,
+            asked: false,
+            ended: None,
+            tenant_epoch: 0,
+            sup_epoch: 0,
+        }
+    }
+}
+
+/// The UID of the copy, if there is one.
+pub fn uid_of<P>(slot: &Slot<P>) -> Option<Uid> {
+    if let Slot::Here(facts, _) = slot { Some(facts.uid) } else { None }
+}
+
+/// An event that says nothing new: the same object at the same or an earlier version.
+pub(super) fn is_old<P>(slot: &Slot<P>, facts: &Facts) -> bool {
+    matches!(slot, Slot::Here(known, _) if known.uid == facts.uid && facts.version != 0 && facts.version <= known.version)
+}
+
+pub(super) fn node_moved(slot: &Slot<()>, facts: &Facts) -> bool {
+    matches!(slot, Slot::Here(known, ()) if known.node != facts.node || known.placed != facts.placed)
+}

@@ -1,0 +1,143 @@
+//! What is known of pairs, event by event.
+
+use std::sync::atomic::Ordering;
+
+use common::Owner;
+use mirror::plan::REFERENCES;
+
+use super::room::PAIRS;
+use super::*;
+
+fn key(name: &str) -> Key {
+    Key { kind: KindId::named("Pod").unwrap(), namespace: Some(Namespace::parse("default").unwrap()), name: Name::parse(name).unwrap() }
+}
+
+const fn uid(low: u128) -> Uid {
+    Uid::from_bits(low)
+}
+
+fn facts(of: u128, version: u64) -> Facts {
+    let text = format!(r#"{{"metadata":{{"name":"a","uid":"{}","resourceVersion":"{version}"}}}}"#, uid(of));
+    mirror::facts::Seen::of(text.as_bytes()).unwrap().facts
+}
+
+fn place(made_of: u128) -> Place {
+    let owner = Owner { tenant: uid(99), namespace: Namespace::parse("default").ok(), name: Name::parse("a").unwrap(), uid: uid(made_of) };
+    Place { namespace: "vc-x".into(), name: "a".into(), owner }
+}
+
+#[test]
+fn s43_a_late_delete_of_an_earlier_object_says_nothing_of_the_one_that_is_there() {
+    let mut index = Index::default();
+    assert!(index.tenant_seen(&key("a"), facts(2, 9), Bytes::new()));
+    assert!(!index.tenant_gone(&key("a"), Some(uid(1))));
+    assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Here(..)));
+    // Nor does a "not found" from before it was there.
+    assert!(!index.tenant_gone(&key("a"), None));
+    assert!(index.tenant_gone(&key("a"), Some(uid(2))));
+    assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Seen)));
+}
+
+#[test]
+fn an_answer_that_was_overtaken_by_the_end_of_its_object_does_not_bring_it_back() {
+    let mut index = Index::default();
+    index.tenant_seen(&key("a"), facts(1, 5), Bytes::new());
+    index.super_seen(&key("a"), facts(50, 3), place(1), None);
+    let overtaken = |index: &Index, of: u128, version: u64, side: bool| index.is_overtaken(&key("a"), &facts(of, version), side);
+    assert!(!overtaken(&index, 1, 6, true) && !overtaken(&index, 50, 4, false));
+    assert!(index.tenant_gone(&key("a"), Some(uid(1))) && index.super_gone(&key("a"), uid(50), Evidence::Seen));
+    assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 50, 4, false));
+    assert!(!overtaken(&index, 2, 9, true) && !overtaken(&index, 51, 9, false));
+    // Nor does it take the place of the next object of that name.
+    index.tenant_seen(&key("a"), facts(2, 9), Bytes::new());
+    assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 3, 8, true));
+    assert!(!overtaken(&index, 2, 10, true) && !overtaken(&index, 3, 11, true));
+    // A list that shows it again, as after a backup, is believed.
+    index.tenant_seen(&key("a"), facts(1, 12), Bytes::new());
+    assert!(!overtaken(&index, 1, 13, true));
+}
+
+#[test]
+fn s43_a_delete_is_evidence_only_against_the_copy_that_was_made_of_that_object() {
+    let mut index = Index::default();
+    index.super_seen(&key("a"), facts(50, 3), place(2), None);
+    assert!(index.tenant_gone(&key("a"), Some(uid(1))));
+    assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Inferred)));
+    assert!(index.tenant_gone(&key("a"), Some(uid(2))));
+    assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Absent(Evidence::Seen)));
+}
+
+#[test]
+fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
+    let mut index = Index::default();
+    let body = Bytes::from(vec![b' '; 1024 * 1024]);
+    let held = |index: &Index| index.iter().filter(|(_, entry)| entry.tenant_body.is_some()).count();
+    for i in 0..40_u128 {
+        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 1), body.clone());
+    }
+    assert_eq!(held(&index), 32);
+    // What was asked for is there while it is looked at, and goes then.
+    index.body_read(&key("a39"), 1, &body, true);
+    assert!(index.get(&key("a39")).unwrap().tenant_body.is_some());
+    index.make_room(&key("a39"));
+    assert!(index.get(&key("a39")).unwrap().tenant_body.is_none());
+    for i in 0..8 {
+        index.forget(&key(&format!("a{i}")));
+    }
+    for i in 32..40_u128 {
+        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), body.clone());
+    }
+    assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, super::body::BODIES));
+}
+
+#[test]
+fn a_pair_is_found_by_its_super_name_also_where_that_is_not_the_tenants_own() {
+    let (mut index, own) = (Index::default(), key("vc.mine"));
+    index.super_seen(&own, facts(50, 3), place(1), None);
+    let by = |index: &Index, name: &str| index.by_super_name(own.kind, own.namespace.as_ref().unwrap(), name);
+    assert_eq!((by(&index, "vc.e.mine"), by(&index, "web")), (Some(key("vc.mine")), Some(key("web"))));
+    index.forget(&own);
+    assert_eq!(by(&index, "vc.e.mine"), Some(key("vc.e.mine")), "a name like others, which nobody has");
+}
+
+#[test]
+fn s34_the_end_of_what_nobody_knew_is_not_remembered() {
+    let mut index = Index::default();
+    for i in 0..100 {
+        assert!(!index.tenant_gone(&key(&format!("a{i}")), Some(uid(i))));
+    }
+    assert!(index.is_empty());
+}
+
+#[test]
+fn s33_references_without_end_are_not_followed() {
+    let mut index = Index::default();
+    let references: Vec<_> = (0..10_000).map(|i| Reference { kind: "Secret", name: format!("s{i}") }).collect();
+    assert_eq!(index.hold(&key("a"), &references).len(), REFERENCES);
+    assert_eq!(index.hold(&key("a"), &references), []);
+    assert_eq!(index.hold(&key("a"), &[]).len(), REFERENCES);
+    assert!(index.wanted.is_empty());
+}
+
+#[test]
+fn s34_objects_without_end_are_not_taken_in() {
+    let mut index = Index::default();
+    let some = facts(1, 1);
+    for i in 0..PAIRS + 5 {
+        index.tenant_seen(&key(&format!("a{i}")), some.clone(), Bytes::new());
+    }
+    assert_eq!((index.len(), index.left_out()), (PAIRS, 5));
+    // Again and again is no more of them.
+    index.tenant_seen(&key(&format!("a{PAIRS}")), facts(1, 2), Bytes::new());
+    assert_eq!((index.left_out(), index.has_room_again()), (5, false));
+    // What is known goes on.
+    assert!(index.tenant_seen(&key("a7"), facts(1, 2), Bytes::new()));
+    for i in 0..4 {
+        index.forget(&key(&format!("a{i}")));
+    }
+    assert!(!index.has_room_again(), "some would be left out again");
+    index.tenant_gone(&key(&format!("a{PAIRS}")), Some(uid(1)));
+    assert!(index.has_room_again());
+    index.list_begins(key("a").kind, true);
+    assert!(index.tenant_seen(&key("b"), some, Bytes::new()) && index.left_out() == 0);
+}
