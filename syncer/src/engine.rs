@@ -49,8 +49,6 @@ pub struct EngineOptions {
 pub struct AttachSpec {
     /// The identity that names are made from.
     pub id: TenantId,
-    /// Namespace and name of the VirtualCluster.
-    pub virtual_cluster: (String, String),
     /// Its API server.
     pub remote: Remote<TenantSide>,
     /// The UID of its `kube-system`.
@@ -76,6 +74,12 @@ pub struct TenantHealth {
     pub regression: Option<(u64, u64)>,
     /// Its API server did not take our credentials.
     pub unauthorized: bool,
+    /// A super namespace that its writer may not write into, and what the super API server said.
+    pub denied: Option<(Arc<str>, String)>,
+    /// Whether deletions that follow from absence wait for a second look.
+    pub deletions_paused: bool,
+    /// Objects that are not followed because there are too many.
+    pub left_out: usize,
 }
 
 /// What is seen of a tenant's health while it is attached.
@@ -227,7 +231,6 @@ impl Engine {
         let same_life = before.as_ref().is_some_and(|before| before.incarnation == spec.incarnation);
         let attached = Arc::new(Attached {
             id: spec.id,
-            virtual_cluster: spec.virtual_cluster,
             remote: spec.remote.fenced(self.fence().clone()),
             incarnation: spec.incarnation,
             profile: RwLock::new(Arc::new(spec.profile)),
@@ -239,6 +242,8 @@ impl Engine {
             since: Instant::now(),
             breaker: Mutex::default(),
             alarm: Notify::new(),
+            relist: Notify::new(),
+            denied: Mutex::default(),
             accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),
         });
@@ -302,10 +307,15 @@ impl Engine {
     /// How a tenant is doing; `None` if it is not attached.
     pub fn health(&self, id: &str) -> Option<TenantHealth> {
         let tenant = self.0.tenants.get(id)?;
-        tenant.attached()?;
+        let attached = tenant.attached()?;
         let seen = self.0.health.get(id).map(|entry| entry.value().clone())?;
         let pod = KindId::named("Pod");
-        let pods = tenant.index.lock().iter().filter(|(key, entry)| Some(key.kind) == pod && matches!(entry.sup, Slot::Here(..))).count();
+        let (pods, left_out) = {
+            let index = tenant.index.lock();
+            let pods = index.iter().filter(|(key, entry)| Some(key.kind) == pod && matches!(entry.sup, Slot::Here(..))).count();
+            (pods, index.left_out())
+        };
+        let deletions_paused = tenant.brake.lock().is_pulled(Instant::now());
         let regression = *seen.regression.lock();
         let unreachable = seen.unreachable.lock().clone();
         Some(TenantHealth {
@@ -314,6 +324,9 @@ impl Engine {
             pods: u32::try_from(pods).unwrap_or(u32::MAX),
             regression,
             unauthorized: seen.unauthorized.load(Ordering::Relaxed),
+            denied: attached.lasting_denial(),
+            deletions_paused,
+            left_out,
         })
     }
 }

@@ -26,6 +26,7 @@ pub struct SyncMetrics {
     pair_seconds: Family<KindLabels, Histogram, fn() -> Histogram>,
     queue: Gauge,
     pairs: Gauge,
+    left_out: Gauge,
     tenants: Family<TenantLabels, Gauge>,
     attaches: Counter,
     status_writes: Family<OutcomeLabels, Counter>,
@@ -98,6 +99,7 @@ impl Default for SyncMetrics {
             pair_seconds: Family::new_with_constructor(pair_histogram),
             queue: Gauge::default(),
             pairs: Gauge::default(),
+            left_out: Gauge::default(),
             tenants: Family::default(),
             attaches: Counter::default(),
             status_writes: Family::default(),
@@ -121,6 +123,11 @@ impl SyncMetrics {
         registry.register("pair_seconds", "From an event to both copies agreeing", metrics.pair_seconds.clone());
         registry.register("queue_length", "Keys that wait or are worked on", metrics.queue.clone());
         registry.register("pairs", "Pairs of copies that are known", metrics.pairs.clone());
+        registry.register(
+            "objects_left_out",
+            "Tenants' objects that are not followed because there are too many",
+            metrics.left_out.clone(),
+        );
         registry.register("tenants", "Tenants, by the reason of their condition Ready", metrics.tenants.clone());
         registry.register("attaches", "Tenants' control planes attached, anew or again", metrics.attaches.clone());
         registry.register("status_writes", "Status of VirtualClusters written", metrics.status_writes.clone());
@@ -177,8 +184,9 @@ impl SyncMetrics {
         self.pair_seconds.get_or_create(&KindLabels { kind }).observe(after.as_secs_f64());
     }
 
-    /// How many keys wait or are worked on, and how many pairs are known.
-    pub fn show_load(&self, queue: usize, pairs: usize) {
+    /// How many keys wait or are worked on, how many pairs are known, and how many objects are not followed.
+    pub fn show_load(&self, queue: usize, pairs: usize, left_out: usize) {
+        self.left_out.set(i64::try_from(left_out).unwrap_or(i64::MAX));
         self.queue.set(i64::try_from(queue).unwrap_or(i64::MAX));
         self.pairs.set(i64::try_from(pairs).unwrap_or(i64::MAX));
     }

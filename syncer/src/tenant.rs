@@ -1,9 +1,10 @@
 //! One tenant in the syncer: its index, always; its control plane, while attached.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
@@ -63,12 +64,26 @@ pub struct SuperNamespace {
     pub bound: bool,
 }
 
+/// The writer may not write into one super namespace.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    /// Since when.
+    pub since: Instant,
+    /// When that was last seen.
+    pub last: Instant,
+    /// What the super API server said.
+    pub message: String,
+}
+
+/// A writer is without its right for a moment after its binding was made, and for longer where somebody took it.
+const LASTING: Duration = Duration::from_secs(10);
+/// Writes are tried again at least this often; what was not seen for so long is over.
+const OVER: Duration = Duration::from_mins(3);
+
 /// A tenant's control plane, attached.
 pub struct Attached {
     /// The identity that names are made from.
     pub id: TenantId,
-    /// Namespace and name of the VirtualCluster, for logs and events.
-    pub virtual_cluster: (String, String),
     /// Its API server.
     pub remote: Remote<TenantSide>,
     /// The UID of its `kube-system`: this life of the control plane.
@@ -93,6 +108,10 @@ pub struct Attached {
     pub breaker: Mutex<Breaker>,
     /// Told when the API server does not take our credentials.
     pub alarm: Notify,
+    /// Tells its informers to list anew.
+    pub relist: Notify,
+    /// What the super cluster refuses to the tenant's writer, by super namespace.
+    pub denied: Mutex<BTreeMap<Arc<str>, Denied>>,
     /// One super namespace is made at a time.
     pub making_namespace: tokio::sync::Mutex<()>,
 }
@@ -116,6 +135,31 @@ impl Attached {
         let news = profile != **slot;
         *slot = Arc::new(profile);
         news
+    }
+
+    /// The writer was refused in this super namespace.
+    pub fn denied(&self, namespace: &str, message: &str) {
+        let now = Instant::now();
+        let mut all = self.denied.lock();
+        all.retain(|_, denied| now.duration_since(denied.last) < OVER);
+        let denied = all.entry(namespace.into()).or_insert_with(|| Denied { since: now, last: now, message: String::new() });
+        denied.last = now;
+        message.clone_into(&mut denied.message);
+    }
+
+    /// The writer has written into this super namespace.
+    pub fn let_in(&self, namespace: &str) {
+        let mut all = self.denied.lock();
+        if !all.is_empty() {
+            all.remove(namespace);
+        }
+    }
+
+    /// Where the writer has been refused for a while, and what was said.
+    pub fn lasting_denial(&self) -> Option<(Arc<str>, String)> {
+        let all = self.denied.lock();
+        let lasting = all.iter().find(|(_, denied)| denied.last.duration_since(denied.since) >= LASTING && denied.last.elapsed() < OVER);
+        lasting.map(|(namespace, denied)| (namespace.clone(), denied.message.clone()))
     }
 
     /// The vNodes in the tenant's node list.

@@ -5,6 +5,7 @@ mod connect;
 mod decide;
 mod kubeconfig;
 mod machine;
+mod note;
 mod pace;
 mod status;
 
@@ -229,8 +230,13 @@ impl Controller {
     }
 
     async fn tick(&mut self, tasks: &Arc<Tasks>, synced: &impl Fn()) {
-        let pairs = self.shared.engine.tenants().all().iter().map(|tenant| tenant.index.lock().len()).sum();
-        self.shared.metrics.show_load(self.work.len(), pairs);
+        let (mut pairs, mut left_out) = (0, 0);
+        for tenant in self.shared.engine.tenants().all() {
+            let index = tenant.index.lock();
+            pairs += index.len();
+            left_out += index.left_out();
+        }
+        self.shared.metrics.show_load(self.work.len(), pairs, left_out);
         if !self.listed || !self.shared.engine.super_synced() {
             return;
         }

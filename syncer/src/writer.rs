@@ -1,5 +1,7 @@
 //! Requests that change something: each is fenced by the lease, sent with the right identity, and its failure is judged in one place.
 
+mod binding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,7 +251,7 @@ impl Writer {
         if !there && !self.create_namespace(tenant, attached, namespace, &name).await? {
             return Ok(None);
         }
-        self.bind(attached, &name).await?;
+        self.bind(attached, &name, !there).await?;
         if let Some(known) = tenant.namespaces.lock().get_mut(name.as_str()) {
             known.bound = true;
         }
@@ -337,17 +339,6 @@ impl Writer {
         let mut content = recorded(asked.0, &body, facts, &cx);
         content.annotations.insert(keys::INCARNATION.to_owned(), attached.incarnation.to_string());
         Ok(content.to_create(&kind.resource(), None, name.as_str()))
-    }
-
-    async fn bind(&self, attached: &Attached, name: &Namespace<Super>) -> Result<(), CallError> {
-        let binding = json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": {"name": keys::WRITER_ROLE, "labels": {keys::TENANT: attached.id.as_str()}},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::WRITER_ROLE},
-            "subjects": [{"kind": "ServiceAccount", "namespace": keys::WRITERS_NAMESPACE, "name": attached.id.writer()}],
-        });
-        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{name}/rolebindings");
-        done_or_there(self.sup.create(&path, binding.to_string().into_bytes(), None).await)
     }
 
     /// The right to write was refused: the binding is looked after again before the next try.

@@ -171,8 +171,17 @@ impl Engine {
             let source = Source { path, selector: None, from_now: false, bounds: Bounds::default() };
             let cancel = attached.cancel.clone();
             until_stopped(tasks, "tenant-informer", async move {
-                let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
-                let _ = cancel.run_until_cancelled(run(attached.remote.clone(), source, sink)).await;
+                let informers = async {
+                    loop {
+                        let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
+                        let informer = run(attached.remote.clone(), source.clone(), sink);
+                        tokio::select! {
+                            () = informer => return,
+                            () = attached.relist.notified() => {}
+                        }
+                    }
+                };
+                let _ = cancel.run_until_cancelled(informers).await;
             });
         }
         let (engine, tenant, attached) = (self.clone(), tenant.clone(), attached.clone());

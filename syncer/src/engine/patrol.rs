@@ -21,6 +21,8 @@ use crate::writer::without_content;
 
 /// Every so many patrols the kinds that are not watched are listed again.
 const LIST_EVERY: u32 = 10;
+/// Every so many patrols the bindings of writers are looked at again, each before the next write into its namespace.
+const BIND_EVERY: u32 = 60;
 /// Pairs whose copies are read and compared in each patrol, over all tenants: about one a second at the default interval.
 const DEEP_IN_ALL: usize = 60;
 
@@ -56,6 +58,13 @@ impl Engine {
                     first_looks.insert(tenant.lane.clone());
                 }
                 if round > 0 {
+                    if round.is_multiple_of(BIND_EVERY) {
+                        tenant.namespaces.lock().values_mut().for_each(|known| known.bound = false);
+                    }
+                    if tenant.index.lock().has_room_again() {
+                        tracing::info!(tenant = %tenant.lane, "there is room for what was left out, listing anew");
+                        attached.relist.notify_waiters();
+                    }
                     self.look_again(tenant, round, deep_share(tenants.len(), at, round));
                 }
             }

@@ -27,6 +27,7 @@ use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::{self, Answer, Trouble};
 use super::decide::{Accepted, Life, State, Why, life};
 use super::kubeconfig::{Found, find};
+use super::note;
 use super::pace::Pace;
 use super::status::{Facts, Speaker};
 use crate::engine::AttachSpec;
@@ -311,7 +312,8 @@ impl Machine {
     /// Asks again where there is reason to doubt that the control plane is there and the same.
     async fn still_there(&mut self, mut connection: Connection) -> Result<Connection, State> {
         let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
-        let is_silent = health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.unauthorized || health.regression.is_some());
+        let is_silent =
+            health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.unauthorized || health.regression.is_some());
         let is_other = self.attached.as_ref().is_some_and(|(_, attached)| shows_other_life(attached));
         // Its informers hear it again: before they say what is missing now, is it the same?
         let is_back = self.trouble.is_some() && health.is_some_and(|health| health.unreachable.is_none());
@@ -434,7 +436,6 @@ impl Machine {
         info!(tenant = %self.id, virtual_cluster = self.label, incarnation = %connection.incarnation, server = connection.remote.transport().server(), "attaching");
         let spec = AttachSpec {
             id: self.id.clone(),
-            virtual_cluster: (vc.namespace().unwrap_or_default(), vc.name_any()),
             remote: connection.remote.clone(),
             incarnation: connection.incarnation,
             profile: Profile {
@@ -505,7 +506,7 @@ impl Machine {
         if !health.synced {
             return Err(State::Starting { connected: true });
         }
-        Ok(State::Synced { note })
+        Ok(State::Synced { note: note.or_else(|| note::of(&self.id, &health)) })
     }
 
     fn facts(&self, vc: &VirtualCluster, state: &State) -> Facts {

@@ -74,6 +74,7 @@ impl Job<'_> {
             Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
             Verdict::Reread | Verdict::Taken => self.again(self.fetch(Want::Super).await),
             Verdict::Namespace => {
+                self.note_denial(error);
                 self.regain().await;
                 Some(End::Retry(Duration::from_millis(200)))
             }
@@ -88,6 +89,20 @@ impl Job<'_> {
                 }
                 Some(End::Retry(Duration::ZERO))
             }
+        }
+    }
+
+    /// The writer may not write: for long, that is somebody's to mend, and the tenant and its administrator hear of it.
+    fn note_denial(&self, error: &CallError) {
+        let (CallError::Status { code: 401 | 403, message, .. }, Some(into)) = (error, &self.namespace) else { return };
+        // A namespace that is going lets nobody in, and that is over soon.
+        if message.contains("is being terminated") {
+            return;
+        }
+        self.attached.denied(into.as_str(), message);
+        let failures = self.tenant.index.lock().get(self.key).map_or(0, |entry| entry.failures);
+        if failures >= CONTESTED {
+            self.tell_scrubbed("WriterForbidden", &format!("{message}; the administrator of the super cluster has to mend that"));
         }
     }
 

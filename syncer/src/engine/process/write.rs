@@ -30,8 +30,10 @@ impl Job<'_> {
             self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
             match result {
                 Ok(true) => {
-                    if side == "tenant" {
-                        self.attached.breaker.lock().answered();
+                    match (side, &self.namespace) {
+                        ("tenant", _) => self.attached.breaker.lock().answered(),
+                        (_, Some(into)) => self.attached.let_in(into.as_str()),
+                        (_, None) => {}
                     }
                     tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
                 }
