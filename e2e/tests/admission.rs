@@ -308,6 +308,7 @@ async fn the_syncer_has_no_right_beyond_its_own(a: &Tenant, fence: &mut Fence<'_
         ("makes a Pod", "POST", a.path("pods"), &a.pod("x", json!({})), Rbac),
         ("makes a ConfigMap", "POST", a.path("configmaps"), &a.object("v1", "ConfigMap", "x", json!({})), Rbac),
         ("makes a node", "POST", "/api/v1/nodes".to_owned(), &node, Rbac),
+        ("makes an Event", "POST", a.path("events"), &a.object("v1", "Event", "x", json!({})), Rbac),
         ("makes a role", "POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned(), &role, Rbac),
         ("changes the writers' role", "PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/vc-tenant-writer".to_owned(), &empty, Rbac),
         (

@@ -143,11 +143,9 @@ fn identities(rows: &[Row]) -> Vec<Value> {
 fn syncer_rules(rows: &[Row]) -> Vec<Value> {
     let mut rules = vec![
         rule("tenancy.x-k8s.io", &["virtualclusters"], READS),
-        rule("tenancy.x-k8s.io", &["virtualclusters/status"], &["patch", "update"]),
+        rule("tenancy.x-k8s.io", &["virtualclusters/status"], &["patch"]),
         rule("", &["namespaces"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
         named("", "secrets", keys::ADMIN_KUBECONFIG_NAME, &["get"]),
-        rule("", &["events"], &["create", "patch"]),
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
         rule("rbac.authorization.k8s.io", &["rolebindings"], &["create"]),
         named("rbac.authorization.k8s.io", "rolebindings", keys::WRITER_ROLE, &["delete", "get", "update"]),
         named("rbac.authorization.k8s.io", "clusterroles", keys::WRITER_ROLE, &["bind"]),
