@@ -1,6 +1,6 @@
-//! Values on the command line: durations with a unit (`30s`, `1h30m`) and sizes with a unit (`64MiB`).
+//! Values on the command line: durations with a unit (`30s`, `1h30m`).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 /// Why a value on the command line was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,12 +8,6 @@ pub enum ArgError {
     /// Not a number followed by a unit, repeated.
     #[error("{text:?} is not a duration: write a whole number and a unit (ms, s, m, h), such as 30s or 1h30m")]
     Duration {
-        /// What was given.
-        text: String,
-    },
-    /// Not a number followed by a unit.
-    #[error("{text:?} is not a size: write a whole number and a unit (B, KiB, MiB, GiB), such as 64MiB")]
-    Size {
         /// What was given.
         text: String,
     },
@@ -49,62 +43,6 @@ fn parse_duration(text: &str) -> Option<Duration> {
     Some(sum)
 }
 
-/// A number of bytes: `4096`, `512KiB`, `64MiB`, `2GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Size(u64);
-
-/// Units from large to small, as powers of two.
-const UNITS: [(&str, u32); 4] = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
-
-impl Size {
-    /// A size of so many bytes.
-    pub const fn from_bytes(bytes: u64) -> Self {
-        Self(bytes)
-    }
-
-    /// A size of so many times 1,048,576 bytes.
-    pub const fn from_mib(mib: u32) -> Self {
-        Self((mib as u64) << 20)
-    }
-
-    /// The number of bytes.
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-
-    /// The number of bytes as a length in memory; the largest there is where it does not fit.
-    pub fn len_bytes(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-impl FromStr for Size {
-    type Err = ArgError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_size(text).ok_or_else(|| ArgError::Size { text: text.to_owned() })
-    }
-}
-
-fn parse_size(text: &str) -> Option<Size> {
-    let (number, unit) = number(text)?;
-    if unit.is_empty() {
-        return Some(Size(number));
-    }
-    let (_, shift) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
-    number.checked_mul(1 << shift).map(Size)
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = |shift: u32| self.0 != 0 && self.0.trailing_zeros() >= shift;
-        match UNITS.into_iter().find(|(_, shift)| whole(*shift)) {
-            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
-            None => f.write_str("0B"),
-        }
-    }
-}
-
 /// Splits the leading digits off.
 fn number(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -128,24 +66,6 @@ mod tests {
         for text in ["", "30", "s", "-5s", "1.5s", "5 s", "5s ", "1d", "99999999999999999999s", "18446744073709551615h"] {
             let error = duration(text).expect_err(text);
             assert!(error.to_string().contains("such as 30s"), "{error}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_and_shown_alike() {
-        for (text, bytes) in [("1B", 1), ("4KiB", 4096), ("64MiB", 64 << 20), ("2GiB", 2 << 30), ("0B", 0)] {
-            let size: Size = text.parse().expect(text);
-            assert_eq!(size.bytes(), bytes);
-            assert_eq!(size.to_string(), text);
-        }
-        assert_eq!("4096".parse(), Ok(Size::from_bytes(4096)));
-        assert_eq!(Size::from_mib(3).to_string(), "3MiB");
-    }
-
-    #[test]
-    fn sizes_with_a_foreign_unit_or_that_overflow_are_refused() {
-        for text in ["", "MiB", "1MB", "1 MiB", "-1B", "99999999999GiB"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
 }

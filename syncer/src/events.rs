@@ -2,8 +2,9 @@
 
 mod copier;
 mod outbox;
+mod receipt;
 mod recorder;
 
 pub use copier::Copier;
-pub use outbox::EventCounts;
+pub use receipt::Receipt;
 pub use recorder::{About, Recorder, Severity};

@@ -15,9 +15,10 @@ use common::{Name, Namespace, Tenant, Uid};
 use mirror::facts::Facts;
 use mirror::kind::{KindId, Reference};
 use mirror::plan::{Evidence, Mark};
+use tokio::time::Instant;
 
 pub use self::body::Body;
-pub use self::entry::{Entry, Place, Slot, Tokens, uid_of};
+pub use self::entry::{Entry, Place, Slot, Tokens, Told, uid_of};
 use self::entry::{is_old, node_moved};
 use self::room::LeftOut;
 
@@ -132,6 +133,7 @@ impl Index {
         }
         entry.tenant = Slot::Here(facts, ());
         if !settled {
+            entry.moved.get_or_insert_with(Instant::now);
             entry.tenant_body = body;
             entry.failures = 0;
         }
@@ -179,6 +181,7 @@ impl Index {
         }
         entry.sup = Slot::Here(facts, place);
         if !settled {
+            entry.moved.get_or_insert_with(Instant::now);
             entry.sup_body = body;
             entry.failures = 0;
         }

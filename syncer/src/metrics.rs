@@ -18,7 +18,8 @@ pub struct SyncMetrics {
     plans: Family<PlanLabels, Counter>,
     refusals: Family<KindLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
-    events_told: Counter,
+    events_told: Family<EventLabels, Counter>,
+    vnode_writes: Family<StepLabels, Counter>,
     token_renewals: Family<OutcomeLabels, Counter>,
     relists: Family<SideKindLabels, Counter>,
     watch_failures: Family<SideKindLabels, Counter>,
@@ -63,6 +64,18 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    origin: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SideKindLabels {
     side: &'static str,
     kind: &'static str,
@@ -91,7 +104,8 @@ impl Default for SyncMetrics {
             plans: Family::default(),
             refusals: Family::default(),
             failures: Family::default(),
-            events_told: Counter::default(),
+            events_told: Family::default(),
+            vnode_writes: Family::default(),
             token_renewals: Family::default(),
             relists: Family::default(),
             watch_failures: Family::default(),
@@ -115,7 +129,8 @@ impl SyncMetrics {
         registry.register("plans", "Decisions on a pair of copies", metrics.plans.clone());
         registry.register("refusals", "Objects of tenants that were refused", metrics.refusals.clone());
         registry.register("failures", "Requests that failed, by what is done about it", metrics.failures.clone());
-        registry.register("events_told", "Events written about tenants' objects", metrics.events_told.clone());
+        registry.register("events_told", "Events for tenants: whose they are, and what became of them", metrics.events_told.clone());
+        registry.register("vnode_writes", "Writes of vNodes and of their Leases", metrics.vnode_writes.clone());
         registry.register("token_renewals", "Service account tokens renewed", metrics.token_renewals.clone());
         registry.register("relists", "Whole lists begun", metrics.relists.clone());
         registry.register("watch_failures", "Lists and watches that ended in an error", metrics.watch_failures.clone());
@@ -154,9 +169,14 @@ impl SyncMetrics {
         self.failures.get_or_create(&FailureLabels { kind, class }).inc();
     }
 
-    /// A tenant was told something by an Event.
-    pub fn told_event(&self) {
-        self.events_told.inc();
+    /// An Event for a tenant, of our own or of the super cluster's, was created, counted up, dropped for want of room, or failed.
+    pub fn told_event(&self, origin: &'static str, outcome: &'static str) {
+        self.events_told.get_or_create(&EventLabels { origin, outcome }).inc();
+    }
+
+    /// A vNode or its Lease was written, or could not be.
+    pub fn wrote_vnode(&self, step: &'static str, ok: bool) {
+        self.vnode_writes.get_or_create(&StepLabels { step, outcome: outcome(ok) }).inc();
     }
 
     /// A token was renewed, or could not be.
@@ -228,6 +248,11 @@ mod tests {
         let metrics = SyncMetrics::register(&mut registry);
         metrics.wrote("super", "Pod", "create", true);
         metrics.planned("Pod", "settled");
+        metrics.told_event("syncer", "dropped");
+        metrics.wrote_vnode("beat", false);
+        metrics.relisted("tenant", "Pod");
+        metrics.unreadable("tenant", "Pod");
+        metrics.show_load(1, 2, 3);
         metrics.agreed("Pod", Duration::from_millis(7));
         metrics.tenant_moved(None, Some("Starting"));
         metrics.tenant_moved(Some("Starting"), Some("Synced"));
@@ -236,6 +261,11 @@ mod tests {
         for line in [
             r#"writes_total{side="super",kind="Pod",step="create",outcome="ok"} 1"#,
             r#"plans_total{kind="Pod",outcome="settled"} 1"#,
+            r#"events_told_total{origin="syncer",outcome="dropped"} 1"#,
+            r#"vnode_writes_total{step="beat",outcome="failed"} 1"#,
+            r#"relists_total{side="tenant",kind="Pod"} 1"#,
+            r#"unreadable_total{side="tenant",kind="Pod"} 1"#,
+            "objects_left_out 3",
             r#"tenants{state="Starting"} 0"#,
             r#"tenants{state="Synced"} 1"#,
             r#"pair_seconds_bucket{le="0.01",kind="Pod"} 1"#,

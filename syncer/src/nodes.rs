@@ -15,7 +15,7 @@ mod write;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -31,6 +31,7 @@ use self::home::{Around, Grip, Home, needed};
 use self::seen::{Ready, Seen};
 use self::sup::{News, SuperNodes};
 use crate::informer::Told;
+use crate::metrics::SyncMetrics;
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant, Tenants};
 use crate::work::Lane;
@@ -60,36 +61,6 @@ impl NodesOptions {
     }
 }
 
-/// What was done about vNodes since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeCounts {
-    /// Made.
-    pub made: u64,
-    /// Written anew, because the super Node changed or they were declared dead.
-    pub rewritten: u64,
-    /// Freed of the not-ready taint.
-    pub untainted: u64,
-    /// Deleted after their last Pod.
-    pub deleted: u64,
-    /// Leases renewed.
-    pub beats: u64,
-    /// Leases that could not be renewed.
-    pub beat_failures: u64,
-    /// Other writes that failed.
-    pub failures: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    made: AtomicU64,
-    rewritten: AtomicU64,
-    untainted: AtomicU64,
-    deleted: AtomicU64,
-    beats: AtomicU64,
-    beat_failures: AtomicU64,
-    failures: AtomicU64,
-}
-
 /// The vNodes of all tenants. Shared by `Arc`.
 pub struct Nodes {
     fence: Fence,
@@ -97,7 +68,7 @@ pub struct Nodes {
     sup: SuperNodes,
     homes: DashMap<Lane, Arc<Home>>,
     new_home: Notify,
-    counters: Counters,
+    metrics: Arc<SyncMetrics>,
 }
 
 /// How many vNodes of one tenant are written at once.
@@ -113,23 +84,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 impl Nodes {
     /// Keeps vNodes as `options` say, while `fence` allows.
-    pub fn new(fence: Fence, options: NodesOptions) -> Self {
-        Self { fence, options, sup: SuperNodes::default(), homes: DashMap::new(), new_home: Notify::new(), counters: Counters::default() }
-    }
-
-    /// What was done since the start.
-    pub fn counts(&self) -> NodeCounts {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        NodeCounts {
-            made: of(&counters.made),
-            rewritten: of(&counters.rewritten),
-            untainted: of(&counters.untainted),
-            deleted: of(&counters.deleted),
-            beats: of(&counters.beats),
-            beat_failures: of(&counters.beat_failures),
-            failures: of(&counters.failures),
-        }
+    pub fn new(fence: Fence, options: NodesOptions, metrics: Arc<SyncMetrics>) -> Self {
+        Self { fence, options, sup: SuperNodes::default(), homes: DashMap::new(), new_home: Notify::new(), metrics }
     }
 
     /// Takes what the informer of the super cluster's Nodes tells.
@@ -213,14 +169,14 @@ impl Nodes {
         let Some((content, wanted)) = grip.content else { return Err(write::unavailable(format!("the node {node} is not known yet"))) };
         let (seen, is_new) = write::make(attached, &self.fence, node, content.as_ref().clone(), &wanted).await?;
         if is_new {
-            count(&self.counters.made);
+            self.metrics.wrote_vnode("make", true);
         }
         see(attached, home, node, seen.clone());
         if seen.not_ready.is_some() && wanted.ready == Ready::True {
             // The vNode is there; where this fails the keeper tries again.
             match write::untaint(attached, &self.fence, node, &seen).await {
                 Ok(seen) => {
-                    count(&self.counters.untainted);
+                    self.metrics.wrote_vnode("untaint", true);
                     see(attached, home, node, seen);
                 }
                 Err(_) => home.failed(node, Act::Untaint),
@@ -322,7 +278,7 @@ impl Nodes {
         match Box::pin(self.act(tenant, attached, home, &node, act, grip)).await {
             Ok(()) => home.done(&node, act, &self.options),
             Err(error) => {
-                count(if act == Act::Beat { &self.counters.beat_failures } else { &self.counters.failures });
+                self.metrics.wrote_vnode(step(act), false);
                 tracing::debug!(tenant = %tenant.lane, node = %Escaped(&node), step = ?act, error = %Chain(&error), "a vNode could not be written");
                 home.failed(&node, act);
             }
@@ -335,15 +291,15 @@ impl Nodes {
             (Act::Make, _, _) => self.make(attached, home, node).await?,
             (Act::Rewrite, Some(seen), Some((content, wanted))) => {
                 see(attached, home, node, write::rewrite(attached, &self.fence, node, &seen, &content, &wanted).await?);
-                count(&self.counters.rewritten);
+                self.metrics.wrote_vnode("rewrite", true);
             }
             (Act::Untaint, Some(seen), _) => {
                 see(attached, home, node, write::untaint(attached, &self.fence, node, &seen).await?);
-                count(&self.counters.untainted);
+                self.metrics.wrote_vnode("untaint", true);
             }
             (Act::Beat, Some(seen), _) => {
                 write::beat(attached, &self.fence, node, seen.uid).await?;
-                count(&self.counters.beats);
+                self.metrics.wrote_vnode("beat", true);
             }
             (Act::Delete, Some(seen), _) => self.delete(tenant, attached, home, node, &seen).await?,
             (Act::Rewrite | Act::Untaint | Act::Beat | Act::Delete, _, _) => {}
@@ -364,7 +320,7 @@ impl Nodes {
             return Ok(());
         }
         write::delete(attached, &self.fence, node, seen.uid).await?;
-        count(&self.counters.deleted);
+        self.metrics.wrote_vnode("delete", true);
         home.gone(node, seen.uid);
         Ok(())
     }
@@ -384,6 +340,14 @@ fn see(attached: &Attached, home: &Home, name: &str, seen: Seen) {
     }
 }
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+/// An act as it stands in metrics.
+fn step(act: Act) -> &'static str {
+    match act {
+        Act::Forget => "forget",
+        Act::Make => "make",
+        Act::Rewrite => "rewrite",
+        Act::Untaint => "untaint",
+        Act::Beat => "beat",
+        Act::Delete => "delete",
+    }
 }

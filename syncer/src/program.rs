@@ -180,9 +180,13 @@ impl Life<'_> {
             options: args.engine.options(),
             held,
             metrics: self.metrics.clone(),
-            nodes: Arc::new(Nodes::new(fence.clone(), NodesOptions { policy: policy.clone(), ..NodesOptions::default() })),
-            recorder: Arc::new(Recorder::new(fence.clone())),
-            copier: Arc::new(Copier::new(tenants, fence, policy)),
+            nodes: Arc::new(Nodes::new(
+                fence.clone(),
+                NodesOptions { policy: policy.clone(), ..NodesOptions::default() },
+                self.metrics.clone(),
+            )),
+            recorder: Arc::new(Recorder::new(fence.clone(), self.metrics.clone())),
+            copier: Arc::new(Copier::new(tenants, fence, policy, self.metrics.clone())),
         };
         let engine = Engine::new(parts);
         engine.start(tasks);

@@ -38,13 +38,6 @@ impl Lines {
         Self { stream, rest: Bytes::new(), begun: BytesMut::new(), silence, line_bytes, is_over: false }
     }
 
-    /// How long to wait for a line, in place of the limit of the transport.
-    #[must_use]
-    pub fn with_silence(mut self, silence: Duration) -> Self {
-        self.silence = silence;
-        self
-    }
-
     /// The next line that is not empty; nothing once the server has ended the watch, or after an error.
     ///
     /// Cancel-safe: dropping the future loses no byte.

@@ -69,12 +69,12 @@ impl Engine {
                 }
             }
             round = round.wrapping_add(1);
-            self.pause(round).await;
+            self.pause().await;
         }
     }
 
     /// Waits for the next patrol; shorter while a tenant still waits for its first list.
-    async fn pause(&self, _round: u32) {
+    async fn pause(&self) {
         let end = tokio::time::Instant::now() + self.0.options.patrol_interval;
         while tokio::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(250)).await;

@@ -297,6 +297,9 @@ impl Job<'_> {
         entry.settled = Some(Settled { tenant, sup, reported });
         entry.failures = 0;
         entry.told = None;
+        if let Some(moved) = entry.moved.take() {
+            self.engine.0.metrics.agreed(self.kind.resource().kind, moved.elapsed());
+        }
         let now = |facts: &Facts, then| Some(Mark::from(facts)) == then;
         let tenant_stays = matches!(&entry.tenant, Slot::Here(facts, ()) if now(facts, tenant));
         let sup_stays = matches!(&entry.sup, Slot::Here(facts, _) if now(facts, sup));

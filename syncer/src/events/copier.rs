@@ -13,9 +13,11 @@ use runtime::log::Chain;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::outbox::{Allowance, EventCounts, Outbox, Post};
+use super::outbox::{Allowance, Outbox, Post};
+use super::receipt::Slip;
 use crate::index::Slot;
 use crate::informer::Told;
+use crate::metrics::SyncMetrics;
 use crate::tenant::{Attached, Tenants};
 use crate::work::Lane;
 use crate::writer::Fence;
@@ -60,13 +62,8 @@ struct Found {
 
 impl Copier {
     /// Copies to `tenants` while `fence` allows.
-    pub fn new(tenants: Tenants, fence: Fence, policy: Arc<Policy>) -> Self {
-        Self { tenants, policy, outbox: Outbox::new(fence, ALLOWANCE), namespaces: DashMap::new() }
-    }
-
-    /// What was done since the start.
-    pub fn counts(&self) -> EventCounts {
-        self.outbox.counts()
+    pub fn new(tenants: Tenants, fence: Fence, policy: Arc<Policy>, metrics: Arc<SyncMetrics>) -> Self {
+        Self { tenants, policy, outbox: Outbox::new(fence, ALLOWANCE, "super", metrics), namespaces: DashMap::new() }
     }
 
     /// A super namespace stands for this namespace of this tenant.
@@ -167,7 +164,7 @@ fn post(resource: &kind::Resource, namespace: &str, name: String, content: &Cont
     }
     let news: Map<String, Value> = MOVING.iter().filter_map(|key| Some(((*key).to_owned(), content.body.get(*key)?.clone()))).collect();
     let event = event.to_string().into_bytes();
-    Post { namespace: namespace.to_owned(), name, event, news: Value::Object(news), look_first: false }
+    Post { namespace: namespace.to_owned(), name, event, news: Value::Object(news), look_first: false, slip: Slip::default() }
 }
 
 #[cfg(test)]

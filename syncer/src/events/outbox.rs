@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -14,34 +13,15 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
+use super::receipt::Slip;
+use crate::metrics::SyncMetrics;
 use crate::remote::{CallError, Patch};
 use crate::tenant::Attached;
 use crate::work::Lane;
 use crate::writer::Fence;
 
-/// What was done with Events since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EventCounts {
-    /// Created in a tenant.
-    pub created: u64,
-    /// Counted up in a tenant.
-    pub patched: u64,
-    /// Dropped because a tenant's queue was full.
-    pub dropped: u64,
-    /// Dropped because the tenant's API server did not take them.
-    pub failed: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    created: AtomicU64,
-    patched: AtomicU64,
-    dropped: AtomicU64,
-    failed: AtomicU64,
-}
-
 /// One Event to be written.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Post {
     /// The tenant namespace.
     pub(super) namespace: String,
@@ -53,6 +33,8 @@ pub(super) struct Post {
     pub(super) news: Value,
     /// Whether an Event of the name may be there from an earlier life of this process; then it is read first and, if it is there, left alone.
     pub(super) look_first: bool,
+    /// Tells whoever wants to know what became of it.
+    pub(super) slip: Slip,
 }
 
 /// How much a tenant is told.
@@ -79,7 +61,9 @@ pub(super) struct Outbox {
     allowance: Allowance,
     boxes: Mutex<HashMap<Lane, Box>>,
     wake: Notify,
-    counters: Counters,
+    metrics: Arc<SyncMetrics>,
+    /// Who says these Events, for the metrics.
+    origin: &'static str,
 }
 
 /// One tenant's queue.
@@ -126,26 +110,15 @@ enum Next {
 }
 
 impl Outbox {
-    pub(super) fn new(fence: Fence, allowance: Allowance) -> Self {
-        Self { fence, allowance, boxes: Mutex::default(), wake: Notify::new(), counters: Counters::default() }
-    }
-
-    pub(super) fn counts(&self) -> EventCounts {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        EventCounts {
-            created: of(&counters.created),
-            patched: of(&counters.patched),
-            dropped: of(&counters.dropped),
-            failed: of(&counters.failed),
-        }
+    pub(super) fn new(fence: Fence, allowance: Allowance, origin: &'static str, metrics: Arc<SyncMetrics>) -> Self {
+        Self { fence, allowance, boxes: Mutex::default(), wake: Notify::new(), metrics, origin }
     }
 
     /// Whether a tenant's queue can take another Event.
     pub(super) fn has_room(&self, lane: &str) -> bool {
         let room = self.boxes.lock().get(lane).is_none_or(|queue| queue.waiting.len() < self.allowance.waiting);
         if !room {
-            count(&self.counters.dropped);
+            self.count("dropped");
         }
         room
     }
@@ -163,7 +136,7 @@ impl Outbox {
         } else if queue.waiting.len() < self.allowance.waiting {
             queue.waiting.push_back(post);
         } else {
-            count(&self.counters.dropped);
+            self.count("dropped");
         }
         drop(boxes);
         self.wake.notify_one();
@@ -222,6 +195,7 @@ impl Outbox {
         for attempt in 1..=TRIES {
             match self.send(attached, &post, there).await {
                 Ok(()) => {
+                    post.slip.deliver();
                     if let Some(queue) = self.boxes.lock().get_mut(lane) {
                         queue.remember(&post);
                     }
@@ -236,7 +210,7 @@ impl Outbox {
                 }
             }
         }
-        count(&self.counters.failed);
+        self.count("failed");
     }
 
     async fn send(&self, attached: &Attached, post: &Post, there: bool) -> Result<(), CallError> {
@@ -254,7 +228,7 @@ impl Outbox {
         }
         self.may_write(attached)?;
         match attached.remote.create(&collection, post.event.clone(), None).await {
-            Ok(_) => count(&self.counters.created),
+            Ok(_) => self.count("created"),
             Err(error) if error.is_already_exists() => drop(self.patch(attached, &path, &post.news).await?),
             Err(error) => return Err(error),
         }
@@ -266,12 +240,16 @@ impl Outbox {
         self.may_write(attached)?;
         match attached.remote.patch(path, Patch::Merge, news, None).await {
             Ok(_) => {
-                count(&self.counters.patched);
+                self.count("counted");
                 Ok(true)
             }
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.metrics.told_event(self.origin, outcome);
     }
 
     fn may_write(&self, attached: &Attached) -> Result<(), CallError> {
@@ -337,10 +315,6 @@ impl Box {
 
 fn key(post: &Post) -> String {
     format!("{}/{}", post.namespace, post.name)
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::outbox::{Allowance, EventCounts, Outbox, Post};
+use super::outbox::{Allowance, Outbox, Post};
+use super::receipt::{Receipt, Slip};
+use crate::metrics::SyncMetrics;
 use crate::tenant::Attached;
 use crate::writer::Fence;
 
@@ -56,30 +58,32 @@ pub struct Recorder {
     told: Mutex<HashMap<String, Told>>,
 }
 
-#[derive(Clone, Copy)]
+/// What was told, and how often.
+#[derive(Clone)]
 struct Told {
     count: u32,
     first: Timestamp,
     sent: Instant,
+    receipt: Receipt,
 }
 
 impl Recorder {
     /// Writes while `fence` allows.
-    pub fn new(fence: Fence) -> Self {
-        Self { outbox: Outbox::new(fence, ALLOWANCE), told: Mutex::default() }
-    }
-
-    /// What was done since the start.
-    pub fn counts(&self) -> EventCounts {
-        self.outbox.counts()
+    pub fn new(fence: Fence, metrics: Arc<SyncMetrics>) -> Self {
+        Self { outbox: Outbox::new(fence, ALLOWANCE, "syncer", metrics), told: Mutex::default() }
     }
 
     /// Tells a tenant something about its object, soon and without waiting. What it was told before is counted, now and then.
-    pub fn tell(&self, attached: &Arc<Attached>, about: About, severity: Severity, reason: &'static str, message: String) {
+    ///
+    /// *Guarantees*: nothing is lost for good if it is told again whenever the receipt says that it was.
+    pub fn tell(&self, attached: &Arc<Attached>, about: About, severity: Severity, reason: &'static str, message: String) -> Receipt {
         let message = readable(message);
         let name = event_name(&about, reason, &message);
-        let Some(told) = self.note(attached, &name) else { return };
-        self.outbox.push(attached, post(about, severity, reason, &message, name, &told));
+        let (told, is_news) = self.note(attached, &name);
+        if is_news {
+            self.outbox.push(attached, post(about, severity, reason, &message, name, &told));
+        }
+        told.receipt
     }
 
     /// Writes for ever; whoever owns the recorder runs it.
@@ -87,18 +91,22 @@ impl Recorder {
         self.outbox.run().await;
     }
 
-    /// Counts an Event; `None` if it is too early to write it again.
-    fn note(&self, attached: &Attached, name: &str) -> Option<Told> {
+    /// Counts an Event; whether it is to be written. It is not if that was done, or is about to be, and is not long ago.
+    fn note(&self, attached: &Attached, name: &str) -> (Told, bool) {
         let now = Instant::now();
         let mut all = self.told.lock();
         let key = format!("{}/{name}", attached.id);
         if let Some(told) = all.get_mut(&key) {
-            told.count = told.count.saturating_add(1);
-            if now < told.sent + REPEAT {
-                return None;
+            let is_lost = told.receipt.is_lost();
+            if !is_lost {
+                told.count = told.count.saturating_add(1);
+                if now < told.sent + REPEAT {
+                    return (told.clone(), false);
+                }
             }
             told.sent = now;
-            return Some(*told);
+            told.receipt = Receipt::default();
+            return (told.clone(), true);
         }
         if all.len() >= REMEMBERED {
             // What could be told again anyway need not be remembered; failing that, everything is told once more.
@@ -107,9 +115,9 @@ impl Recorder {
                 all.clear();
             }
         }
-        let told = Told { count: 1, first: Timestamp::now(), sent: now };
-        all.insert(key, told);
-        Some(told)
+        let told = Told { count: 1, first: Timestamp::now(), sent: now, receipt: Receipt::default() };
+        all.insert(key, told.clone());
+        (told, true)
     }
 }
 
@@ -166,7 +174,8 @@ fn post(about: About, severity: Severity, reason: &str, message: &str, name: Str
         "count": told.count,
     });
     let event = event.to_string().into_bytes();
-    Post { namespace, name, event, news: json!({"count": told.count, "lastTimestamp": last}), look_first: told.count == 1 }
+    let news = json!({"count": told.count, "lastTimestamp": last});
+    Post { namespace, name, event, news, look_first: told.count == 1, slip: Slip::of(&told.receipt) }
 }
 
 /// A time as Events have it: whole seconds.
@@ -200,7 +209,7 @@ mod tests {
 
     #[test]
     fn an_event_about_a_cluster_scoped_object_stands_in_default() {
-        let told = Told { count: 2, first: Timestamp::UNIX_EPOCH, sent: Instant::now() };
+        let told = Told { count: 2, first: Timestamp::UNIX_EPOCH, sent: Instant::now(), receipt: Receipt::default() };
         let about = About { namespace: None, kind: "Namespace", ..about("web") };
         let post = post(about, Severity::Warning, "Refused", "no", "web.0".into(), &told);
         assert_eq!(post.namespace, "default");

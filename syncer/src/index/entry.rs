@@ -1,6 +1,7 @@
 //! What is known of one pair.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Owner, Uid};
 use mirror::facts::Facts;
@@ -9,6 +10,7 @@ use mirror::plan::{Evidence, Settled};
 use tokio::time::Instant;
 
 use super::Body;
+use crate::events::Receipt;
 use crate::repeat::Repeat;
 
 /// Where the super copy is, and whose it says it is.
@@ -69,8 +71,10 @@ pub struct Entry {
     pub settled: Option<Settled>,
     /// Failures in a row, for the back-off.
     pub failures: u32,
-    /// The hash of the refusal that the tenant was last told of.
-    pub told: Option<u64>,
+    /// The refusal that the tenant was last told of.
+    pub told: Option<Box<Told>>,
+    /// When the first event came since the pair last agreed.
+    pub moved: Option<Instant>,
     /// The tokens, for Pods.
     pub tokens: Tokens,
     /// The references that this object holds.
@@ -83,6 +87,27 @@ pub struct Entry {
     pub(super) ended: Option<Box<Ended>>,
     pub(super) tenant_epoch: u32,
     pub(super) sup_epoch: u32,
+}
+
+/// A refusal that the tenant was told of.
+#[derive(Debug)]
+pub struct Told {
+    /// Of what was said.
+    pub hash: u64,
+    /// When.
+    pub at: Instant,
+    /// What became of the Event.
+    pub receipt: Receipt,
+}
+
+/// API servers keep Events for an hour; what still holds is told again before, so that whoever looks finds it.
+const AGAIN: Duration = Duration::from_mins(45);
+
+impl Told {
+    /// Whether this need not be told: it was, and it is there, or on its way.
+    pub fn stands(&self, hash: u64) -> bool {
+        self.hash == hash && !self.receipt.is_lost() && self.at.elapsed() < AGAIN
+    }
 }
 
 /// UIDs that do not come back: an answer that was on its way when its object ended must not bring it back to life.
@@ -102,6 +127,7 @@ impl Default for Entry {
             settled: None,
             failures: 0,
             told: None,
+            moved: None,
             tokens: Tokens::None,
             references: Vec::new(),
             repeat: None,

@@ -1,9 +1,10 @@
-//! A server of canned bytes against an informer: each test states what was told, what is kept, and how much memory it took.
+//! A server of canned bytes against informers and Events: each test states what came of it, what is kept, and how much memory it took.
 //!
 //! Rows of the threat matrix stand in the names. Memory is the process's peak, so the tests run one at a time.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they stand on")]
 
+mod events;
 mod lists;
 mod versions;
 mod watches;
@@ -37,15 +38,7 @@ struct Heard {
 impl Heard {
     /// Lists and watches what `server` says.
     fn of(server: &Server, limits: Limits, bounds: Bounds) -> Self {
-        let kubeconfig = Kubeconfig {
-            server: server.url(),
-            ca_pem: server.ca_pem().into(),
-            identity: Identity::Token(Secret::new("t0ken".to_owned())),
-            tls_server_name: None,
-        };
-        let loopback = AddressPolicy::tenant(Vec::new(), vec!["127.0.0.0/8".parse().unwrap()]);
-        let config = TransportConfig { limits, ..TransportConfig::tenant(kubeconfig, loopback, "hostile-test") };
-        let remote = Remote::<Tenant>::new(Transport::new(config).unwrap());
+        let remote = remote(server, limits);
         let source = Source { path: "/api/v1/configmaps".into(), selector: None, from_now: false, bounds };
         let (sender, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
@@ -103,6 +96,18 @@ impl Heard {
             count(|slot| matches!(slot, Slot::Absent(Evidence::Seen))),
         )
     }
+}
+
+fn remote(server: &Server, limits: Limits) -> Remote<Tenant> {
+    let kubeconfig = Kubeconfig {
+        server: server.url(),
+        ca_pem: server.ca_pem().into(),
+        identity: Identity::Token(Secret::new("t0ken".to_owned())),
+        tls_server_name: None,
+    };
+    let loopback = AddressPolicy::tenant(Vec::new(), vec!["127.0.0.0/8".parse().unwrap()]);
+    let config = TransportConfig { limits, ..TransportConfig::tenant(kubeconfig, loopback, "hostile-test") };
+    Remote::new(Transport::new(config).unwrap())
 }
 
 fn kind() -> KindId {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{CONTESTED, End, Job, REFUSED};
 use crate::engine::intake::chain;
 use crate::events::{About, Severity};
+use crate::index::Told;
 use crate::remote::CallError;
 use crate::writer::{Verdict, judge};
 
@@ -40,20 +41,23 @@ impl Job<'_> {
         let TenantSide::Here(copy) = &pair.tenant else { return };
         self.engine.0.metrics.refused(self.kind.resource().kind);
         let hash = mirror::plan::value_hash(&json!([reason, message]));
-        let news = {
-            let mut index = self.tenant.index.lock();
-            index.get_mut(self.key).is_some_and(|entry| entry.told.replace(hash) != Some(hash))
+        let is_told = |told: &Told| told.stands(hash);
+        if self.tenant.index.lock().get(self.key).is_none_or(|entry| entry.told.as_deref().is_some_and(is_told)) {
+            return;
+        }
+        let resource = self.kind.resource();
+        let about = About {
+            kind: resource.kind,
+            api_version: resource.api_version,
+            namespace: self.key.namespace.as_ref().map(|ns| ns.as_str().to_owned()),
+            name: self.key.name.as_str().to_owned(),
+            uid: copy.facts.uid,
         };
-        if news {
-            let resource = self.kind.resource();
-            let about = About {
-                kind: resource.kind,
-                api_version: resource.api_version,
-                namespace: self.key.namespace.as_ref().map(|ns| ns.as_str().to_owned()),
-                name: self.key.name.as_str().to_owned(),
-                uid: copy.facts.uid,
-            };
-            self.engine.0.recorder.tell(self.attached, about, Severity::Warning, reason, message);
+        let receipt = self.engine.0.recorder.tell(self.attached, about, Severity::Warning, reason, message);
+        if let Some(entry) = self.tenant.index.lock().get_mut(self.key) {
+            entry.told = Some(Box::new(Told { hash, at: Instant::now(), receipt }));
+            // How long a refusal stands says nothing about how fast we are.
+            entry.moved = None;
         }
     }
 
