@@ -24,7 +24,7 @@ use futures::future::{LocalBoxFuture, join_all, try_join_all};
 use serde_json::Value;
 use tokio::time::Instant;
 
-pub use actor::{Actor, condition, is_running, pod, uid_of};
+pub use actor::{Actor, condition, is_running, pod, uid_of, within};
 pub use crowd::{Crowd, time_to_run};
 pub use everything::everything;
 pub use inventory::{Holdings, Inventory, difference};

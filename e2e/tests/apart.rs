@@ -7,7 +7,7 @@ use common::{Owner, Uid, keys};
 use e2e::{
     bed::apply,
     nodes::NodeOptions,
-    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, everything, pod, uid_of, within},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -130,12 +130,7 @@ async fn long_names(story: &Story) -> anyhow::Result<()> {
                 });
                 tenant.apply(&service).await?;
                 let from = json!({ "terminationGracePeriodSeconds": 1, "containers": [{ "name": "main", "image": "web", "envFrom": [{ "configMapRef": { "name": name } }] }] });
-                let mut pod = pod(name, &json!({ "app": name }), &from);
-                pod.pointer_mut("/metadata")
-                    .and_then(Value::as_object_mut)
-                    .context("no metadata")?
-                    .insert("namespace".to_owned(), json!(namespace));
-                tenant.apply(&pod).await?;
+                tenant.apply(&within(namespace, pod(name, &json!({ "app": name }), &from))).await?;
             }
         }
     }

@@ -1,14 +1,18 @@
 //! Somebody's hand in the super cluster: what is ours is mended, what is not ours is never touched.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context as _;
 use common::keys;
 use e2e::{
     bed::apply,
-    story::{Plot, Story, chapter, is_running, pod, uid_of},
-    wait::never,
+    story::{Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, uid_of, within},
+    wait::{Seen, eventually, never},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
+    rbac::v1::RoleBinding,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams},
@@ -25,9 +29,13 @@ async fn drift_is_repaired_and_foreign_objects_are_left_alone() {
         chapter("a Secret, too, though nobody watches Secrets", secret(&story)),
         chapter("a Pod's labels and record, too", labels(&story)),
         chapter("what the super cluster adds stays", additions(&story)),
+        chapter("a Namespace's labels, too: they say what its Pods may do", space(&story)),
         chapter("a foreign object of the same name is never touched, and the tenant is told", foreign(&story)),
+        chapter("a foreign Namespace of the computed name, too, and the administrator is told which", foreign_namespace(&story)),
+        chapter("an address that another Service has is waited for, and the tenant is told", address(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("what was changed or lost while no syncer ran is mended, too", unseen(&story))]).await.unwrap();
 }
 
 async fn begin(story: &Story) -> anyhow::Result<()> {
@@ -178,13 +186,164 @@ async fn foreign(story: &Story) -> anyhow::Result<()> {
     // The tenant takes its own back; the other stays.
     tenant.above::<Pod>("default").delete("theirs", &DeleteParams::default()).await?;
     tenant.above::<Service>("default").delete("theirs", &DeleteParams::default()).await?;
-    e2e::wait::eventually("the tenant's is gone", e2e::story::PATIENCE, async || {
+    eventually("the tenant's is gone", PATIENCE, async || {
         let found = tenant.above::<Pod>("default").get_opt("theirs").await?;
-        Ok(e2e::wait::Seen::when(found.is_none(), found))
+        Ok(Seen::when(found.is_none(), found))
     })
     .await?;
     let after = tenant.below::<Pod>("default").get("theirs").await?;
     anyhow::ensure!(uid_of(&after) == uid_of(&before) && after.metadata.deletion_timestamp.is_none(), "the foreign Pod went: {after:?}");
     tenant.below::<Service>("default").get("theirs").await?;
     Ok(())
+}
+
+/// The super cluster has a Namespace of its own where the tenant's would be.
+async fn foreign_namespace(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let (sup, name) = (story.bed.sup.client(), tenant.namespace_below("taken"));
+    let spaces = Api::<Namespace>::all(sup.clone());
+    let labels = json!({ "team": "others", keys::TENANT: tenant.id.as_str() });
+    let theirs = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+    let before: Namespace = apply(&spaces, &name, &theirs).await?;
+    apply(&Api::<ConfigMap>::namespaced(sup.clone(), &name), "theirs", &map("theirs")).await?;
+    let ledger = Ledger::open(&story.bed);
+    tenant.make_namespace("taken").await?;
+    let own = tenant.apply(&within("taken", pod("waits", &json!({ "app": "waits" }), &json!({})))).await?;
+    let event = tenant.warned("taken", &uid_of(&own), "administrator").await?;
+    anyhow::ensure!(event.reason.as_deref() == Some("NamespaceTaken"), "{event:?}");
+    let message = story.standing(0)?.says("Ready", "True", "NamespaceTaken").await?;
+    anyhow::ensure!(message.contains(&name), "the condition does not name {name}: {message}");
+    never("the foreign Namespace is written into", Duration::from_secs(4), async || {
+        let written = ledger.writes(&story.bed)?.sup.filter(|call| call.namespace == name && call.is_successful());
+        let space = spaces.get(&name).await?;
+        // Its own controllers write into it; whoever else does so is in the audit log.
+        let fine = written.is_empty() && uid_of(&space) == uid_of(&before) && space.metadata.deletion_timestamp.is_none();
+        Ok((!fine).then(|| format!("{written}{space:?}")))
+    })
+    .await?;
+    let held: BTreeSet<_> = everything(&sup).await?.into_iter().map(|(place, _)| place).filter(|place| place.contains(&name)).collect();
+    let expected = ["configmaps/{}/kube-root-ca.crt", "configmaps/{}/theirs", "namespaces//{}", "serviceaccounts/{}/default"];
+    let expected: BTreeSet<_> = expected.iter().map(|place| place.replace("{}", &name)).collect();
+    anyhow::ensure!(held == expected, "the foreign Namespace holds {held:?}");
+    // The administrator does what the condition says.
+    spaces.delete(&name, &DeleteParams::default()).await?;
+    tenant.sees("the Pod runs", "taken", "waits", is_running).await?;
+    story.standing(0)?.says("Ready", "True", "Synced").await?;
+    Ok(())
+}
+
+/// The labels of a tenant's namespace in the super cluster are ours alone: no Pod Security level, no injection of somebody's.
+async fn space(story: &Story) -> anyhow::Result<()> {
+    let name = story.tenant(0)?.namespace_below("default");
+    let spaces = Api::<Namespace>::all(story.bed.sup.client());
+    edit(&spaces, &name, json!({ "metadata": { "labels": { ENFORCE: "privileged" } } })).await?;
+    enforced(&spaces, &name).await
+}
+
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+
+async fn enforced(spaces: &Api<Namespace>, name: &str) -> anyhow::Result<()> {
+    eventually("the Namespace enforces what it should", PATIENCE, async || {
+        let level = spaces.get(name).await?.labels().get(ENFORCE).cloned();
+        Ok(Seen::when(level.as_deref() == Some("baseline"), level))
+    })
+    .await
+    .map(drop)
+}
+
+/// A Service of the super cluster has the address that the tenant's API server gave to another.
+async fn address(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let range = story.bed.tenant(0)?.service_cidr();
+    // Of the low ones, which are given to nobody who did not ask.
+    let address = format!("{}.9", range.rsplit_once('.').context("no range")?.0);
+    let service = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+            "spec": { "clusterIP": address, "selector": { "app": name }, "ports": [{ "port": 80 }] },
+        })
+    };
+    let theirs: Api<Service> = Api::namespaced(story.bed.sup.client(), "default");
+    apply(&theirs, "early", &service("early")).await?;
+    let own = tenant.apply(&service("late")).await?;
+    let event = tenant.warned("default", &uid_of(&own), "already allocated").await?;
+    anyhow::ensure!(event.reason.as_deref() == Some("AddressTaken"), "{event:?}");
+    anyhow::ensure!(
+        tenant.below::<Service>("default").get_opt("late").await?.is_none(),
+        "the Service has an address that it was not given"
+    );
+    theirs.delete("early", &DeleteParams::default()).await?;
+    let has = |service: &Service| service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_ref() == Some(&address));
+    tenant.holds_below("the Service has its address", "default", "late", has).await.map(drop)
+}
+
+/// Somebody was at work while no syncer was: nothing is heard of it, and what was built says the same as before.
+async fn unseen(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for namespace in ["unbound", "lost"] {
+        tenant.make_namespace(namespace).await?;
+        tenant.apply(&within(namespace, deployment())).await?;
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
+            "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+        });
+        tenant.apply(&within(namespace, service)).await?;
+        tenant.running(namespace, "app=web", 1).await?;
+    }
+    let lost = tenant.running("lost", "app=web", 1).await?.iter().map(uid_of).collect::<Vec<_>>();
+    story.syncer.process.stop().await?;
+    edit(&tenant.below::<ConfigMap>("default"), "web", json!({ "data": { "is": "wrong" } })).await?;
+    edit(&tenant.below::<Secret>("default"), "web", json!({ "stringData": { "is": "wrong" } })).await?;
+    edit(&tenant.below::<Service>("default"), "web", json!({ "spec": { "selector": { "app": "evil" } } })).await?;
+    edit(&tenant.below::<Pod>("default"), "web", json!({ "metadata": { "labels": { "app": "evil" } } })).await?;
+    tenant.below::<Service>("default").delete("gone", &DeleteParams::default()).await?;
+    let spaces = Api::<Namespace>::all(story.bed.sup.client());
+    let name = tenant.namespace_below("default");
+    edit(&spaces, &name, json!({ "metadata": { "labels": { ENFORCE: "privileged" } } })).await?;
+    // As if the syncer had been killed between the two writes that make a Namespace usable.
+    tenant.below::<RoleBinding>("unbound").delete(keys::WRITER_ROLE, &DeleteParams::default()).await?;
+    delete_space(&spaces, &tenant.namespace_below("lost")).await?;
+    tenant.apply(&within("unbound", map("new"))).await?;
+    let mounts = json!({ "volumes": [{ "name": "c", "configMap": { "name": "new" } }] });
+    tenant.apply(&within("unbound", pod("new", &json!({}), &mounts))).await?;
+    story.syncer.process.start_again()?;
+    story.syncer.wait_ready(PATIENCE).await?;
+
+    let is = |map: &ConfigMap| map.data.as_ref().is_some_and(|data| data.get("is").is_some_and(|is| is == "right"));
+    tenant.holds_below("the ConfigMap is as it was", "default", "web", is).await?;
+    let is = |secret: &Secret| secret.data.as_ref().is_some_and(|data| data.get("is").is_some_and(|is| is.0 == b"right"));
+    tenant.holds_below("the Secret is as it was", "default", "web", is).await?;
+    let selects = |service: &Service| service.spec.as_ref().is_some_and(|spec| spec.selector.iter().flatten().any(|(_, app)| app == "web"));
+    tenant.holds_below("the Service is as it was", "default", "web", selects).await?;
+    tenant.holds_below("the other one is there again", "default", "gone", selects).await?;
+    tenant
+        .holds_below("the Pod is as it was", "default", "web", |pod: &Pod| pod.labels().get("app").is_some_and(|app| app == "web"))
+        .await?;
+    enforced(&spaces, &name).await?;
+    tenant.sees("a new Pod runs where the right to write was gone", "unbound", "new", is_running).await?;
+    tenant.holds_below::<RoleBinding>("the right to write is there again", "unbound", keys::WRITER_ROLE, |_| true).await?;
+    // What ran there ended with it: the tenant's own controllers replace it.
+    tenant.running_without("lost", "app=web", 1, &lost).await?;
+    tenant.holds_below("the Service is there again", "lost", "web", selects).await.map(drop)
+}
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": { "replicas": 1, "selector": { "matchLabels": { "app": "web" } }, "template": {
+            "metadata": { "labels": { "app": "web" } },
+            "spec": { "terminationGracePeriodSeconds": 1, "containers": [{ "name": "web", "image": "web" }] },
+        } },
+    })
+}
+
+/// Deletes a Namespace and waits until it is gone.
+async fn delete_space(spaces: &Api<Namespace>, name: &str) -> anyhow::Result<()> {
+    spaces.delete(name, &DeleteParams::default()).await?;
+    eventually(format!("{name} is gone"), PATIENCE, async || {
+        let found = spaces.get_opt(name).await?;
+        Ok(Seen::when(found.is_none(), found))
+    })
+    .await
+    .map(drop)
 }

@@ -32,6 +32,8 @@ pub struct Tenant {
     pub attached: ArcSwapOption<Attached>,
     /// The super namespaces that are its own, with the incarnation in their record: super name → what is known.
     pub namespaces: Mutex<HashMap<Arc<str>, SuperNamespace>>,
+    /// Super namespaces that would be its own and are somebody else's: super name → the tenant namespace that waits for it.
+    pub taken: Mutex<BTreeMap<Arc<str>, Namespace<TenantSide>>>,
     /// Holds deletions that follow from absence.
     pub brake: Mutex<Brake>,
     /// Where the tenant's own API server and name server are in the super cluster.
@@ -188,6 +190,7 @@ impl Tenant {
             index: Mutex::default(),
             attached: ArcSwapOption::empty(),
             namespaces: Mutex::default(),
+            taken: Mutex::default(),
             brake: Mutex::default(),
             addresses: Mutex::default(),
         }

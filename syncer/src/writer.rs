@@ -248,8 +248,12 @@ impl Writer {
         if !there && count >= NAMESPACES {
             return Err(too_many_namespaces());
         }
-        if !there && !self.create_namespace(tenant, attached, namespace, &name).await? {
-            return Ok(None);
+        if !there {
+            let made = self.create_namespace(tenant, attached, namespace, &name).await;
+            note_taken(tenant, namespace, &name, &made);
+            if !made? {
+                return Ok(None);
+            }
         }
         self.bind(attached, &name, !there).await?;
         if let Some(known) = tenant.namespaces.lock().get_mut(name.as_str()) {
@@ -347,6 +351,16 @@ impl Writer {
             known.bound = false;
         }
         self.forget_token(attached).await;
+    }
+}
+
+/// Remembers a super namespace that is somebody else's, for the administrator to see and the patrol to look at.
+fn note_taken(tenant: &Tenant, namespace: &Namespace<TenantSide>, name: &Namespace<Super>, made: &Result<bool, CallError>) {
+    let mut taken = tenant.taken.lock();
+    if matches!(made, Err(CallError::Status { side: "super", reason, .. }) if reason == NAMESPACE_TAKEN) {
+        taken.insert(name.as_str().into(), namespace.clone());
+    } else {
+        taken.remove(name.as_str());
     }
 }
 

@@ -201,6 +201,15 @@ pub fn pod(name: &str, labels: &Value, change: &Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": labels }, "spec": spec })
 }
 
+/// The same object in a namespace of this name.
+#[must_use]
+pub fn within(namespace: &str, mut object: Value) -> Value {
+    if let Some(meta) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        meta.insert("namespace".to_owned(), json!(namespace));
+    }
+    object
+}
+
 /// The UID of an object, or nothing.
 pub fn uid_of(object: &impl kube::ResourceExt) -> String {
     object.uid().unwrap_or_default()

@@ -150,7 +150,7 @@ impl Engine {
     }
 
     /// A super namespace is gone: what waited to be written into it may go on.
-    fn namespace_free(&self, tenant: &Tenant, namespace: &str) {
+    pub(super) fn namespace_free(&self, tenant: &Tenant, namespace: &str) {
         let keys: Vec<Key> = {
             let index = tenant.index.lock();
             index

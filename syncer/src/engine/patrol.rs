@@ -57,6 +57,7 @@ impl Engine {
                 if (first || round.is_multiple_of(LIST_EVERY)) && self.list_patrolled(tenant, &attached).await.is_ok() {
                     first_looks.insert(tenant.lane.clone());
                 }
+                self.look_at_taken(tenant).await;
                 if round > 0 {
                     if round.is_multiple_of(BIND_EVERY) {
                         tenant.namespaces.lock().values_mut().for_each(|known| known.bound = false);
@@ -208,6 +209,18 @@ impl Engine {
         let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
         if tenant.index.lock().super_seen(&key, without_content(seen.facts), place, None::<Bytes>) {
             self.0.work.push(&tenant.lane, key);
+        }
+    }
+
+    /// Looks whether the namespaces are free by now that were somebody else's: nobody tells us, since they are not ours.
+    async fn look_at_taken(&self, tenant: &Tenant) {
+        let taken = tenant.taken.lock().clone();
+        for (name, within) in taken {
+            let found = self.sup().get(&format!("/api/v1/namespaces/{name}"), None).await;
+            if found.is_err_and(|error| error.is_not_found()) {
+                tenant.taken.lock().remove(&name);
+                self.namespace_free(tenant, within.as_str());
+            }
         }
     }
 

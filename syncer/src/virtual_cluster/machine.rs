@@ -186,7 +186,7 @@ impl Machine {
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, note)
+        self.supervise(vc, &connection, accepted, self.taken().or(note))
     }
 
     /// Reads the kubeconfig, if it is time.
@@ -423,6 +423,13 @@ impl Machine {
                 (None, Some(("ServiceCidrTaken", message)))
             }
         }
+    }
+
+    /// What to tell the administrator about super namespaces that the tenant cannot have.
+    fn taken(&self) -> Option<(&'static str, String)> {
+        let tenant = self.shared.engine.tenants().get(self.id.as_str())?;
+        let taken = tenant.taken.lock().clone();
+        super::decide::taken(&taken)
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
