@@ -38,8 +38,8 @@ pub struct BedOptions {
     pub name: String,
     /// How many tenants.
     pub tenants: usize,
-    /// Whether the tenants' node-lifecycle, IPAM and taint-eviction controllers run.
-    pub tenant_node_lifecycle: bool,
+    /// How the ranges of the tenants' Services begin: tenant `i` serves `<range>.<i>.0/24`.
+    pub range: String,
     /// Whether each tenant has an etcd of its own.
     pub separate_etcd: bool,
     /// Where the building of the programs shows.
@@ -49,13 +49,14 @@ pub struct BedOptions {
 impl BedOptions {
     /// One etcd, `tenants` tenants without care for Nodes.
     pub fn new(name: &str, tenants: usize) -> Self {
-        Self { name: name.to_owned(), tenants, tenant_node_lifecycle: false, separate_etcd: false, progress: MultiProgress::new() }
+        Self { name: name.to_owned(), tenants, range: "10.128".to_owned(), separate_etcd: false, progress: MultiProgress::new() }
     }
 }
 
 /// Real control planes on loopback; all is ended when it is dropped.
 ///
-/// Tenant 1 does not serve WatchList, all others do. Tenant `i`, from 0, serves Services in `10.128.<i>.0/24`; the super cluster has a `ServiceCIDR` `virtualcluster-tenants` over all.
+/// Tenant 1 does not serve WatchList, all others do. The super cluster has a `ServiceCIDR` `virtualcluster-tenants` over the ranges of all
+/// tenants, unless they begin otherwise than by default.
 pub struct Bed {
     dir: PathBuf,
     programs: Programs,
@@ -181,8 +182,8 @@ async fn start_tenant(
         if options.separate_etcd { Arc::new(Etcd::start(&format!("etcd-{name}"), dir, programs).await?) } else { Arc::clone(shared) };
     let plane = PlaneOptions {
         name,
-        role: Role::Tenant { node_lifecycle: options.tenant_node_lifecycle },
-        service_cidr: format!("10.128.{i}.0/24"),
+        role: Role::Tenant,
+        service_cidr: format!("{}.{i}.0/24", options.range),
         // Tenant 1 is an API server that streams no lists: what holds for two tenants holds with and without WatchList.
         api_server_args: if i == 1 { vec!["--feature-gates=WatchList=false".to_owned()] } else { Vec::new() },
     };

@@ -31,11 +31,8 @@ const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStage
 pub enum Role {
     /// Runs Pods: it has a scheduler and all controllers.
     Super,
-    /// A tenant's: no scheduler; the controllers that care for Nodes only if asked.
-    Tenant {
-        /// Whether node lifecycle, IPAM and taint eviction run.
-        node_lifecycle: bool,
-    },
+    /// A tenant's: no scheduler, and no controllers that care for Nodes.
+    Tenant,
 }
 
 /// How to start a control plane.
@@ -86,7 +83,7 @@ impl ControlPlane {
         let controller_manager = Process::start(controller_manager(&options, numbers[1], &dir, programs))?;
         let scheduler = match options.role {
             Role::Super => Some(Process::start(scheduler(numbers[2], &dir, programs))?),
-            Role::Tenant { .. } => None,
+            Role::Tenant => None,
         };
         Ok(Self { options, dir, server, authority, kubeconfig, client, etcd, api_server, controller_manager, scheduler, _ports: ports })
     }
@@ -321,7 +318,7 @@ fn controller_manager(options: &PlaneOptions, port: u16, dir: &Path, programs: &
         "--kube-api-qps=300".to_owned(),
         "--kube-api-burst=600".to_owned(),
     ];
-    if options.role == (Role::Tenant { node_lifecycle: false }) {
+    if options.role == Role::Tenant {
         let off = "--controllers=*,-node-lifecycle-controller,-node-ipam-controller,-taint-eviction-controller";
         args.push(off.to_owned());
     }

@@ -127,6 +127,12 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
     }
 }
 
+/// Whether an address was asked for that the super cluster does not serve: outside its ranges, or outside its one range.
+pub fn is_out_of_range(error: &CallError) -> bool {
+    let words = ["does not match the current range", "is not in the valid range"];
+    matches!(error, CallError::Status { code: 422, message, .. } if words.iter().any(|words| message.contains(words)))
+}
+
 /// Writes to the super cluster with each tenant's own identity. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
@@ -413,6 +419,22 @@ mod tests {
         held.send_replace(None);
         let write = async { panic!("a write after the end of the lease") };
         assert!(matches!(fence.hold::<()>(write).await, Err(CallError::Fenced)));
+    }
+
+    #[test]
+    fn an_address_that_is_not_served_is_told_from_one_that_is_taken() {
+        let answer = |why: &str| CallError::Status {
+            side: "super",
+            code: 422,
+            reason: "Invalid".into(),
+            message: format!(
+                "Service \"a\" is invalid: spec.clusterIPs: Invalid value: [\"172.30.0.1\"]: failed to allocate IP 172.30.0.1: {why}"
+            ),
+            retry_after: None,
+        };
+        assert!(is_out_of_range(&answer("the provided network does not match the current range")));
+        assert!(is_out_of_range(&answer("the provided IP (172.30.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")));
+        assert!(!is_out_of_range(&answer("provided IP is already allocated")));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::index::{Slot, Tokens};
 use crate::remote::{CallError, Patch};
 use crate::repeat::Repeat;
 use crate::tokens;
+use crate::writer::is_out_of_range;
 
 impl Job<'_> {
     /// Executes steps in order. `None`: plan again at once.
@@ -161,7 +162,7 @@ impl Job<'_> {
         let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
         let collection = resource.collection(Some(into.as_str()));
         let reply = match self.engine.sup().create(&collection, body, Some(&bearer)).await {
-            Err(CallError::Status { code: 422, message, .. }) if message.contains("not in the valid range") => {
+            Err(error) if is_out_of_range(&error) => {
                 // The super cluster does not serve the tenant's range: it chooses.
                 let body = self.kind.without_claims(content).to_create(&resource, Some(into.as_str()), self.name.as_str());
                 self.engine.sup().create(&collection, body, Some(&bearer)).await?
