@@ -58,11 +58,12 @@ pub struct Plot {
 impl Plot {
     /// A bed of that name, two nodes, and a syncer with the default flags that logs each step.
     pub fn new(name: &str, tenants: usize) -> Self {
-        Self {
-            bed: BedOptions::new(name, tenants),
-            nodes: NodeOptions::new(2),
-            syncer: SyncerOptions { log: Some("info,syncer=debug,vc_syncer=debug".to_owned()), ..SyncerOptions::default() },
-        }
+        Self { bed: BedOptions::new(name, tenants), nodes: NodeOptions::new(2), syncer: Self::syncer("vc-syncer") }
+    }
+
+    /// A syncer of that name with the default flags that logs each step.
+    pub fn syncer(name: &str) -> SyncerOptions {
+        SyncerOptions { name: name.to_owned(), log: Some("info,syncer=debug,vc_syncer=debug".to_owned()), ..SyncerOptions::default() }
     }
 
     /// With one more flag of the syncer.

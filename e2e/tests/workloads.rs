@@ -1,16 +1,18 @@
 //! The tenant's own controllers do their work as they do anywhere: rollouts, ordered sets, jobs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
 use e2e::{
-    story::{NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, condition, pod, uid_of},
-    wait::{Seen, eventually},
+    bed::BedOptions,
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, condition, is_running, pod, time_to_run, uid_of, within},
+    syncer::{SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     batch::v1::Job,
-    core::v1::Pod,
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -20,15 +22,22 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tenants_own_controllers_do_their_work() {
-    let story = Story::play(Plot::new("workloads", 1).flag(NO_PATROL)).await.unwrap();
+    // Its Services' addresses are ones that the super cluster does not serve.
+    let plot = Plot::new("workloads", 1).flag(NO_PATROL);
+    let plot = Plot { bed: BedOptions { range: "172.30".to_owned(), ..plot.bed }, ..plot };
+    let story = Story::play(plot).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     let chapters = vec![
         chapter("a Deployment rolls out a new image and back to fewer Pods", rollout(&story)),
         chapter("a StatefulSet comes up in order, and a name comes back as another Pod", stateful_set(&story)),
         chapter("a Job completes, and one that cannot fails", jobs(&story)),
         chapter("a readiness gate of the tenant's own holds a Pod back, on both sides, until the tenant opens it", gate(&story)),
+        chapter("init containers and sidecars are seen as they are", init_containers(&story)),
+        chapter("a Service whose address the super cluster does not serve gets another, and keeps it", address(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    let flags = chapter("excluded namespaces are left as they are, and on demand all Secrets and ConfigMaps go down", flags(&story));
+    story.tell(vec![flags]).await.unwrap();
     witness.nothing_ran_twice().unwrap();
     assert!(witness.count() >= 14, "the witness saw {} Pods only", witness.count());
 }
@@ -154,4 +163,125 @@ async fn gate(story: &Story) -> anyhow::Result<()> {
     let open = |pod: &Pod| condition(pod, GATE) == Some("True") && condition(pod, "Ready") == Some("True");
     tenant.holds_below("the gate is open below, and the Pod ready", "default", "gated", open).await?;
     tenant.sees("the tenant's condition stays, and the Pod is ready", "default", "gated", open).await.map(drop)
+}
+
+/// One that ends before the Pod's own begin, and one that goes on beside them.
+async fn init_containers(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let init = json!([
+        { "name": "setup", "image": "setup" },
+        { "name": "proxy", "image": "proxy", "restartPolicy": "Always" },
+    ]);
+    tenant.apply(&pod("initial", &json!({}), &json!({ "initContainers": init }))).await?;
+    let above = tenant.sees("the Pod runs", "default", "initial", is_running).await?;
+    let below: Pod = tenant.below("default").get("initial").await?;
+    let seen = |pod: &Pod| pod.status.clone().and_then(|status| status.init_container_statuses).unwrap_or_default();
+    let (seen, held) = (seen(&above), seen(&below));
+    let states: Vec<_> = seen.iter().map(|container| (container.name.as_str(), container.state.clone().unwrap_or_default())).collect();
+    let [("setup", setup), ("proxy", proxy)] = states.as_slice() else { anyhow::bail!("the tenant sees {states:?}") };
+    anyhow::ensure!(setup.terminated.as_ref().is_some_and(|ended| ended.exit_code == 0) && proxy.running.is_some(), "{states:?}");
+    anyhow::ensure!(seen == held, "above {seen:?}, below {held:?}");
+    Ok(())
+}
+
+async fn address(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let service = |port: u16| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "elsewhere" },
+            "spec": { "selector": { "app": "web" }, "ports": [{ "port": port }] },
+        })
+    };
+    tenant.apply(&service(80)).await?;
+    let address = |service: &Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()).unwrap_or_default();
+    let first = tenant.holds_below::<Service>("the Service is there", "default", "elsewhere", |_| true).await?;
+    let own: Service = tenant.above("default").get("elsewhere").await?;
+    anyhow::ensure!(
+        address(&own).starts_with("172.30.0.") && address(&first).starts_with("10."),
+        "{} and {}",
+        address(&own),
+        address(&first)
+    );
+    tenant.apply(&service(81)).await?;
+    let moved = |service: &Service| service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).any(|port| port.port == 81);
+    let second = tenant.holds_below("the port changed", "default", "elsewhere", moved).await?;
+    anyhow::ensure!(address(&second) == address(&first), "it had {} and has {}", address(&first), address(&second));
+    Ok(())
+}
+
+/// Another syncer takes over, which leaves out two namespaces and sends what no Pod refers to.
+async fn flags(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.make_namespace("left").await?;
+    let from = json!({ "containers": [{ "name": "main", "image": "web", "envFrom": [{ "configMapRef": { "name": "left" } }] }] });
+    tenant.apply(&within("left", config_map("left", "first"))).await?;
+    for name in ["left", "deleted"] {
+        tenant.apply(&within("left", pod(name, &json!({}), &from))).await?;
+        tenant.sees("the Pod runs", "left", name, is_running).await?;
+    }
+    story.syncer.process.stop().await?;
+    let args = ["--exclude-namespaces=left,never", "--sync-unreferenced", "--patrol-interval=2s"].map(str::to_owned).to_vec();
+    let syncer = SyncerProcess::start_installed(&story.bed, SyncerOptions { args, ..Plot::syncer("excluding") }).await?;
+    let told = story.tell(vec![
+        chapter("nothing goes down from an excluded namespace", excluded(story)),
+        chapter("what was below already stays as it is, and is not reported on", left(story)),
+        chapter("a ConfigMap and a Secret that no Pod refers to go down, change and go", unreferenced(tenant)),
+    ]);
+    syncer.kept_alive(told).await
+}
+
+fn config_map(name: &str, text: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "is": text } })
+}
+
+async fn excluded(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.make_namespace("never").await?;
+    tenant.apply(&within("never", pod("web", &json!({}), &json!({})))).await?;
+    tenant.apply(&within("never", config_map("web", "first"))).await?;
+    let below = tenant.namespace_below("never");
+    let spaces: Api<Namespace> = Api::all(story.bed.sup.client());
+    // A patrol or two, and what comes later has come.
+    never("something went down", Duration::from_secs(5), async || Ok(spaces.get_opt(&below).await?.map(|space| format!("{space:?}"))))
+        .await?;
+    time_to_run(tenant, "beside-the-excluded").await?;
+    anyhow::ensure!(spaces.get_opt(&below).await?.is_none(), "the namespace went down");
+    Ok(())
+}
+
+async fn left(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let (above, below): (Api<Pod>, Api<Pod>) = (tenant.above("left"), tenant.below("left"));
+    let maps: Api<ConfigMap> = tenant.below("left");
+    time_to_run(tenant, "beside-the-left").await?;
+    let before = (above.get("left").await?, below.get("left").await?, below.get("deleted").await?, maps.get("left").await?);
+    let status = json!({ "status": { "message": "nobody hears this" } });
+    let after = below.patch_status("left", &PatchParams::default(), &Patch::Merge(&status)).await?;
+    tenant.apply(&within("left", config_map("left", "second"))).await?;
+    above.delete("deleted", &DeleteParams::default()).await?;
+    tenant.apply(&within("left", pod("late", &json!({}), &json!({})))).await?;
+    never("what is excluded moves", Duration::from_secs(6), async || {
+        let now = (above.get("left").await?, below.get("left").await?, below.get("deleted").await?, maps.get("left").await?);
+        let same = (&now.0, &now.2, &now.3) == (&before.0, &before.2, &before.3) && now.1.resource_version() == after.resource_version();
+        let late = below.get_opt("late").await?;
+        Ok((!same || late.is_some()).then(|| format!("{now:?}, but before {before:?}; {late:?}")))
+    })
+    .await
+}
+
+async fn unreferenced(tenant: &Actor) -> anyhow::Result<()> {
+    let secret =
+        |text: &str| json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "alone" }, "stringData": { "is": text } });
+    for text in ["first", "second"] {
+        tenant.apply(&config_map("alone", text)).await?;
+        tenant.apply(&secret(text)).await?;
+        let map = |map: &ConfigMap| map.data.as_ref().is_some_and(|data| data.get("is").is_some_and(|is| is == text));
+        tenant.holds_below("the ConfigMap is there", "default", "alone", map).await?;
+        let secret = |secret: &Secret| secret.data.as_ref().is_some_and(|data| data.get("is").is_some_and(|is| is.0 == text.as_bytes()));
+        tenant.holds_below("the Secret is there", "default", "alone", secret).await?;
+    }
+    tenant.above::<ConfigMap>("default").delete("alone", &DeleteParams::default()).await?;
+    tenant.above::<Secret>("default").delete("alone", &DeleteParams::default()).await?;
+    tenant.gone_everywhere::<ConfigMap>("default", "alone").await?;
+    tenant.gone_everywhere::<Secret>("default", "alone").await
 }

@@ -180,7 +180,8 @@ pub struct EngineArgs {
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sync_unreferenced: bool,
 
-    /// Namespaces of tenants from which nothing goes down, separated by commas
+    /// Namespaces of tenants from which nothing goes down, separated by commas; what went down before is left as it is: not changed, not
+    /// reported on, not removed, and its tokens are not renewed
     #[arg(long, env = "VC_EXCLUDE_NAMESPACES", value_name = "NAMES", default_value = "", hide_default_value = true, value_parser = set)]
     pub exclude_namespaces: BTreeSet<String>,
 

@@ -304,11 +304,15 @@ impl Engine {
             return None;
         }
         let namespace = if namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
-        let within = namespace.as_ref().map_or(seen.name, Namespace::as_str);
-        if self.0.options.exclude_namespaces.contains(within) {
-            return None;
-        }
-        Some(Key { kind, namespace, name: Name::parse(seen.name).ok()? })
+        let key = Key { kind, namespace, name: Name::parse(seen.name).ok()? };
+        (!self.is_excluded(&key)).then_some(key)
+    }
+
+    /// Whether nothing is done about an object for the sake of its namespace. What went down before that was asked for is still known of,
+    /// for the sake of the nodes that it runs on.
+    pub(super) fn is_excluded(&self, key: &Key) -> bool {
+        let within = key.namespace.as_ref().map_or(key.name.as_str(), Namespace::as_str);
+        self.0.options.exclude_namespaces.contains(within)
     }
 }
 

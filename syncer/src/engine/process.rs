@@ -126,7 +126,7 @@ impl Engine {
 
     async fn work_on(&self, tenant: &Arc<Tenant>, key: &Key) {
         let (Some(attached), Some(kind)) = (tenant.attached(), key.kind.downward()) else { return };
-        if attached.is_halted() || !self.may_look(tenant, key, kind) {
+        if attached.is_halted() || self.is_excluded(key) || !self.may_look(tenant, key, kind) {
             return;
         }
         let silent = attached.breaker.lock().wait(Instant::now());
