@@ -12,7 +12,7 @@ use e2e::{
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
-use kube::Api;
+use kube::{Api, api::ListParams};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -43,7 +43,10 @@ async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
         )])
         .await
         .unwrap();
-    story.tell(vec![chapter("deleted while no syncer runs: the same", deleted_unseen(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("deleted while no syncer runs: the same, and one that was recreated meanwhile is new", deleted_unseen(&story))])
+        .await
+        .unwrap();
     story
         .tell_alive(vec![chapter("deletionPolicy Orphan: what runs goes on running, also after a restart", orphaned(&story))])
         .await
@@ -97,36 +100,54 @@ async fn deleted(story: &Story) -> anyhow::Result<()> {
     let ledger = Ledger::open(&story.bed);
     story.standing(0)?.delete().await?;
     gone(story, tenant).await?;
-    others_untouched(story, tenant, &before.others(&tenant.id)).await?;
+    others_untouched(story, &[tenant], &before).await?;
     let up = ledger.writes(&story.bed)?.tenants.first().cloned().unwrap_or_default();
     anyhow::ensure!(up.filter(|call| call.verb.starts_with("delete")).is_empty(), "something was deleted in the tenant:\n{up}");
 
     // The same name, another life. Its Pods of before were ended with it: they do not run a second time.
     let anew = Actor::register(&story.bed, 0).await?;
     anyhow::ensure!(anew.id.as_str() != tenant.id.as_str(), "the id is the same");
-    Standing::of(&anew.name, &anew.name, story.bed.sup.client()).is_ready().await?;
-    time_to_run(&anew, "anew").await?;
-    quiet(&story.bed, CALM, PATIENCE).await?;
-    let now = inventory(story).await?;
-    let old = before.of(&tenant.id);
-    let shown: Vec<_> = now.of(&anew.id).into_iter().filter(|(_, uid)| old.values().any(|old| old == uid)).collect();
-    anyhow::ensure!(shown.is_empty(), "of the earlier one: {shown:?}");
-    anyhow::ensure!(now.of(&tenant.id).is_empty(), "the earlier one has something again");
-    let pods: Vec<_> = now.of(&anew.id).into_keys().filter(|place| place.starts_with("pods/")).collect();
-    anyhow::ensure!(pods.len() == 1, "more than the new Pod runs: {pods:?}");
-    Ok(())
+    starts_anew(story, tenant, &anew, &before).await
 }
 
-async fn deleted_unseen(story: &Story) -> anyhow::Result<()> {
-    let tenant = story.tenant(1)?;
+/// The VirtualCluster of the same name is another tenant: it works, and nothing of the earlier one shows.
+async fn starts_anew(story: &Story, earlier: &Actor, anew: &Actor, before: &Inventory) -> anyhow::Result<()> {
+    Standing::of(&anew.name, &anew.name, story.bed.sup.client()).is_ready().await?;
+    time_to_run(anew, "anew").await?;
     quiet(&story.bed, CALM, PATIENCE).await?;
-    let before = inventory(story).await?.others(&tenant.id);
+    let now = inventory(story).await?;
+    let old = before.of(&earlier.id);
+    let shown: Vec<_> = now.of(&anew.id).into_iter().filter(|(_, uid)| old.values().any(|old| old == uid)).collect();
+    anyhow::ensure!(shown.is_empty(), "of the earlier one: {shown:?}");
+    anyhow::ensure!(now.of(&earlier.id).is_empty(), "the earlier one has something again");
+    let pods: Vec<_> = now.of(&anew.id).into_keys().filter(|place| place.starts_with("pods/")).collect();
+    anyhow::ensure!(pods.len() == 1, "more than the new Pod runs: {pods:?}");
+    let above: Api<Pod> = anew.above("default");
+    eventually("the tenant sees no Pod any more that ended with the earlier one", PATIENCE, async || {
+        let names: Vec<_> = above.list(&ListParams::default()).await?.iter().map(kube::ResourceExt::name_any).collect();
+        Ok(Seen::when(names == ["anew"], names))
+    })
+    .await
+    .map(drop)
+}
+
+/// Two end while no syncer runs: one for good, one that is there again under its name before anybody looks.
+async fn deleted_unseen(story: &Story) -> anyhow::Result<()> {
+    let (ended, earlier) = (Actor::registered(&story.bed, 0).await?, story.tenant(1)?);
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let before = inventory(story).await?;
     story.syncer.process.kill()?;
-    story.standing(1)?.delete().await?;
+    for i in [0, 1] {
+        story.standing(i)?.delete().await?;
+    }
+    let anew = Actor::register(&story.bed, 1).await?;
     story.syncer.process.start_again()?;
     story.syncer.wait_ready(PATIENCE).await?;
-    gone(story, tenant).await?;
-    others_untouched(story, tenant, &before).await
+    gone(story, &ended).await?;
+    gone(story, earlier).await?;
+    starts_anew(story, earlier, &anew, &before).await?;
+
+    others_untouched(story, &[&ended, earlier, &anew], &before).await
 }
 
 async fn orphaned(story: &Story) -> anyhow::Result<()> {
@@ -163,11 +184,12 @@ async fn gone(story: &Story, tenant: &Actor) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// All that is not the tenant's is as it was; also what only bears its label.
-async fn others_untouched(story: &Story, tenant: &Actor, before: &Holdings) -> anyhow::Result<()> {
-    let now = inventory(story).await?;
-    let own = format!("{}/", tenant.name);
-    let changed = difference(before, &now.others(&tenant.id)).into_iter().filter(|line| !line.contains(&own)).collect::<Vec<_>>();
+/// All that is not these tenants' is as it was; also what only bears a label of theirs.
+async fn others_untouched(story: &Story, tenants: &[&Actor], before: &Inventory) -> anyhow::Result<()> {
+    let ids: Vec<_> = tenants.iter().map(|tenant| &tenant.id).collect();
+    let is_own = |line: &String| tenants.iter().any(|tenant| line.contains(&format!("{}/", tenant.name)));
+    let changed = difference(&before.others(&ids), &inventory(story).await?.others(&ids));
+    let changed: Vec<_> = changed.into_iter().filter(|line| !is_own(line)).collect();
     anyhow::ensure!(changed.is_empty(), "others' objects changed: {changed:?}");
     let bystander: Api<Pod> = Api::namespaced(story.bed.sup.client(), "labelled");
     anyhow::ensure!(bystander.get("bystander").await?.metadata.deletion_timestamp.is_none(), "the bystander is being deleted");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 use crate::{
-    bed::{Bed, apply},
+    bed::{Bed, apply, virtual_clusters},
     wait::{Seen, eventually},
 };
 
@@ -35,10 +35,22 @@ pub struct Actor {
 impl Actor {
     /// Registers tenant `i` of the bed under the name of its control plane.
     pub async fn register(bed: &Bed, i: usize) -> anyhow::Result<Self> {
-        let plane = bed.tenant(i)?;
-        let name = plane.name().to_owned();
-        let made = bed.register(i, &name, &name).await?;
-        let uid = Uid::parse(&made.uid().unwrap_or_default())?;
+        let name = bed.tenant(i)?.name();
+        let made = bed.register(i, name, name).await?;
+        Self::of(bed, i, &made)
+    }
+
+    /// Tenant `i` as it is registered by now: one that was deleted and recreated is another.
+    pub async fn registered(bed: &Bed, i: usize) -> anyhow::Result<Self> {
+        let name = bed.tenant(i)?.name();
+        let found = virtual_clusters(name, bed.sup.client()).get(name).await.with_context(|| format!("{name} is not registered"))?;
+        Self::of(bed, i, &found)
+    }
+
+    /// Who a `VirtualCluster` is whose control plane is that of tenant `i`.
+    pub fn of(bed: &Bed, i: usize, virtual_cluster: &DynamicObject) -> anyhow::Result<Self> {
+        let (plane, name) = (bed.tenant(i)?, virtual_cluster.name_any());
+        let uid = Uid::parse(&uid_of(virtual_cluster))?;
         Ok(Self { id: TenantId::new(uid, &name), name, tenant: plane.client(), sup: bed.sup.client() })
     }
 

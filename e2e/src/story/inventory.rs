@@ -49,14 +49,9 @@ impl Inventory {
         self.select(|place| self.is_of(place, id))
     }
 
-    /// What is not the tenant's.
-    pub fn others(&self, id: &TenantId) -> Holdings {
-        self.select(|place| !self.is_of(place, id))
-    }
-
-    /// The namespaces of the tenant.
-    pub fn namespaces(&self, id: &TenantId) -> BTreeSet<String> {
-        self.tenants.iter().filter(|(_, owner)| *owner == id.as_str()).map(|(name, _)| name.clone()).collect()
+    /// What is none of these tenants'.
+    pub fn others(&self, ids: &[&TenantId]) -> Holdings {
+        self.select(|place| !ids.iter().any(|id| self.is_of(place, id)))
     }
 
     fn select(&self, keep: impl Fn(&str) -> bool) -> Holdings {
