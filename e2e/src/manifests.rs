@@ -30,14 +30,29 @@ pub async fn install(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Applies every object of `manifests/samples/<file>`, with these words replaced, as a person does who fills it in.
+pub async fn install_sample(file: &str, words: &[(&str, &str)], client: &Client) -> anyhow::Result<()> {
+    let path = env::workspace().join("manifests/samples").join(file);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let text = words.iter().fold(text, |text, (word, value)| text.replace(word, value));
+    for object in parse(&text).with_context(|| format!("{} is not YAML", path.display()))? {
+        install_one(&object, client).await?;
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    Ok(objects.into_iter().filter(Value::is_object).collect())
+}
+
 /// All objects under a folder, samples left out.
 fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
     for path in files(dir)? {
         let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
-        let parsed: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not YAML", path.display()))?;
-        let here = parsed.into_iter().filter(|object| object.is_object() && kind(object) != "Deployment");
-        objects.extend(here);
+        let parsed = parse(&text).with_context(|| format!("{} is not YAML", path.display()))?;
+        objects.extend(parsed.into_iter().filter(|object| kind(object) != "Deployment"));
     }
     Ok(objects)
 }

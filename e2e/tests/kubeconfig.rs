@@ -6,21 +6,25 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use common::keys;
 use e2e::{
-    bed::{TENANT_USER, apply},
+    bed::{TENANT_USER, apply, virtual_clusters},
+    manifests::install_sample,
     plane::ControlPlane,
-    story::{Actor, Crowd, Inventory, Plot, Standing, Story, chapter, difference, everything, quiet, time_to_run},
-    syncer::SyncerOptions,
-    wait::{Seen, eventually},
+    story::{Actor, Crowd, Inventory, Plot, Standing, Story, chapter, difference, everything, is_running, pod, quiet, time_to_run},
+    syncer::{SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::{Secret, ServiceAccount},
+    core::v1::{Namespace, Pod, Secret, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
     rbac::v1::ClusterRoleBinding,
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -57,6 +61,18 @@ async fn kubeconfigs_rotate_without_a_gap_and_dangerous_ones_are_refused_by_name
         .await
         .unwrap();
     story.tell_alive(vec![chapter("no credential stands in a log, a metric, a status or an event", kept_secret(&story))]).await.unwrap();
+    // One control plane, under one VirtualCluster after the other.
+    story.standing(1).unwrap().delete().await.unwrap();
+    story
+        .tell(vec![chapter(
+            "in the root namespace, if that says whose it is; without a range of its own; gone and back: nothing is deleted",
+            in_the_root_namespace(&story),
+        )])
+        .await
+        .unwrap();
+    story.tell_alive(vec![chapter("in a Secret of another name, once its Role is there", in_a_named_secret(&story))]).await.unwrap();
+    story.tell_alive(vec![chapter("the original's manifests are taken as they are", originals(&story))]).await.unwrap();
+    story.tell(vec![chapter("in an annotation, where that is allowed", in_the_annotation(&story))]).await.unwrap();
 }
 
 async fn rotated(story: &Story) -> anyhow::Result<()> {
@@ -213,9 +229,11 @@ async fn refused_later(story: &Story) -> anyhow::Result<()> {
     story.bed.put_kubeconfig(&tenant.name, &changed(&serde_json::from_str(&good)?, &form).to_string()).await?;
     let message = story.standing(1)?.says("Ready", "False", "KubeconfigRefused").await?;
     anyhow::ensure!(message.contains(form.field), "the condition does not name {}: {message}", form.field);
-    sleep(NEVER).await;
-    let changed = difference(&before, &Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id));
-    anyhow::ensure!(changed.is_empty(), "objects in the super cluster changed: {changed:?}");
+    never("something of the tenant's moves in the super cluster", NEVER, async || {
+        let changed = difference(&before, &Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id));
+        Ok((!changed.is_empty()).then(|| format!("{changed:?}")))
+    })
+    .await?;
     time_to_run(story.tenant(0)?, "beside-the-later").await?;
 
     story.bed.put_kubeconfig(&tenant.name, &good).await?;
@@ -270,4 +288,207 @@ async fn secrets(sup: &Client) -> anyhow::Result<BTreeSet<String>> {
         }
     }
     Ok(found)
+}
+
+/// A `VirtualCluster` of this spec and these annotations, without a kubeconfig, alone in a namespace of its name.
+async fn virtual_cluster(story: &Story, name: &str, spec: &Value, annotations: &Value) -> anyhow::Result<(Actor, Standing)> {
+    let sup = story.bed.sup.client();
+    apply(&Api::<Namespace>::all(sup.clone()), name, &space(name, &json!({}))).await?;
+    let object = json!({
+        "apiVersion": "tenancy.x-k8s.io/v1alpha1", "kind": "VirtualCluster",
+        "metadata": { "name": name, "annotations": annotations }, "spec": spec,
+    });
+    let made = apply(&virtual_clusters(name, sup.clone()), name, &object).await?;
+    Ok((Actor::of(&story.bed, 1, &made)?, Standing::of(name, name, sup)))
+}
+
+fn space(name: &str, annotations: &Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "annotations": annotations } })
+}
+
+/// Whoever changes a `VirtualCluster` has its kubeconfig read at once; else it takes some seconds more after each failure.
+async fn look_again(standing: &Standing, why: &str) -> anyhow::Result<()> {
+    standing.change(&json!({ "metadata": { "annotations": { "example.com/touched": why } } })).await
+}
+
+async fn in_the_root_namespace(story: &Story) -> anyhow::Result<()> {
+    let (sup, plane, root) = (story.bed.sup.client(), story.bed.tenant(1)?, "rooted-root");
+    story.syncer.process.stop().await?;
+    let (tenant, standing) = virtual_cluster(story, "rooted", &json!({}), &json!({})).await?;
+    let status = json!({ "status": { "clusterNamespace": root } });
+    virtual_clusters("rooted", sup.clone()).patch_status("rooted", &PatchParams::default(), &Patch::Merge(&status)).await?;
+    let spaces = Api::<Namespace>::all(sup.clone());
+    apply(&spaces, root, &space(root, &json!({}))).await?;
+    let good = plane.kubeconfig_for(TENANT_USER, Some("system:masters"))?;
+    story.bed.put_kubeconfig(root, &good).await?;
+    story.syncer.process.start_again()?;
+    let rest = async {
+        // Anybody may write a namespace's name into a status; the namespace itself must say so too.
+        let message = standing.says("Ready", "False", "KubeconfigMissing").await?;
+        anyhow::ensure!(message.contains(keys::ROOT_NAMESPACE_OF) && message.contains(root), "{message}");
+        apply(&spaces, root, &space(root, &json!({ keys::ROOT_NAMESPACE_OF: tenant.id.uid().to_string() }))).await?;
+        look_again(&standing, "claimed").await?;
+        standing.is_ready().await?;
+        without_a_range(story, &tenant).await?;
+        gone_and_back(story, &tenant, &standing, root, &good).await
+    };
+    story.syncer.kept_alive(rest).await?;
+    standing.delete().await
+}
+
+/// Nobody recorded a range for its Services: the super cluster gives them addresses, and what they lead to is the same.
+async fn without_a_range(story: &Story, tenant: &Actor) -> anyhow::Result<()> {
+    tenant.apply(&pod("served", &json!({ "app": "served" }), &json!({}))).await?;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "served" },
+        "spec": { "selector": { "app": "served" }, "ports": [{ "port": 80 }] },
+    });
+    let above: Service = apply(&tenant.above("default"), "served", &service).await?;
+    tenant.sees("the Pod runs", "default", "served", is_running).await?;
+    let below = tenant.holds_below::<Service>("the Service is there", "default", "served", |_| true).await?;
+    let address = |service: &Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone());
+    anyhow::ensure!(
+        address(&below).is_some() && address(&below) != address(&above),
+        "{:?} below, {:?} above",
+        address(&below),
+        address(&above)
+    );
+    let kubernetes: Service = tenant.below("default").get("kubernetes").await?;
+    let pod: Pod = tenant.below("default").get("served").await?;
+    let told = pod.spec.context("no spec")?.containers.into_iter().flat_map(|container| container.env.unwrap_or_default());
+    let told: Vec<_> = told.filter(|env| env.name == "KUBERNETES_SERVICE_HOST").map(|env| env.value).collect();
+    anyhow::ensure!(told == [address(&kubernetes)], "the Pod is told {told:?}, its API server is {:?}", address(&kubernetes));
+    let slices: Api<EndpointSlice> = Api::namespaced(story.bed.sup.client(), &tenant.namespace_below("default"));
+    let address = pod.status.and_then(|status| status.pod_ip).context("no address")?;
+    eventually("the Service leads to the Pod", PATIENCE, async || {
+        let found = slices.list(&ListParams::default().labels("kubernetes.io/service-name=served")).await?;
+        let leads: Vec<_> = found.iter().flat_map(|slice| slice.endpoints.iter()).flatten().flat_map(|end| end.addresses.clone()).collect();
+        Ok(Seen::when(leads == [address.clone()], leads))
+    })
+    .await
+    .map(drop)
+}
+
+/// A kubeconfig that is gone detaches the tenant; what runs goes on running, and it goes on where it was.
+async fn gone_and_back(story: &Story, tenant: &Actor, standing: &Standing, root: &str, good: &str) -> anyhow::Result<()> {
+    // What Pods refer to stays too, when the tenant is attached anew and nobody has asked them yet.
+    for i in 0..5 {
+        let name = format!("kept-{i}");
+        let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "is": "kept" } });
+        tenant.apply(&map).await?;
+        let mounts = json!({ "volumes": [{ "name": "c", "configMap": { "name": name } }] });
+        tenant.apply(&pod(&name, &json!({}), &mounts)).await?;
+        tenant.sees("the Pod runs", "default", &name, is_running).await?;
+    }
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    let held = async || anyhow::Ok(Inventory::take(&story.bed.sup.client()).await?.of(&tenant.id));
+    let before = held().await?;
+    let secrets: Api<Secret> = Api::namespaced(story.bed.sup.client(), root);
+    secrets.delete(keys::ADMIN_KUBECONFIG_NAME, &DeleteParams::default()).await?;
+    look_again(standing, "gone").await?;
+    standing.says("ControlPlaneReachable", "False", "KubeconfigMissing").await?;
+    tenant.apply(&pod("meanwhile", &json!({}), &json!({}))).await?;
+    never("something of the tenant's moves in the super cluster", NEVER, async || {
+        let changed = difference(&before, &held().await?);
+        Ok((!changed.is_empty()).then(|| format!("{changed:?}")))
+    })
+    .await?;
+    story.bed.put_kubeconfig(root, good).await?;
+    look_again(standing, "back").await?;
+    standing.is_ready().await?;
+    tenant.sees("what was asked for meanwhile runs", "default", "meanwhile", is_running).await?;
+    let lost: Vec<_> = difference(&before, &held().await?).into_iter().filter(|line| !line.starts_with("new: ")).collect();
+    anyhow::ensure!(lost.is_empty(), "objects in the super cluster changed: {lost:?}");
+    Ok(())
+}
+
+/// As Cluster API leaves it, with the annotations and the spec that the original's sample has.
+async fn in_a_named_secret(story: &Story) -> anyhow::Result<()> {
+    let (sup, secret) = (story.bed.sup.client(), "cluster-sample-kubeconfig");
+    let annotations = json!({ "cluster.x-k8s.io/name": "cluster-sample", keys::ADMIN_KUBECONFIG_SECRET: secret });
+    let spec = json!({ "clusterVersionName": "capi", "opaqueMetaPrefixes": [keys::GROUP], "transparentMetaPrefixes": ["k8s.net.status"] });
+    let (tenant, standing) = virtual_cluster(story, "named", &spec, &annotations).await?;
+    let good = story.bed.tenant(1)?.kubeconfig_for(TENANT_USER, Some("system:masters"))?;
+    let object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": secret }, "stringData": { "value": good } });
+    apply(&Api::<Secret>::namespaced(sup.clone(), "named"), secret, &object).await?;
+    let message = standing.says("Ready", "False", "KubeconfigForbidden").await?;
+    let sample = "role-for-kubeconfig.yaml";
+    anyhow::ensure!(
+        [secret, "named", sample].iter().all(|word| message.contains(word)),
+        "the condition does not say what to do: {message}"
+    );
+    install_sample(sample, &[("NAMESPACE", "named"), ("NAME", secret)], &sup).await?;
+    look_again(&standing, "allowed").await?;
+    standing.is_ready().await?;
+    time_to_run(&tenant, "by-name").await?;
+    standing.delete().await
+}
+
+/// What the original's users have in their files, as its samples write it.
+async fn originals(story: &Story) -> anyhow::Result<()> {
+    let sup = story.bed.sup.client();
+    let part = |name: &str, image: &str| {
+        json!({
+            "metadata": { "name": name },
+            "statefulset": {
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": name },
+                "spec": {
+                    "replicas": 1, "revisionHistoryLimit": 10, "serviceName": name, "updateStrategy": { "type": "OnDelete" },
+                    "selector": { "matchLabels": { "component-name": name } },
+                    "template": {
+                        "metadata": { "labels": { "component-name": name } },
+                        "spec": {
+                            "subdomain": name,
+                            "containers": [{ "name": name, "image": image, "args": ["--name=$(HOSTNAME)"],
+                                "livenessProbe": { "tcpSocket": { "port": 6443 }, "failureThreshold": 8 } }],
+                            "volumes": [{ "name": "root-ca", "secret": { "defaultMode": 420, "secretName": "root-ca" } }],
+                        },
+                    },
+                },
+            },
+            "service": {
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+                "spec": { "type": "NodePort", "selector": { "component-name": name }, "ports": [{ "port": 6443, "targetPort": "api" }] },
+            },
+        })
+    };
+    let version = json!({
+        "apiVersion": "tenancy.x-k8s.io/v1alpha1", "kind": "ClusterVersion",
+        "metadata": { "name": "cv-sample-np", "labels": { "controller-tools.k8s.io": "1.0" } },
+        "spec": {
+            "etcd": part("etcd", "etcd"), "apiServer": part("apiserver", "kube-apiserver"),
+            "controllerManager": part("controller-manager", "kube-controller-manager"),
+        },
+    });
+    let kind = GroupVersionKind::gvk("tenancy.x-k8s.io", "v1alpha1", "ClusterVersion");
+    let versions: Api<DynamicObject> = Api::all_with(sup.clone(), &ApiResource::from_gvk_with_plural(&kind, "clusterversions"));
+    let kept = apply(&versions, "cv-sample-np", &version).await?;
+    anyhow::ensure!(kept.data.get("spec") == version.get("spec"), "the template was changed: {}", kept.data);
+    install_sample("virtualcluster.yaml", &[], &sup).await?;
+    let kept = virtual_clusters("default", sup.clone()).get("vc-sample-1").await?;
+    let spec = kept.data.get("spec").context("no spec")?;
+    let asked = json!({ "clusterDomain": "cluster.local", "clusterVersionName": "cv-sample-np", "pkiExpireDays": 365,
+        "opaqueMetaPrefixes": [keys::GROUP], "transparentMetaPrefixes": ["k8s.net.status"] });
+    for (key, value) in asked.as_object().into_iter().flatten() {
+        anyhow::ensure!(spec.get(key) == Some(value), "{key} was changed: {spec}");
+    }
+    let standing = Standing::of("default", "vc-sample-1", sup);
+    standing.says("Ready", "False", "KubeconfigMissing").await?;
+    standing.delete().await
+}
+
+async fn in_the_annotation(story: &Story) -> anyhow::Result<()> {
+    let good = story.bed.tenant(1)?.kubeconfig_for(TENANT_USER, Some("system:masters"))?;
+    let annotations = json!({ keys::ADMIN_KUBECONFIG: STANDARD.encode(good) });
+    let (tenant, standing) = virtual_cluster(story, "annotated", &json!({}), &annotations).await?;
+    let message = story.syncer.kept_alive(standing.says("Ready", "False", "KubeconfigAnnotationNotAllowed")).await?;
+    anyhow::ensure!(message.contains("--allow-kubeconfig-annotation"), "the condition does not name the flag: {message}");
+    story.syncer.process.stop().await?;
+    let allowing = SyncerOptions { args: vec!["--allow-kubeconfig-annotation".to_owned()], ..Plot::syncer("allowing") };
+    let syncer = SyncerProcess::start_installed(&story.bed, allowing).await?;
+    let rest = async {
+        standing.is_ready().await?;
+        time_to_run(&tenant, "by-annotation").await.map(drop)
+    };
+    syncer.kept_alive(rest).await
 }
