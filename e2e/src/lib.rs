@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod bed;
 pub mod env;
+pub mod errand;
 pub mod etcd;
 pub mod manifests;
 pub mod nodes;

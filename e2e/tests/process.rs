@@ -1,6 +1,7 @@
 //! What we start ends with us, whatever ends us.
 //!
-//! Each case runs this test program once more, as the parent that is ended; the outer test looks whether its child is left.
+//! Each case runs this test program once more, as the parent that is ended; the outer test looks whether its child is left, or what
+//! a command started that it was running.
 #![expect(clippy::unwrap_used, reason = "a test may fail so, its helpers too")]
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 };
 
 use e2e::{
-    env,
+    env, errand,
     process::{Process, Spec},
     wait::{Seen, eventually},
 };
@@ -29,6 +30,15 @@ async fn inner() {
     let Some(file) = env::var(INNER) else { return };
     let file = PathBuf::from(file);
     let dir = file.parent().unwrap();
+    if let Some(case) = file.file_name().unwrap().to_str().unwrap().strip_prefix("errand-") {
+        let meanwhile = async {
+            eventually("the command started another", SOON, async || Ok(Seen::Done(std::fs::read_to_string(&file)?))).await.unwrap();
+            assert_ne!(case, "panic", "as asked");
+        };
+        let (ended, ()) = tokio::join!(errand::run(compiling(&file)), meanwhile);
+        ended.unwrap();
+        return;
+    }
     let child = Process::start(Spec::new("sleep", Path::new("/bin/sleep"), ["300".to_owned()], dir)).unwrap();
     eventually("the child runs", SOON, async || Ok(Seen::when(name(child.pid().unwrap()) == "sleep", ()))).await.unwrap();
     e2e::pki::write(&file, &child.pid().unwrap().to_string()).unwrap();
@@ -57,6 +67,53 @@ async fn a_child_ends_when_its_parent_panics() {
 }
 
 #[tokio::test]
+async fn what_a_command_started_ends_when_its_parent_is_killed() {
+    ends_by("errand-kill", Some(Signal::SIGKILL)).await;
+}
+
+#[tokio::test]
+async fn what_a_command_started_ends_when_its_parent_is_terminated() {
+    ends_by("errand-terminate", Some(Signal::SIGTERM)).await;
+}
+
+#[tokio::test]
+async fn what_a_command_started_ends_when_its_parent_is_interrupted() {
+    ends_by("errand-interrupt", Some(Signal::SIGINT)).await;
+}
+
+#[tokio::test]
+async fn what_a_command_started_ends_when_its_parent_panics() {
+    ends_by("errand-panic", None).await;
+}
+
+#[tokio::test]
+async fn what_a_command_started_ends_when_nobody_waits_for_it_any_more() {
+    let file = dir().join("errand-dropped");
+    let _ = std::fs::remove_file(&file);
+    let started = async || Ok(Seen::Done(std::fs::read_to_string(&file)?.trim().parse()?));
+    let child: u32 = tokio::select! {
+        ended = errand::run(compiling(&file)) => panic!("it ended: {ended:?}"),
+        child = eventually("the command started another", SOON, started) => child.unwrap(),
+    };
+    gone(child).await;
+}
+
+#[tokio::test]
+async fn a_command_says_how_it_ended_and_what_it_wrote() {
+    let mut command = errand::command("sh");
+    command.args(["-c", "cat; echo out; echo err >&2; exit 3"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = errand::run(command).await.unwrap();
+    assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(3), &b"out\n"[..], &b"err\n"[..]));
+}
+
+/// A command that starts another, as `cargo` and `go` start compilers, and writes its process id.
+fn compiling(file: &Path) -> tokio::process::Command {
+    let mut command = errand::command("sh");
+    command.args(["-c", r#"sleep 300 & echo $! >"$0.new" && mv "$0.new" "$0"; wait"#]).arg(file);
+    command
+}
+
+#[tokio::test]
 async fn a_child_can_be_paused_and_started_again() {
     let dir = dir();
     let process = Process::start(Spec::new("pause", Path::new("/bin/sleep"), ["300".to_owned()], &dir)).unwrap();
@@ -80,14 +137,19 @@ async fn ends_by(case: &str, signal: Option<Signal>) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let child: u32 = eventually("the inner run started its child", SOON, async || Ok(Seen::Done(std::fs::read_to_string(&file)?.parse()?)))
-        .await
-        .unwrap();
+    let child: u32 =
+        eventually("the inner run started its child", SOON, async || Ok(Seen::Done(std::fs::read_to_string(&file)?.trim().parse()?)))
+            .await
+            .unwrap();
     if let Some(signal) = signal {
         assert_eq!(name(child), "sleep");
         kill(Pid::from_raw(i32::try_from(parent.id()).unwrap()), signal).unwrap();
     }
     reaped(&mut parent).await;
+    gone(child).await;
+}
+
+async fn gone(child: u32) {
     eventually("the child is gone", SOON, async || Ok(Seen::when(matches!(state(child), None | Some('Z')), state(child)))).await.unwrap();
 }
 
