@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
-use crate::env;
+use crate::{env, errand};
 
 /// The version that the module under `e2e/kubernetes` asks for; the servers call themselves so.
 pub const KUBERNETES: (u32, u32, u32) = (1, 37, 2);
@@ -98,8 +98,9 @@ impl Programs {
         let go = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
         if !go.is_ok_and(|status| status.success()) {
             bail!(
-                "no Kubernetes programs and no Go to build them with: install Go 1.24 or newer (https://go.dev/dl), \
-                 or set VIRTUALCLUSTER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl"
+                "no Kubernetes programs and no Go to build them with: install Go {} or newer (https://go.dev/dl), \
+                 or set VIRTUALCLUSTER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl",
+                go_version()?
             );
         }
         let dir = cache()?;
@@ -147,6 +148,14 @@ fn module() -> PathBuf {
     env::workspace().join("e2e/kubernetes")
 }
 
+/// The version of Go that the module asks for, as people name it: `1.26`.
+fn go_version() -> anyhow::Result<String> {
+    let path = module().join("go.mod");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let version = text.lines().find_map(|line| line.strip_prefix("go ")).with_context(|| format!("{} names no Go", path.display()))?;
+    Ok(version.trim().splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
+}
+
 /// Our cache of the programs that exactly this module builds.
 fn cache() -> anyhow::Result<PathBuf> {
     let mut hash = Sha256::new();
@@ -181,17 +190,15 @@ async fn build_one(program: &Program, dir: &Path, bar: &ProgressBar) -> anyhow::
     bar.set_message(format!("building (elsewhere: {} s)", program.took.as_secs()));
     bar.enable_steady_tick(Duration::from_millis(200));
     let unfinished = dir.join(format!(".{}.{}", program.name, std::process::id()));
-    let output = Command::new("go")
-        .current_dir(module())
+    let mut go = errand::command("go");
+    go.current_dir(module())
         .env("CGO_ENABLED", "0")
         .args(["build", "-mod=readonly", "-trimpath", "-ldflags", &linker_flags(), "-o"])
         .arg(&unfinished)
         .arg(program.package)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("could not run go")?;
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let output = errand::run(go).await.context("could not run go")?;
     if !output.status.success() {
         bar.abandon_with_message("failed");
         bail!("could not build {}:\n{}", program.name, String::from_utf8_lossy(&output.stderr));
@@ -206,4 +213,16 @@ fn linker_flags() -> String {
     let (major, minor, patch) = KUBERNETES;
     let version = "k8s.io/component-base/version";
     format!("-s -w -X {version}.gitVersion=v{major}.{minor}.{patch} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_names_the_go_that_is_needed() {
+        let readme = std::fs::read_to_string(env::workspace().join("README.md")).unwrap();
+        let named = format!("[Go](https://go.dev/dl) {}", go_version().unwrap());
+        assert!(readme.contains(&named), "README.md does not say {named:?}");
+    }
 }
