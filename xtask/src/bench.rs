@@ -8,10 +8,8 @@ mod table;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use e2e::audit::{Calls, Mark};
 use e2e::bed::{Bed, BedOptions};
-use e2e::env;
 use e2e::nodes::{FakeNodes, NodeOptions};
 use e2e::programs::Programs;
 use e2e::syncer::{SyncerOptions, SyncerProcess};
@@ -20,12 +18,13 @@ use indicatif::MultiProgress;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use serde_json::json;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use observe::Observer;
 use table::{Phase, Table};
+
+use crate::syncer::{self, Build};
 
 const TENANTS: usize = 4;
 const BURST: usize = 400;
@@ -38,7 +37,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Measures on real API servers.
 pub(crate) async fn real() -> anyhow::Result<()> {
     Programs::locate_or_build(&MultiProgress::new()).await?;
-    let program = build().await?;
+    let program = syncer::build(Build::Release).await?;
     let bed = Bed::start(BedOptions::new("bench", TENANTS)).await?;
     let _nodes = FakeNodes::start(bed.sup.client(), NodeOptions { events: false, ..NodeOptions::new(4) }).await?;
     let syncer = SyncerProcess::start(&bed, SyncerOptions { program: Some(program), ..SyncerOptions::default() }).await?;
@@ -67,20 +66,6 @@ pub(crate) async fn real() -> anyhow::Result<()> {
     table.idle(idle_share);
     println!("{table}");
     Ok(())
-}
-
-/// The syncer with optimizations, unless one is given.
-async fn build() -> anyhow::Result<std::path::PathBuf> {
-    if let Some(given) = env::var("VC_SYNCER") {
-        return Ok(given.into());
-    }
-    println!("building vc-syncer with optimizations");
-    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(cargo);
-    command.current_dir(env::workspace()).args(["build", "--release", "--bin", "vc-syncer"]);
-    let status = command.kill_on_drop(true).status().await.context("could not run cargo")?;
-    anyhow::ensure!(status.success(), "vc-syncer could not be built");
-    Ok(env::workspace().join("target/release/vc-syncer"))
 }
 
 #[derive(Clone, Copy)]

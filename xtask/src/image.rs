@@ -8,19 +8,17 @@
 use std::env::consts::ARCH;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::syncer::{self, Build, PROGRAM};
+
 /// The image's name, as `manifests/deployment.yaml` has it.
 const NAME: &str = concat!("ghcr.io/virtualcluster/vc-syncer:", env!("CARGO_PKG_VERSION"));
-
-/// The program in the image.
-const PROGRAM: &str = "vc-syncer";
 
 /// User and group that the program runs as: nobody's, by the convention of distroless images.
 const USER: &str = "65532:65532";
@@ -29,12 +27,12 @@ const USER: &str = "65532:65532";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
 /// Writes the image with this program in it, or with one built first.
-pub(crate) fn run(binary: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) async fn run(binary: Option<&Path>) -> anyhow::Result<()> {
     let built;
     let binary = if let Some(given) = binary {
         given
     } else {
-        built = build()?;
+        built = syncer::build(Build::Static).await?;
         &built
     };
     let program = fs::read(binary).with_context(|| format!("could not read {}", binary.display()))?;
@@ -45,22 +43,6 @@ pub(crate) fn run(binary: Option<&Path>) -> anyhow::Result<()> {
     fs::write(&path, &archive).with_context(|| format!("could not write {}", path.display()))?;
     eprintln!("wrote {} ({} KiB): {NAME}", path.display(), archive.len() / 1024);
     Ok(())
-}
-
-/// Builds the program, linked statically: glibc's resolver needs no files of its own since 2.34.
-///
-/// With an explicit `--target` the flags are not applied to build scripts and macros, which cannot be static.
-fn build() -> anyhow::Result<PathBuf> {
-    let (root, triple) = (crate::root(), format!("{ARCH}-unknown-linux-gnu"));
-    let flags = ["-Ctarget-feature=+crt-static".to_owned(), format!("--remap-path-prefix={}=/src", root.display())].join("\x1f");
-    let status = Command::new(env!("CARGO"))
-        .current_dir(&root)
-        .args(["build", "--release", "--locked", "--package", "syncer", "--bin", PROGRAM, "--target", &triple])
-        .env("CARGO_ENCODED_RUSTFLAGS", flags)
-        .status()
-        .context("could not start cargo")?;
-    ensure!(status.success(), "the syncer did not build");
-    Ok(root.join("target").join(triple).join("release").join(PROGRAM))
 }
 
 /// Refuses what would need a loader or libraries, which the image does not have.

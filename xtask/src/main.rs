@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod image;
 mod manifests;
+mod syncer;
 mod test;
 mod tidy;
 mod tool;
@@ -80,7 +81,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Bench { bed: Bed::Real } => wait(bench::real()),
         Task::Manifests { check } => manifests::run(check),
-        Task::Image { binary } => image::run(binary.as_deref()),
+        Task::Image { binary } => wait(image::run(binary.as_deref())),
         Task::Tidy => tidy::run(),
     }
 }

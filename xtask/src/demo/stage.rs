@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use common::{Namespace, TenantId, Uid};
 use e2e::{
     audit::Mark,
     bed::{Bed, BedOptions, virtual_clusters},
-    env,
     nodes::{FakeNodes, NodeOptions},
     plane::ControlPlane,
     programs::Programs,
@@ -17,9 +15,10 @@ use e2e::{
 use indicatif::MultiProgress;
 use kube::{Api, Resource, ResourceExt as _, core::NamespaceResourceScope};
 use serde_json::Value;
-use tokio::{process::Command, time::Instant};
+use tokio::time::Instant;
 
 use super::tell;
+use crate::syncer::{self, Build};
 
 /// The namespace in which tenants work.
 pub(super) const NAMESPACE: &str = "default";
@@ -54,7 +53,7 @@ impl Stage {
         );
         tell::scene("Setting the stage");
         Programs::locate_or_build(&MultiProgress::new()).await?;
-        build_syncer().await?;
+        let program = syncer::build(Build::Debug).await?;
         let begin = Instant::now();
         let bed = Bed::start(BedOptions::new("demo", tenants)).await?;
         let plural = if tenants == 1 { "a tenant" } else { "tenants, each" };
@@ -65,7 +64,7 @@ impl Stage {
         let nodes = FakeNodes::start(bed.sup.client(), NodeOptions::new(2)).await?;
         tell::so(&format!("{} nodes in the super cluster (no kubelet: Pods become Running, nothing is executed)", nodes.names().len()));
         let mark = bed.sup.audit().mark();
-        let syncer = SyncerProcess::start(&bed, SyncerOptions::default()).await?;
+        let syncer = SyncerProcess::start(&bed, SyncerOptions { program: Some(program), ..SyncerOptions::default() }).await?;
         syncer.wait_ready(PATIENCE).await?;
         tell::so("manifests/ installed, and vc-syncer running under the identity that they give it");
         let tenants = register(&bed).await?;
@@ -94,20 +93,6 @@ impl Stage {
     {
         Api::namespaced(self.bed.sup.client(), &tenant.below)
     }
-}
-
-/// Builds the program that is shown, unless one is given.
-async fn build_syncer() -> anyhow::Result<()> {
-    if env::var("VC_SYNCER").is_some() {
-        return Ok(());
-    }
-    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(cargo);
-    command.current_dir(env::workspace()).args(["build", "--quiet", "--bin", "vc-syncer"]);
-    let status = command.kill_on_drop(true).status().await.context("could not run cargo")?;
-    anyhow::ensure!(status.success(), "vc-syncer could not be built");
-    tell::so("vc-syncer built (without optimizations, as `cargo build` does)");
-    Ok(())
 }
 
 async fn register(bed: &Bed) -> anyhow::Result<Vec<Tenant>> {
