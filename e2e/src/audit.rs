@@ -53,6 +53,16 @@ impl Call {
         writes.contains(&self.verb.as_str()) && self.subresource != "token" && !self.resource.ends_with("reviews")
     }
 
+    /// Whether it asked for objects, by name or as a list; a watch is neither.
+    pub fn is_read(&self) -> bool {
+        ["get", "list"].contains(&self.verb.as_str())
+    }
+
+    /// Whether it asked for a token.
+    pub fn is_token(&self) -> bool {
+        self.verb == "create" && self.subresource == "token"
+    }
+
     /// Whether it changed something.
     pub fn is_successful(&self) -> bool {
         self.code < 300
@@ -122,6 +132,18 @@ impl Calls {
     #[must_use]
     pub fn writes(&self) -> Self {
         self.filter(Call::is_write)
+    }
+
+    /// Those that ask for objects.
+    #[must_use]
+    pub fn reads(&self) -> Self {
+        self.filter(Call::is_read)
+    }
+
+    /// Those that ask for a token.
+    #[must_use]
+    pub fn tokens(&self) -> Self {
+        self.filter(Call::is_token)
     }
 
     /// Those without Leases, which tell the time and nothing else.
@@ -248,7 +270,7 @@ mod tests {
             "objectRef":{"resource":"serviceaccounts","subresource":"token","name":"default"},"responseStatus":{"code":201}}"#;
         let call = parse(token).unwrap().unwrap();
         assert_eq!(call.summary(), "create serviceaccounts/token 201");
-        assert!(!call.is_write());
+        assert!(!call.is_write() && !call.is_read() && call.is_token());
         assert_eq!(Calls(vec![call]).credentials(), BTreeSet::from(["JTI=a".to_owned(), "JTI=b".to_owned()]));
     }
 }

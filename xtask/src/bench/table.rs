@@ -65,13 +65,13 @@ impl fmt::Display for Table {
         row(f, "until all run in their tenants", &|p| format!("{:.1} s", p.took.as_secs_f64()))?;
         row(f, "syncer CPU a Pod", &|p| format!("{:.2} ms", p.cpu_seconds * 1000.0 * ratio(1, p.pods)))?;
         row(f, "super API: writes a Pod", &|p| format!("{:.2}", ratio(p.sup.writes().len(), p.pods)))?;
-        row(f, "super API: reads a Pod", &|p| format!("{:.2}", ratio(reads(&p.sup), p.pods)))?;
+        row(f, "super API: reads a Pod", &|p| format!("{:.2}", ratio(p.sup.reads().len(), p.pods)))?;
         row(f, "tenant API: writes a Pod, Events apart", &|p| {
             format!("{:.2}", ratio(p.tenants.writes().filter(|c| c.resource != "events").len(), p.pods))
         })?;
-        row(f, "tenant API: tokens a Pod", &|p| format!("{:.2}", ratio(p.tenants.filter(|c| c.subresource == "token").len(), p.pods)))?;
+        row(f, "tenant API: tokens a Pod", &|p| format!("{:.2}", ratio(p.tenants.tokens().len(), p.pods)))?;
         row(f, "tenant API: Events a Pod", &|p| format!("{:.2}", ratio(p.tenants.filter(|c| c.resource == "events").len(), p.pods)))?;
-        row(f, "tenant API: reads a Pod", &|p| format!("{:.2}", ratio(reads(&p.tenants), p.pods)))?;
+        row(f, "tenant API: reads a Pod", &|p| format!("{:.2}", ratio(p.tenants.reads().len(), p.pods)))?;
         for (name, pick) in [("down", 0), ("up", 1), ("in all", 2)] {
             row(f, &format!("{name}, p50 / p99"), &|p| {
                 let spans = match pick {
@@ -98,8 +98,4 @@ impl fmt::Display for Table {
 #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^52")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-fn reads(calls: &Calls) -> usize {
-    calls.filter(|call| matches!(call.verb.as_str(), "get" | "list")).len()
 }

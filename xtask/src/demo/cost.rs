@@ -37,14 +37,17 @@ pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
     let pods = pods(stage)?;
     anyhow::ensure!(pods > 0, "the audit logs show no Pod");
     let (below, above) = (calls_below(stage)?, calls_above(stage)?);
-    let per_pod = |calls: &Calls| f64::from(u32::try_from(calls.len()).unwrap_or(u32::MAX)) / f64::from(pods);
+    let per_pod = |calls: Calls| format!("{:.1} a Pod", f64::from(u32::try_from(calls.len()).unwrap_or(u32::MAX)) / f64::from(pods));
     tell::line(&format!("    for {pods} Pods, from the start of the syncer on:"));
     let mebibytes = stage.syncer.rss_bytes() >> 20;
+    let row = |what: &str, sup: String, tenants: String| vec![what.to_owned(), sup, tenants];
     tell::table(&[
-        vec!["CPU time".to_owned(), format!("{:.2} s", stage.syncer.cpu_seconds())],
-        vec!["memory".to_owned(), format!("{mebibytes} MiB")],
-        vec!["writes to the super cluster".to_owned(), format!("{:.1} a Pod", per_pod(&below.writes()))],
-        vec!["writes to tenants".to_owned(), format!("{:.1} a Pod", per_pod(&above.writes()))],
+        row("CPU time", format!("{:.2} s", stage.syncer.cpu_seconds()), String::new()),
+        row("memory", format!("{mebibytes} MiB"), String::new()),
+        row("calls", "super cluster".to_owned(), "tenants".to_owned()),
+        row("  writes", per_pod(below.writes()), per_pod(above.writes())),
+        row("  tokens", per_pod(below.tokens()), per_pod(above.tokens())),
+        row("  reads, also those of the start", per_pod(below.reads()), per_pod(above.reads())),
     ]);
     tell::so("counted by the API servers' own audit logs and the kernel");
     Ok(())
