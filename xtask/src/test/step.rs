@@ -44,6 +44,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "unit", about: "unit tests, snapshots and laws", run: unit },
     Step { name: "doctest", about: "the examples in the documentation", run: doctest },
     Step { name: "docs", about: "the documentation builds, private items too", run: docs },
+    Step { name: "demo", about: "the demo comes true, told to its end", run: demo },
     Step { name: "e2e", about: "end-to-end tests on real Kubernetes API servers, two beds at a time", run: e2e },
 ];
 
@@ -78,6 +79,11 @@ fn unit(filter: &[String]) -> Result<Tests, Failure> {
 
 fn doctest(_: &[String]) -> Result<Tests, Failure> {
     Ok(say_and_run(cargo().args(["test", "--doc", "--workspace", "--locked", "--quiet"])).map(none)?)
+}
+
+/// Its exit status is what counts: success only if everything shown was true.
+fn demo(_: &[String]) -> Result<Tests, Failure> {
+    Ok(say_and_run(cargo().args(["xtask", "demo", "--once"])).map(none)?)
 }
 
 fn e2e(filter: &[String]) -> Result<Tests, Failure> {
