@@ -12,6 +12,8 @@ pub mod metadata;
 pub mod object;
 pub mod plan;
 pub mod queue;
+#[cfg(test)]
+mod schema;
 pub mod scrub;
 pub mod shape;
 

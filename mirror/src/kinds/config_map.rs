@@ -13,7 +13,7 @@ use crate::shape::{Table, Verdict, carry_body};
 pub struct ConfigMap;
 
 /// The fields of a `ConfigMap` beside its metadata.
-pub const CONFIG_MAP: &Table = &[("binaryData", Verdict::Copy), ("data", Verdict::Copy), ("immutable", Verdict::Copy)];
+const CONFIG_MAP: &Table = &[("binaryData", Verdict::Copy), ("data", Verdict::Copy), ("immutable", Verdict::Copy)];
 
 impl Downward for ConfigMap {
     fn resource(&self) -> Resource {
@@ -32,5 +32,16 @@ impl Downward for ConfigMap {
 
     fn demand(&self) -> Demand {
         Demand::Referenced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::every_field_has_a_verdict;
+
+    #[test]
+    fn every_field_has_its_verdict() {
+        every_field_has_a_verdict::<k8s_openapi::api::core::v1::ConfigMap>(CONFIG_MAP);
     }
 }

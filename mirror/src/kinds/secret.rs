@@ -14,7 +14,7 @@ use crate::shape::{Table, Verdict, carry_body};
 pub struct Secret;
 
 /// The fields of a Secret beside its metadata.
-pub const SECRET: &Table = &[
+const SECRET: &Table = &[
     ("data", Verdict::Copy),
     ("immutable", Verdict::Copy),
     ("stringData", Verdict::Force("write-only: an API server hands out what it made of it, in data")),
@@ -72,6 +72,12 @@ fn type_down(kind: &str) -> Result<&str, Hold> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::every_field_has_a_verdict;
+
+    #[test]
+    fn every_field_has_its_verdict() {
+        every_field_has_a_verdict::<k8s_openapi::api::core::v1::Secret>(SECRET);
+    }
 
     #[test]
     fn types_that_controllers_act_on_do_not_go_down() {

@@ -16,7 +16,7 @@ use crate::shape::{Table, Verdict, carry};
 pub struct Service;
 
 /// The fields of the spec.
-pub const SPEC: &Table = &[
+const SPEC: &Table = &[
     ("allocateLoadBalancerNodePorts", Verdict::Copy),
     ("clusterIP", Verdict::Rewrite("sent if it lies in the tenant's slice or is None, else the super cluster chooses")),
     ("clusterIPs", Verdict::Rewrite("the same address as in clusterIP")),
@@ -200,6 +200,12 @@ fn same_port(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::every_leaf_has_a_verdict;
+
+    #[test]
+    fn every_leaf_of_the_spec_has_a_verdict() {
+        every_leaf_has_a_verdict::<k8s_openapi::api::core::v1::ServiceSpec>(SPEC, &[]);
+    }
 
     fn address(text: &str, slice: Option<(&str, u8)>) -> Option<String> {
         let mut spec = Map::from_iter([("clusterIP".to_owned(), text.into()), ("clusterIPs".to_owned(), json!([text, "fd00::9"]))]);

@@ -1,4 +1,4 @@
-//! The verdict on every leaf of a Pod's spec. `tests/pod_schema.rs` holds it against the schema of the Kubernetes we build for.
+//! The verdict on every leaf of a Pod's spec.
 //!
 //! *Sources*: Pod Security Standards "baseline"; what a shared node can give without giving other tenants away.
 
@@ -357,3 +357,34 @@ const PROJECTION: &Table = &[
     ("secret", Object(NAMED_ITEMS)),
     ("serviceAccountToken", Rewrite("a token of the tenant's, from a Secret")),
 ];
+
+/// Rewritten as a whole by the kind: a token source becomes a Secret's, a selector of namespaces is `{}` or refused.
+#[cfg(test)]
+pub(crate) const OPAQUE: [&str; 5] = [
+    "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
+    "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
+    "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
+    "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
+    "volumes[].projected.sources[].serviceAccountToken",
+];
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+
+    use super::*;
+    use crate::schema::every_leaf_has_a_verdict;
+
+    #[test]
+    fn every_leaf_of_the_spec_has_a_verdict() {
+        every_leaf_has_a_verdict::<PodSpec>(SPEC, &OPAQUE);
+    }
+
+    #[test]
+    fn every_field_of_the_status_has_a_verdict() {
+        let schema = schemars::schema_for!(PodStatus);
+        let known: Vec<&str> = schema.get("properties").and_then(|p| p.as_object()).unwrap().keys().map(String::as_str).collect();
+        let named: Vec<&str> = STATUS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(known, named);
+    }
+}

@@ -1,10 +1,24 @@
-//! Walks the schema of a Kubernetes type beside a verdict table, and says where they differ.
+//! Holds verdict tables against the schemas of the Kubernetes that we build for. Each kind's file does so with its own.
 
 use std::collections::BTreeSet;
 
-use mirror::shape::{Table, Verdict};
-use schemars::Schema;
+use schemars::{JsonSchema, Schema, schema_for};
 use serde_json::{Map, Value};
+
+use crate::shape::{Table, Verdict};
+
+/// Asserts that each leaf of the type has its verdict; `opaque` as for [`differences`].
+pub(crate) fn every_leaf_has_a_verdict<T: JsonSchema>(table: &Table, opaque: &[&str]) {
+    let found = differences(&schema_for!(T), table, opaque);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The same for a whole object: of `table` are the fields beside what is handled alike for all kinds.
+pub(crate) fn every_field_has_a_verdict<T: JsonSchema>(table: &Table) {
+    let alike = ["apiVersion", "kind", "metadata"].map(|name| (name, Verdict::Rewrite("alike for all kinds")));
+    let whole: Vec<_> = table.iter().copied().chain(alike).collect();
+    every_leaf_has_a_verdict::<T>(&whole, &["metadata"]);
+}
 
 /// What a table and a schema disagree on, a line each. `opaque` are the paths of objects with fields of their own that a kind handles
 /// whole (carried or rewritten without a table), as `volumes[].projected`.
@@ -86,4 +100,12 @@ impl<'a> Walk<'a> {
     fn item(&self, schema: &'a Value) -> Option<&'a Value> {
         self.resolved(schema).get("items")
     }
+}
+
+#[test]
+fn a_leaf_without_a_verdict_is_found() {
+    use crate::kinds::pod::verdicts;
+    let some: Vec<_> = verdicts::SPEC.iter().copied().filter(|(name, _)| *name != "hostPID").collect();
+    let found = differences(&schema_for!(k8s_openapi::api::core::v1::PodSpec), &some, &verdicts::OPAQUE);
+    assert_eq!(found, ["hostPID: no verdict"]);
 }
