@@ -195,6 +195,26 @@ fn a_tenant_cannot_set_what_is_ours() {
 }
 
 #[test]
+fn a_field_that_nobody_knows_does_not_go_down() {
+    each_downward(|kind, name, fixture| {
+        let surroundings = Surroundings::of(&fixture["cx"]);
+        let tenant = fixture::tenant_object(&fixture["tenant"]);
+        for place in places(&fixture["tenant"]) {
+            let mut with = tenant.clone();
+            with.pointer_mut(&place).and_then(Value::as_object_mut).unwrap().insert("fieldOfTomorrow".to_owned(), json!(HOSTILE));
+            let Some(asked) = down(kind, &with, &surroundings.cx()) else { continue };
+            let created = String::from_utf8(asked.to_create(&kind.resource(), Some("n"), "a")).unwrap();
+            assert!(!created.contains(HOSTILE), "{name}: it went down in {place:?}: {created}");
+        }
+    });
+}
+
+/// Where an object could have one field more: the object itself, and its spec.
+fn places(tenant: &Value) -> Vec<String> {
+    ["", "/spec"].into_iter().filter(|place| tenant.pointer(place).is_some_and(Value::is_object)).map(str::to_owned).collect()
+}
+
+#[test]
 fn finalizers_owners_and_status_do_not_go_down() {
     each_downward(|kind, name, fixture| {
         let surroundings = Surroundings::of(&fixture["cx"]);
