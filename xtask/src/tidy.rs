@@ -1,9 +1,10 @@
 //! `cargo xtask tidy`: the habits of this repository that no compiler knows.
 //!
-//! Rules look at one file, by path and text ([`rule::of_file`]), or at the list of files ([`of_tree`]). A line that has a good reason
-//! to break a rule says so: `tidy: allow <rule>: <reason>` in a comment on it.
+//! Rules look at one file, by path and text ([`rule::of_file`]), at the list of files ([`of_tree`]), or at what one says of others
+//! ([`threats::missing`]). A line that has a good reason to break a rule says so: `tidy: allow <rule>: <reason>` in a comment on it.
 
 mod rule;
+mod threats;
 
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +24,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
             findings.extend(rule::of_file(path, &text));
         }
     }
+    let threats = std::fs::read_to_string(root.join(threats::PATH)).context("could not read the table of threats")?;
+    findings.extend(threats::missing(&threats, |path| std::fs::read_to_string(root.join(path)).ok()));
     for finding in &findings {
         println!("{finding}");
     }
