@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::api::{Condition, ConditionStatus, ConditionType, VirtualCluster, condition};
+use common::api::{Condition, ConditionStatus, ConditionType, NodeMode, VirtualCluster, VirtualClusterSpec, condition};
 use common::{Namespace, Tenant, Uid, keys};
 use kube::ResourceExt;
 
@@ -216,6 +216,19 @@ pub(super) fn taken(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<(&'
     (!taken.is_empty()).then_some(("NamespaceTaken", message))
 }
 
+/// What a spec asks for that this version accepts and does not do: one word and what happens instead.
+pub(super) fn unserved(spec: &VirtualClusterSpec) -> Option<(&'static str, String)> {
+    match spec.nodes.mode {
+        NodeMode::OnDemand => None,
+        NodeMode::Mirrored => Some((
+            "NodesNotMirrored",
+            "objects flow in both directions, but spec.nodes.mode mirrored is not served by this version: the tenant sees the nodes that \
+             its Pods run on, as with onDemand; set spec.nodes.mode to onDemand, and leave spec.nodes.selector out"
+                .to_owned(),
+        )),
+    }
+}
+
 /// What to say about a tenant in this state. A condition that is left out stays as it is.
 pub(super) fn conditions(state: &State, vc: &VirtualCluster) -> Vec<Condition> {
     use ConditionStatus::{False, True, Unknown};
@@ -244,7 +257,7 @@ pub(super) fn conditions(state: &State, vc: &VirtualCluster) -> Vec<Condition> {
 
 #[cfg(test)]
 mod tests {
-    use common::api::{VirtualClusterSpec, VirtualClusterStatus};
+    use common::api::{Nodes, VirtualClusterStatus};
 
     use super::*;
 
@@ -348,6 +361,17 @@ mod tests {
             assert_eq!(ready.status == ConditionStatus::True, matches!(state, State::Synced { .. }));
             assert!(!ready.message.is_empty());
         }
+    }
+
+    #[test]
+    fn nodes_that_are_not_mirrored_are_a_remark_on_a_tenant_that_is_ready() {
+        assert_eq!(unserved(&VirtualClusterSpec::default()), None);
+        let nodes = Nodes { mode: NodeMode::Mirrored, selector: None };
+        let note = unserved(&VirtualClusterSpec { nodes, ..VirtualClusterSpec::default() });
+        let list = conditions(&State::Synced { note }, &vc(&[]));
+        let ready = condition(&list, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status, &*ready.reason), (ConditionStatus::True, "NodesNotMirrored"));
+        assert!(ready.message.contains("spec.nodes.mode") && ready.message.contains("not served"), "{}", ready.message);
     }
 
     #[test]

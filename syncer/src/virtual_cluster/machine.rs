@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::{self, Answer, Trouble};
-use super::decide::{Accepted, Life, State, Why, life};
+use super::decide::{Accepted, Life, State, Why, life, unserved};
 use super::kubeconfig::{Found, find};
 use super::note;
 use super::pace::Pace;
@@ -186,7 +186,7 @@ impl Machine {
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, self.taken().or(note))
+        self.supervise(vc, &connection, accepted, self.taken().or(note).or_else(|| unserved(&vc.spec)))
     }
 
     /// Reads the kubeconfig, if it is time.
