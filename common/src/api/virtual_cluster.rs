@@ -37,15 +37,18 @@ pub struct VirtualClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_domain: Option<String>,
 
-    /// Days for which certificates of the control plane are valid.
+    /// Days for which certificates of the control plane are valid. For whoever makes the control plane; this version makes none, so this
+    /// is accepted and not acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pki_expire_days: Option<i64>,
 
-    /// Label and annotation keys that start so are shown to the tenant as the super cluster has them.
+    /// Label and annotation keys that start so are shown to the tenant as the super cluster has them. Accepted and not acted on by this
+    /// version: nothing that the super cluster adds is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transparent_meta_prefixes: Vec<String>,
 
-    /// Label and annotation keys that start so live in the super cluster alone: not taken from the tenant, not shown to it.
+    /// Label and annotation keys that start so live in the super cluster alone: not taken from the tenant, not shown to it. Accepted and
+    /// not acted on by this version: which keys pass is the same for all tenants, and said by the syncer's flags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opaque_meta_prefixes: Vec<String>,
 
@@ -100,11 +103,12 @@ const fn default_weight() -> u8 {
     {"rule": "self.mode == 'mirrored' || !has(self.selector)", "message": "a selector needs mode mirrored"},
 ]))]
 pub struct Nodes {
-    /// `onDemand`: the nodes that its Pods run on. `mirrored`: all that the selector picks, whether Pods run there or not.
+    /// `onDemand`: the nodes that its Pods run on. `mirrored`: all that the selector picks, whether Pods run there or not; accepted and not
+    /// acted on by this version, which a condition then says.
     #[serde(default)]
     pub mode: NodeMode,
 
-    /// Picks the nodes to mirror by their labels in the super cluster; without one, all.
+    /// Picks the nodes to mirror by their labels in the super cluster; without one, all. Accepted and not acted on by this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
