@@ -5,6 +5,7 @@ pub mod event;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod pod_disruption_budget;
 pub mod secret;
 pub mod service;
 
@@ -17,6 +18,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&secret::Secret),
     Kind::Down(&service::Service),
     Kind::Down(&pod::Pod),
+    Kind::Down(&pod_disruption_budget::PodDisruptionBudget),
     Kind::Up(&node::Node),
     Kind::Up(&event::Event),
 ];

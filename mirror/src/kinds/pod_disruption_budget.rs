@@ -1,0 +1,76 @@
+//! `PodDisruptionBudget`: goes down with its selector mapped, so that a drain of a super cluster's node waits for the tenant's Pods too.
+//!
+//! In the super cluster a Pod has no controller, so the disruption controller there knows no scale: of a budget that is a share, or says
+//! how many may be missing, it makes that none may go, for ever. Only the number of Pods that must stay means the same in both clusters.
+//!
+//! *Caveats*: nothing is reported up, since the tenant's own disruption controller writes the status of its copy. A tenant may ask that none
+//! of its Pods be evicted; a drain that does not wait for it deletes them (`kubectl drain --disable-eviction`).
+
+use common::{InSuper, InTenant};
+use serde_json::Value;
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::kind::{Downward, Resource};
+use crate::metadata;
+use crate::object::{Content, Object};
+use crate::shape::{Table, Verdict, carry};
+
+/// The kind.
+pub struct PodDisruptionBudget;
+
+/// The fields of the spec.
+const SPEC: &Table = &[
+    ("maxUnavailable", Verdict::Rewrite("refused")),
+    ("minAvailable", Verdict::Rewrite("a number; a share is refused")),
+    ("selector", Verdict::Rewrite("keys as labels have them in the super cluster")),
+    ("unhealthyPodEvictionPolicy", Verdict::Copy),
+];
+
+/// What to do about a budget that does not go down.
+const NUMBER: &str = "the super cluster does not know how many Pods your controllers want; say how many must stay, as a number in \
+                      spec.minAvailable (in your own cluster the budget holds as it is)";
+
+impl Downward for PodDisruptionBudget {
+    fn resource(&self) -> Resource {
+        Resource {
+            group: "policy",
+            version: "v1",
+            api_version: "policy/v1",
+            kind: "PodDisruptionBudget",
+            plural: "poddisruptionbudgets",
+            namespaced: true,
+            status: false,
+        }
+    }
+
+    fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
+        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
+            return Err(Hold::Malformed("spec is no object".into()));
+        };
+        if spec.contains_key("maxUnavailable") {
+            return Err(Hold::refuse("NotSupported", "spec.maxUnavailable", NUMBER));
+        }
+        if !spec.get("minAvailable").is_some_and(Value::is_u64) {
+            return Err(Hold::refuse("NotSupported", "spec.minAvailable", NUMBER));
+        }
+        if let Some(selector) = spec.get_mut("selector") {
+            *selector = metadata::selector_down(selector, cx.policy);
+        }
+        let mut content = metadata::down(&tenant.meta, cx.policy);
+        content.body.insert("spec".to_owned(), Value::Object(spec));
+        Ok(InSuper(content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::every_leaf_has_a_verdict;
+
+    #[test]
+    fn every_leaf_of_the_spec_has_a_verdict() {
+        every_leaf_has_a_verdict::<k8s_openapi::api::policy::v1::PodDisruptionBudgetSpec>(SPEC, &["selector"]);
+    }
+}
