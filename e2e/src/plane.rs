@@ -218,9 +218,19 @@ impl ControlPlane {
 
 /// A client with the kubeconfig of a file.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let parsed = Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// The same, but asks once: for whom an answer like 429 is what counts, not what comes of it after minutes.
+pub async fn client_that_asks_once(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
+}
+
+async fn config(kubeconfig: &Path) -> anyhow::Result<kube::Config> {
+    let parsed = Kubeconfig::read_from(kubeconfig)?;
+    Ok(kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await?)
 }
 
 async fn ready(client: &Client, api_server: &Process) -> anyhow::Result<()> {

@@ -5,10 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context as _;
 use e2e::{
     nodes::NodeOptions,
+    plane::client_that_asks_once,
     story::{Actor, NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, is_running, pod, uid_of},
     wait::{Seen, eventually, never},
 };
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
@@ -33,6 +37,7 @@ async fn a_pod_that_ends_on_one_side_ends_on_the_other() {
         chapter("a Pod that nobody replaces is gone in both", nobody_replaces(tenant)),
         chapter("deleted by the tenant: it ends in peace, then goes in both", graceful(tenant)),
         chapter("evicted by the tenant: the same", evicted_above(tenant)),
+        chapter("a budget of the tenant's holds evictions below, as long as it is there", protected(&story)),
         chapter("deleted by force: the tenant need not wait, and below it ends", forced(tenant)),
     ];
     story.tell(chapters).await.unwrap();
@@ -117,6 +122,35 @@ async fn evicted_above(tenant: &Actor) -> anyhow::Result<()> {
     tenant.above::<Pod>("default").evict("asked", &EvictParams::default()).await?;
     ending(tenant, "asked").await?;
     tenant.gone_everywhere::<Pod>("default", "asked").await
+}
+
+/// The budget selects by a label that has another key in the super cluster, where its controller must have counted the Pod.
+async fn protected(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let labels = json!({ "team.example/role": "guarded" });
+    tenant
+        .apply(&json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "guard" },
+            "spec": { "minAvailable": 1, "selector": { "matchLabels": labels } },
+        }))
+        .await?;
+    tenant.apply(&pod("guarded", &labels, &json!({ "terminationGracePeriodSeconds": 2 }))).await?;
+    tenant.sees("it runs", "default", "guarded", is_running).await?;
+    let budgets: Api<PodDisruptionBudget> = tenant.below("default");
+    eventually("the super cluster's controller counts the Pod", PATIENCE, async || {
+        let status = budgets.get("guard").await?.status.unwrap_or_default();
+        Ok(Seen::when((status.current_healthy, status.desired_healthy) == (Some(1), Some(1)), status))
+    })
+    .await?;
+    let once: Api<Pod> = Api::namespaced(client_that_asks_once(story.bed.sup.kubeconfig()).await?, &tenant.namespace_below("default"));
+    match once.evict("guarded", &EvictParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 429 && status.message.contains("disruption budget") => {}
+        other => anyhow::bail!("the eviction was answered with {other:?}"),
+    }
+    tenant.above::<PodDisruptionBudget>("default").delete("guard", &DeleteParams::default()).await?;
+    tenant.gone_everywhere::<PodDisruptionBudget>("default", "guard").await?;
+    once.evict("guarded", &EvictParams::default()).await?;
+    tenant.gone_everywhere::<Pod>("default", "guarded").await
 }
 
 async fn forced(tenant: &Actor) -> anyhow::Result<()> {
