@@ -38,7 +38,7 @@ pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
     anyhow::ensure!(pods > 0, "the audit logs show no Pod");
     let (below, above) = (calls_below(stage)?, calls_above(stage)?);
     let per_pod = |calls: Calls| format!("{:.1} a Pod", f64::from(u32::try_from(calls.len()).unwrap_or(u32::MAX)) / f64::from(pods));
-    tell::line(&format!("    for {pods} Pods, from the start of the syncer on:"));
+    tell::line(&format!("    for {pods} Pods, and for all that comes before the first (namespaces, writers, lists):"));
     let mebibytes = stage.syncer.rss_bytes() >> 20;
     let row = |what: &str, sup: String, tenants: String| vec![what.to_owned(), sup, tenants];
     tell::table(&[
@@ -47,7 +47,7 @@ pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
         row("calls", "super cluster".to_owned(), "tenants".to_owned()),
         row("  writes", per_pod(below.writes()), per_pod(above.writes())),
         row("  tokens", per_pod(below.tokens()), per_pod(above.tokens())),
-        row("  reads, also those of the start", per_pod(below.reads()), per_pod(above.reads())),
+        row("  reads", per_pod(below.reads()), per_pod(above.reads())),
     ]);
     tell::so("counted by the API servers' own audit logs and the kernel");
     Ok(())
