@@ -25,10 +25,47 @@ async fn p9_s37_a_line_without_end_is_left_at_the_cap() {
         let mut lines = transport.watch("/api/v1/pods?watch=true", None).await.unwrap();
         let error = lines.next().await.unwrap().unwrap_err();
         assert!(matches!(error, TransportError::TooLarge { bound: Bound::Line, .. }), "{error}");
+        let received = || transport.traffic().snapshot().bytes_received / (1024 * 1024);
+        assert!(received() < 5);
+        // Its end is looked for a while, and never more of it kept.
         assert!(lines.next().await.is_none());
-        assert!(transport.traffic().snapshot().bytes_received < 5 * 1024 * 1024);
+        assert!(received() < 18);
         peak.at_most_mib(24);
     }
+}
+
+#[tokio::test]
+async fn s37_a_line_that_is_too_long_costs_itself_alone() {
+    let peak = Peak::start();
+    let long = "0".repeat(200 * 1024);
+    let texts = ["1\n2\n".to_owned(), long.clone(), "\n3\n".to_owned(), long + "\n4\n", "5\n".to_owned()];
+    let server = Server::start(Behavior::http2(move |_| {
+        let texts = texts.clone();
+        async move { pieces(texts.into_iter().map(Bytes::from)) }
+    }))
+    .await;
+    let transport = transport(&server, Limits { line_bytes: 64 * 1024, ..patient() });
+    let mut lines = transport.watch("/api/v1/pods?watch=true", None).await.unwrap();
+    let mut read = Vec::new();
+    while let Some(line) = lines.next().await {
+        read.push(line.map_or_else(|error| error.kind() == Failure::TooLarge, |line| line.len() == 1));
+    }
+    assert_eq!(read, [true; 7], "five lines, and two that are passed over");
+    peak.at_most_mib(8);
+}
+
+#[tokio::test]
+async fn s34_empty_lines_without_end_are_not_looked_through() {
+    let _alone = Peak::start();
+    let server = Server::start(Behavior::http2(|_| async {
+        pieces([Bytes::from_static(b"\n\n1\n")].into_iter().chain(std::iter::repeat(Bytes::from_static(&[b'\n'; 4096]))))
+    }))
+    .await;
+    let transport = transport(&server, patient());
+    let mut lines = transport.watch("/api/v1/pods?watch=true", None).await.unwrap();
+    assert_eq!(lines.next().await.unwrap().unwrap(), "1");
+    assert!(lines.next().await.is_none());
+    assert!(transport.traffic().snapshot().bytes_received < 1024 * 1024);
 }
 
 #[tokio::test]
