@@ -16,6 +16,7 @@ pub mod queue;
 mod schema;
 pub mod scrub;
 pub mod shape;
+mod size;
 
 pub use cx::Cx;
 pub use facts::Facts;

@@ -8,6 +8,7 @@ use crate::kind::{Demand, Downward, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_body};
+use crate::size;
 
 /// The kind.
 pub struct ConfigMap;
@@ -22,7 +23,7 @@ impl Downward for ConfigMap {
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let body = carry_body(&tenant.body, CONFIG_MAP, cx.policy.pass_unknown_fields)?;
-        Ok(InSuper(Content { body, ..metadata::down(&tenant.meta, cx.policy) }))
+        size::cap(Content { body, ..metadata::down(&tenant.meta, cx.policy) }, size::MOST_BYTES).map(InSuper)
     }
 
     /// The super cluster's own controller publishes its CA bundle under this name in each namespace, so the tenant's stands beside it.

@@ -28,6 +28,7 @@ use crate::kind::{Downward, Reference, Report, Resource, TokenAsk};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
 use crate::object::{Content, Object};
 use crate::shape::carry;
+use crate::size;
 
 /// The kind.
 pub struct Pod;
@@ -63,7 +64,7 @@ impl Downward for Pod {
         policy::cap_size(&spec, &annotations)?;
 
         let body = Map::from_iter([("spec".to_owned(), Value::Object(spec))]);
-        Ok(InSuper(Content { labels, annotations, body, ..Content::default() }))
+        size::cap(Content { labels, annotations, body, ..Content::default() }, policy::MAX_POD_BYTES).map(InSuper)
     }
 
     fn amend(&self, asked: InSuper<Content>, current: &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {

@@ -9,6 +9,7 @@ use crate::kind::{Demand, Downward, Observe, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_body};
+use crate::size;
 
 /// The kind.
 pub struct Secret;
@@ -42,7 +43,7 @@ impl Downward for Secret {
         let mut body = carry_body(&tenant.body, SECRET, cx.policy.pass_unknown_fields)?;
         let kind = type_down(tenant.text("/type").unwrap_or(OPAQUE))?;
         body.insert("type".to_owned(), Value::from(kind));
-        Ok(InSuper(Content { body, ..metadata::down(&tenant.meta, cx.policy) }))
+        size::cap(Content { body, ..metadata::down(&tenant.meta, cx.policy) }, size::MOST_BYTES).map(InSuper)
     }
 
     fn demand(&self) -> Demand {

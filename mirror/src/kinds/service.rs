@@ -11,6 +11,7 @@ use crate::kind::{Downward, Report, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry};
+use crate::size;
 
 /// The kind.
 pub struct Service;
@@ -85,7 +86,7 @@ impl Downward for Service {
         }
         let mut content = metadata::down(&tenant.meta, cx.policy);
         content.body.insert("spec".to_owned(), Value::Object(spec));
-        Ok(InSuper(content))
+        size::cap(content, size::MOST_BYTES).map(InSuper)
     }
 
     fn without_claims(&self, mut asked: Content) -> Content {

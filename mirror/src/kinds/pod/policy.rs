@@ -11,6 +11,7 @@ use super::{Fields, containers_mut, object, objects, text};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::object::Object;
+use crate::size::printed_bytes;
 
 /// Capabilities that the baseline lets a container add: those that container runtimes give anyway.
 const CAPABILITIES: [&str; 13] = [
@@ -49,8 +50,12 @@ const SYSCTLS: [&str; 14] = [
 
 const SE_LINUX_TYPES: [&str; 4] = ["container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 
-/// The largest Pod that goes down, in bytes of JSON: half of what etcd stores in one entry (1.5 MiB), since status is still to come.
+/// The largest spec that goes down, in bytes as an API server prints it: half of what etcd stores in one entry (1.5 MiB), since status is
+/// still to come.
 const MAX_BYTES: usize = 768 * 1024;
+
+/// The largest Pod that goes down, labels and annotations included.
+pub(super) const MAX_POD_BYTES: usize = MAX_BYTES + MAX_ANNOTATION_BYTES + 64 * 1024;
 
 /// What all annotations of one object may hold, in bytes; the API server's own limit (256 KiB).
 const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
@@ -183,7 +188,7 @@ pub(super) fn cap_size(spec: &Fields, annotations: &BTreeMap<String, String>) ->
             format!("annotations and labels that the Pod reads through the downward API must fit into {MAX_ANNOTATION_BYTES} bytes"),
         ));
     }
-    let spec_bytes = serde_json::to_vec(spec).map_or(0, |bytes| bytes.len());
+    let spec_bytes = printed_bytes(spec);
     if spec_bytes > MAX_BYTES {
         return Err(Hold::refuse("TooLarge", "spec", format!("the spec has {spec_bytes} bytes; at most {MAX_BYTES} go down")));
     }
@@ -236,6 +241,16 @@ mod tests {
         ] {
             assert_eq!(refused(&container(&allowed)), None);
         }
+    }
+
+    #[test]
+    fn s33_a_spec_counts_as_an_api_server_prints_it() {
+        let with = |text: &str| {
+            let spec = json!({"a": text.repeat(MAX_BYTES / 6)});
+            cap_size(spec.as_object().unwrap(), &BTreeMap::new())
+        };
+        assert_eq!(with("a"), Ok(()));
+        assert!(matches!(with("<"), Err(Hold::Refused(refusal)) if refusal.reason == "TooLarge"));
     }
 
     #[test]
