@@ -17,6 +17,7 @@ mod schema;
 pub mod scrub;
 pub mod shape;
 mod size;
+mod tree;
 
 pub use cx::Cx;
 pub use facts::Facts;

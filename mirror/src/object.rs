@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use common::Uid;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::kind::Resource;
+use crate::tree::{Allowance, Texts, Tree};
 
 /// The metadata that is read. What else stands there (managed fields, self links) is not kept.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,7 +69,7 @@ pub struct ObjectError(#[from] serde_json::Error);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawMeta {
+struct RawMeta<'a> {
     name: String,
     #[serde(default)]
     namespace: Option<String>,
@@ -77,57 +79,71 @@ struct RawMeta {
     #[serde(default)]
     generation: i64,
     #[serde(default)]
-    deletion_timestamp: Option<serde::de::IgnoredAny>,
+    deletion_timestamp: Option<IgnoredAny>,
     #[serde(default)]
     deletion_grace_period_seconds: Option<i64>,
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    finalizers: Value,
-    #[serde(default)]
-    owner_references: Value,
+    #[serde(default, borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    annotations: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    finalizers: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    owner_references: Option<&'a RawValue>,
 }
 
 /// Read field by field: serde's `flatten` would hold the whole object once more on the way.
-struct RawObject {
-    metadata: RawMeta,
+struct RawObject<'a> {
+    metadata: RawMeta<'a>,
     body: Map<String, Value>,
 }
 
-impl<'de> Deserialize<'de> for RawObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = RawObject;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of an API server")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RawObject, M::Error> {
-                let (mut metadata, mut body) = (None, Map::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "metadata" => metadata = Some(map.next_value()?),
-                        "apiVersion" | "kind" => drop(map.next_value::<IgnoredAny>()?),
-                        _ => drop(body.insert(key, map.next_value()?)),
-                    }
+/// Reads an object within what its values may take.
+struct Bounded<'a>(&'a Allowance);
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = RawObject<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = RawObject<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of an API server")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RawObject<'de>, M::Error> {
+        let (mut metadata, mut body) = (None, Map::new());
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "metadata" => metadata = Some(map.next_value()?),
+                "apiVersion" | "kind" => drop(map.next_value::<IgnoredAny>()?),
+                _ => {
+                    self.0.entry(body.len())?;
+                    body.insert(key, map.next_value_seed(Tree(self.0))?);
                 }
-                let metadata = metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))?;
-                Ok(RawObject { metadata, body })
             }
         }
-        deserializer.deserialize_map(Fields)
+        let metadata = metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))?;
+        Ok(RawObject { metadata, body })
     }
+}
+
+/// Reads what was set aside, if there was anything.
+fn read<'de, S: DeserializeSeed<'de, Value: Default>>(raw: Option<&'de RawValue>, seed: S) -> Result<S::Value, serde_json::Error> {
+    raw.map_or(Ok(S::Value::default()), |raw| seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get())))
 }
 
 impl Object {
     /// Parses an object from the JSON of an API server.
     ///
-    /// *Errors*: broken JSON, no name, a UID that is no UUID.
+    /// *Errors*: broken JSON, no name, a UID that is no UUID, more fields and items than any object has in earnest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
-        let raw: RawObject = serde_json::from_slice(bytes)?;
-        let RawObject { metadata, body } = raw;
+        let allowance = Allowance::default();
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let RawObject { metadata, body } = Bounded(&allowance).deserialize(&mut deserializer)?;
+        deserializer.end()?;
         let uid = Uid::parse(&metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string())).map_err(ObjectError)?;
         let grace_seconds = metadata.deletion_grace_period_seconds.map(|s| u32::try_from(s.max(0)).unwrap_or(u32::MAX));
         Ok(Self {
@@ -138,9 +154,12 @@ impl Object {
                 version: metadata.resource_version,
                 generation: metadata.generation,
                 deletion: metadata.deletion_timestamp.map(|_| Deletion { grace_seconds }),
-                labels: metadata.labels.unwrap_or_default(),
-                annotations: metadata.annotations.unwrap_or_default(),
-                kept: Kept { finalizers: metadata.finalizers, owner_references: metadata.owner_references },
+                labels: read(metadata.labels, Texts(&allowance))?,
+                annotations: read(metadata.annotations, Texts(&allowance))?,
+                kept: Kept {
+                    finalizers: read(metadata.finalizers, Tree(&allowance))?,
+                    owner_references: read(metadata.owner_references, Tree(&allowance))?,
+                },
             },
             body,
         })

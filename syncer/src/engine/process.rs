@@ -5,6 +5,7 @@ mod mount;
 mod read;
 mod write;
 
+use std::error::Error as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use common::{InSuper, InTenant, Name, Namespace, Super};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use mirror::cx::Profile;
+use mirror::hold::Hold;
 use mirror::kind::{Demand, Downward, Observe};
 use mirror::object::Object;
 use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, SuperSide, TenantSide, Want, plan};
@@ -206,6 +208,9 @@ impl Job<'_> {
                 }
                 Outcome::Hold(hold) => return self.hold(&pair, &hold),
                 Outcome::Fetch(want) => {
+                    if let Some(hold) = self.malformed(want) {
+                        return self.hold(&pair, &hold);
+                    }
                     if let Err(error) = self.fetch(want).await {
                         return self.failed(&error, false).await;
                     }
@@ -267,6 +272,15 @@ impl Job<'_> {
             Slot::Unknown => SuperSide::Absent(Evidence::Inferred),
         };
         (Pair { tenant, sup, settled, wanted }, tokens)
+    }
+
+    /// What is wrong with the tenant's body, if that is at hand and yet was no use: to read it once more would not help.
+    fn malformed(&self, want: Want) -> Option<Hold> {
+        let index = self.tenant.index.lock();
+        let body = index.get(self.key).filter(|_| want == Want::Tenant)?.tenant_body.as_ref()?.bytes().clone();
+        drop(index);
+        let error = Object::parse(&body).err()?;
+        Some(Hold::Malformed(error.source().map(ToString::to_string).unwrap_or_default().into()))
     }
 
     fn namespace_text(&self) -> &str {
