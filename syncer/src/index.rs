@@ -155,6 +155,7 @@ impl Index {
         let evidence = if uid.is_none() || made_of.is_none() || made_of == uid { Evidence::Seen } else { Evidence::Inferred };
         entry.tenant = Slot::Absent(evidence);
         entry.tenant_body = None;
+        entry.asked = false;
         entry.failures = 0;
         if uid.is_some() {
             entry.ended.get_or_insert_default().tenant = uid;
@@ -282,6 +283,7 @@ impl Index {
             entry.ended = None;
             entry.settled = None;
             entry.references.clear();
+            entry.asked = false;
             entry.failures = 0;
             entry.told = None;
         }

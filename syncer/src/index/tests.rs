@@ -120,6 +120,24 @@ fn s33_references_without_end_are_not_followed() {
 }
 
 #[test]
+fn after_a_new_attachment_every_holder_is_asked_again() {
+    let mut index = Index::default();
+    let pods = key("a").kind;
+    index.tenant_seen(&key("a"), facts(1, 1), Bytes::new());
+    index.list_ends(pods, true);
+    assert!(!index.holders_known());
+    index.hold(&key("a"), &[]);
+    assert!(index.holders_known());
+    index.reset_tenant();
+    index.list_begins(pods, true);
+    index.tenant_seen(&key("a"), facts(1, 1), Bytes::new());
+    index.list_ends(pods, true);
+    assert!(!index.holders_known(), "it has not said yet what it refers to");
+    index.hold(&key("a"), &[]);
+    assert!(index.holders_known());
+}
+
+#[test]
 fn s34_objects_without_end_are_not_taken_in() {
     let mut index = Index::default();
     let some = facts(1, 1);
