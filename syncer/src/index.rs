@@ -10,7 +10,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use bytes::Bytes;
 use common::{Name, Namespace, Tenant, Uid};
 use mirror::facts::Facts;
 use mirror::kind::{KindId, Reference};
@@ -115,12 +114,12 @@ impl Index {
     }
 
     /// A tenant's copy was seen. True if the pair must be looked at.
-    pub fn tenant_seen(&mut self, key: &Key, facts: Facts, body: Bytes) -> bool {
+    pub fn tenant_seen(&mut self, key: &Key, facts: Facts, body: &[u8]) -> bool {
         if !self.has_room(key) {
             return false;
         }
         let epoch = self.tenant.get(&key.kind).copied().unwrap_or_default().epoch;
-        let body = self.room_for(body);
+        let room = self.held.clone();
         let entry = self.entry(key);
         entry.tenant_epoch = epoch;
         if is_old(&entry.tenant, &facts) {
@@ -134,7 +133,7 @@ impl Index {
         entry.tenant = Slot::Here(facts, ());
         if !settled {
             entry.moved.get_or_insert_with(Instant::now);
-            entry.tenant_body = body;
+            entry.tenant_body = Body::within(body, &room);
             entry.failures = 0;
         }
         !settled
@@ -164,13 +163,13 @@ impl Index {
     }
 
     /// A super copy was seen. True if the pair must be looked at.
-    pub fn super_seen(&mut self, key: &Key, facts: Facts, place: Place, body: Option<Bytes>) -> bool {
+    pub fn super_seen(&mut self, key: &Key, facts: Facts, place: Place, body: Option<&[u8]>) -> bool {
         let epoch = self.sup.get(&key.kind).copied().unwrap_or_default().epoch;
         self.built_high = self.built_high.max(facts.built.map(|built| built.version).unwrap_or_default());
         if let Some(known) = renamed(key) {
             self.renamed.insert(known, key.name.clone());
         }
-        let body = body.and_then(|body| self.room_for(body));
+        let room = self.held.clone();
         let entry = self.entry(key);
         entry.sup_epoch = epoch;
         if is_old(&entry.sup, &facts) {
@@ -183,7 +182,7 @@ impl Index {
         entry.sup = Slot::Here(facts, place);
         if !settled {
             entry.moved.get_or_insert_with(Instant::now);
-            entry.sup_body = body;
+            entry.sup_body = body.and_then(|body| Body::within(body, &room));
             entry.failures = 0;
         }
         !settled

@@ -122,7 +122,7 @@ impl Engine {
             self.0.copier.learn_namespace(seen.name, &tenant.lane, key.name.as_str());
         }
         learn_address(&tenant, &key, bytes);
-        if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes.clone())) && tenant.attached().is_some() {
+        if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes)) && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
     }
@@ -272,7 +272,7 @@ impl Engine {
         {
             attached.tenant_namespaces.insert(namespace, object.facts.uid);
         }
-        if tenant.index.lock().tenant_seen(&key, object.facts, bytes.clone()) {
+        if tenant.index.lock().tenant_seen(&key, object.facts, bytes) {
             self.0.work.push(&tenant.lane, key);
         }
     }
@@ -405,7 +405,7 @@ pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(
     }
     let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
     let mut index = tenant.index.lock();
-    let moved = !index.is_overtaken(key, &facts, false) && index.super_seen(key, facts.clone(), place, Some(bytes.clone()));
+    let moved = !index.is_overtaken(key, &facts, false) && index.super_seen(key, facts.clone(), place, Some(bytes));
     drop(index);
     Some((facts, moved))
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use common::{Namespace, Uid};
 use mirror::facts::Seen;
 use mirror::kind::{Downward, KindId, Observe};
@@ -207,7 +206,7 @@ impl Engine {
         }
         let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
         let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
-        if tenant.index.lock().super_seen(&key, without_content(seen.facts), place, None::<Bytes>) {
+        if tenant.index.lock().super_seen(&key, without_content(seen.facts), place, None) {
             self.0.work.push(&tenant.lane, key);
         }
     }

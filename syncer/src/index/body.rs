@@ -15,9 +15,15 @@ pub struct Body {
 }
 
 impl Body {
-    fn new(bytes: Bytes, room: &Arc<AtomicUsize>) -> Self {
+    /// Copied: what passes is a part of the frame that it came in, and a body that is kept would keep all of that.
+    fn new(bytes: &[u8], room: &Arc<AtomicUsize>) -> Self {
         room.fetch_add(bytes.len(), Ordering::Relaxed);
-        Self { bytes, room: room.clone() }
+        Self { bytes: Bytes::copy_from_slice(bytes), room: room.clone() }
+    }
+
+    /// Kept only if there is room for it.
+    pub(super) fn within(bytes: &[u8], room: &Arc<AtomicUsize>) -> Option<Self> {
+        (room.load(Ordering::Relaxed).saturating_add(bytes.len()) <= BODIES).then(|| Self::new(bytes, room))
     }
 
     /// The body.
@@ -37,13 +43,13 @@ pub(super) const BODIES: usize = 32 * 1024 * 1024;
 
 impl Index {
     /// A body that was asked for. Kept however little room there is, until [`Index::make_room`], and only beside the facts of its version.
-    pub fn body_read(&mut self, key: &Key, version: u64, bytes: &Bytes, tenant_side: bool) {
+    pub fn body_read(&mut self, key: &Key, version: u64, bytes: &[u8], tenant_side: bool) {
         let room = self.held.clone();
         let entry = self.entry(key);
         if tenant_side && matches!(&entry.tenant, Slot::Here(known, ()) if known.version == version) {
-            entry.tenant_body = Some(Body::new(bytes.clone(), &room));
+            entry.tenant_body = Some(Body::new(bytes, &room));
         } else if !tenant_side && matches!(&entry.sup, Slot::Here(known, _) if known.version == version) {
-            entry.sup_body = Some(Body::new(bytes.clone(), &room));
+            entry.sup_body = Some(Body::new(bytes, &room));
         }
     }
 
@@ -55,10 +61,5 @@ impl Index {
             entry.tenant_body = None;
             entry.sup_body = None;
         }
-    }
-
-    pub(super) fn room_for(&self, body: Bytes) -> Option<Body> {
-        let held = self.held.load(Ordering::Relaxed);
-        (held.saturating_add(body.len()) <= BODIES).then(|| Body::new(body, &self.held))
     }
 }

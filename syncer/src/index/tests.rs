@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use common::Owner;
 use mirror::plan::REFERENCES;
 
@@ -29,7 +30,7 @@ fn place(made_of: u128) -> Place {
 #[test]
 fn s43_a_late_delete_of_an_earlier_object_says_nothing_of_the_one_that_is_there() {
     let mut index = Index::default();
-    assert!(index.tenant_seen(&key("a"), facts(2, 9), Bytes::new()));
+    assert!(index.tenant_seen(&key("a"), facts(2, 9), &[]));
     assert!(!index.tenant_gone(&key("a"), Some(uid(1))));
     assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Here(..)));
     // Nor does a "not found" from before it was there.
@@ -41,7 +42,7 @@ fn s43_a_late_delete_of_an_earlier_object_says_nothing_of_the_one_that_is_there(
 #[test]
 fn an_answer_that_was_overtaken_by_the_end_of_its_object_does_not_bring_it_back() {
     let mut index = Index::default();
-    index.tenant_seen(&key("a"), facts(1, 5), Bytes::new());
+    index.tenant_seen(&key("a"), facts(1, 5), &[]);
     index.super_seen(&key("a"), facts(50, 3), place(1), None);
     let overtaken = |index: &Index, of: u128, version: u64, side: bool| index.is_overtaken(&key("a"), &facts(of, version), side);
     assert!(!overtaken(&index, 1, 6, true) && !overtaken(&index, 50, 4, false));
@@ -49,11 +50,11 @@ fn an_answer_that_was_overtaken_by_the_end_of_its_object_does_not_bring_it_back(
     assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 50, 4, false));
     assert!(!overtaken(&index, 2, 9, true) && !overtaken(&index, 51, 9, false));
     // Nor does it take the place of the next object of that name.
-    index.tenant_seen(&key("a"), facts(2, 9), Bytes::new());
+    index.tenant_seen(&key("a"), facts(2, 9), &[]);
     assert!(overtaken(&index, 1, 6, true) && overtaken(&index, 3, 8, true));
     assert!(!overtaken(&index, 2, 10, true) && !overtaken(&index, 3, 11, true));
     // A list that shows it again, as after a backup, is believed.
-    index.tenant_seen(&key("a"), facts(1, 12), Bytes::new());
+    index.tenant_seen(&key("a"), facts(1, 12), &[]);
     assert!(!overtaken(&index, 1, 13, true));
 }
 
@@ -73,7 +74,7 @@ fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
     let body = Bytes::from(vec![b' '; 1024 * 1024]);
     let held = |index: &Index| index.iter().filter(|(_, entry)| entry.tenant_body.is_some()).count();
     for i in 0..40_u128 {
-        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 1), body.clone());
+        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 1), &body);
     }
     assert_eq!(held(&index), 32);
     // What was asked for is there while it is looked at, and goes then.
@@ -85,7 +86,7 @@ fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
         index.forget(&key(&format!("a{i}")));
     }
     for i in 32..40_u128 {
-        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), body.clone());
+        index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), &body);
     }
     assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, super::body::BODIES));
 }
@@ -110,6 +111,15 @@ fn s34_the_end_of_what_nobody_knew_is_not_remembered() {
 }
 
 #[test]
+fn s33_a_body_that_is_kept_does_not_keep_the_frame_that_it_came_in() {
+    let mut index = Index::default();
+    let frame = Bytes::from(vec![b' '; 16 * 1024]);
+    index.tenant_seen(&key("a"), facts(1, 1), &frame.slice(..100));
+    assert_eq!(index.held.load(Ordering::Relaxed), 100);
+    assert!(frame.is_unique(), "nobody else holds it");
+}
+
+#[test]
 fn s33_references_without_end_are_not_followed() {
     let mut index = Index::default();
     let references: Vec<_> = (0..10_000).map(|i| Reference { kind: "Secret", name: format!("s{i}") }).collect();
@@ -123,14 +133,14 @@ fn s33_references_without_end_are_not_followed() {
 fn after_a_new_attachment_every_holder_is_asked_again() {
     let mut index = Index::default();
     let pods = key("a").kind;
-    index.tenant_seen(&key("a"), facts(1, 1), Bytes::new());
+    index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
     assert!(!index.holders_known());
     index.hold(&key("a"), &[]);
     assert!(index.holders_known());
     index.reset_tenant();
     index.list_begins(pods, true);
-    index.tenant_seen(&key("a"), facts(1, 1), Bytes::new());
+    index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
     assert!(!index.holders_known(), "it has not said yet what it refers to");
     index.hold(&key("a"), &[]);
@@ -142,14 +152,14 @@ fn s34_objects_without_end_are_not_taken_in() {
     let mut index = Index::default();
     let some = facts(1, 1);
     for i in 0..PAIRS + 5 {
-        index.tenant_seen(&key(&format!("a{i}")), some.clone(), Bytes::new());
+        index.tenant_seen(&key(&format!("a{i}")), some.clone(), &[]);
     }
     assert_eq!((index.len(), index.left_out()), (PAIRS, 5));
     // Again and again is no more of them.
-    index.tenant_seen(&key(&format!("a{PAIRS}")), facts(1, 2), Bytes::new());
+    index.tenant_seen(&key(&format!("a{PAIRS}")), facts(1, 2), &[]);
     assert_eq!((index.left_out(), index.has_room_again()), (5, false));
     // What is known goes on.
-    assert!(index.tenant_seen(&key("a7"), facts(1, 2), Bytes::new()));
+    assert!(index.tenant_seen(&key("a7"), facts(1, 2), &[]));
     for i in 0..4 {
         index.forget(&key(&format!("a{i}")));
     }
@@ -157,5 +167,5 @@ fn s34_objects_without_end_are_not_taken_in() {
     index.tenant_gone(&key(&format!("a{PAIRS}")), Some(uid(1)));
     assert!(index.has_room_again());
     index.list_begins(key("a").kind, true);
-    assert!(index.tenant_seen(&key("b"), some, Bytes::new()) && index.left_out() == 0);
+    assert!(index.tenant_seen(&key("b"), some, &[]) && index.left_out() == 0);
 }

@@ -54,7 +54,7 @@ impl Heard {
                 Told::Opened => {}
                 Told::ListBegins => self.index.list_begins(kind(), true),
                 Told::Object(bytes) => match Seen::of(&bytes) {
-                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, bytes.clone())),
+                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, &bytes)),
                     Err(_) => self.unreadable += 1,
                 },
                 Told::Gone(bytes) => {
@@ -77,7 +77,7 @@ impl Heard {
             let told = tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap();
             match told {
                 Told::Object(bytes) => match Seen::of(&bytes) {
-                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, bytes.clone())),
+                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, &bytes)),
                     Err(_) => self.unreadable += 1,
                 },
                 Told::Unreadable(_) => self.unreadable += 1,

@@ -147,7 +147,7 @@ impl Job<'_> {
         if index.is_overtaken(self.key, &facts, true) {
             return Ok(facts);
         }
-        index.tenant_seen(self.key, facts.clone(), bytes.clone());
+        index.tenant_seen(self.key, facts.clone(), bytes);
         // A read of what was known already brings its body back.
         index.body_read(self.key, facts.version, bytes, true);
         Ok(facts)
