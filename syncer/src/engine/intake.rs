@@ -14,7 +14,7 @@ use runtime::task::Tasks;
 use serde_json::Value;
 
 use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_kinds};
-use crate::index::{Key, Place, Slot};
+use crate::index::{Index, Key, Place, Slot};
 use crate::informer::{Bounds, Source, Told, run};
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
@@ -247,7 +247,11 @@ impl Engine {
                 attached.halted.store(true, Ordering::Relaxed);
                 *seen.regression.lock() = Some((version, built));
             }
-            index.list_ends(kind, true)
+            let missed = index.list_ends(kind, true);
+            if is_namespace(kind) {
+                attached.tenant_namespaces.retain(|name, _| is_there(&index, kind, name.as_str()));
+            }
+            missed
         };
         seen.synced.insert(kind);
         self.0.work.push_each(&tenant.lane, missed);
@@ -267,12 +271,18 @@ impl Engine {
             Err(error) => return self.unreadable(TenantSide::NAME, kind.kind().resource().kind, &seen.noted, &error),
         };
         let Some(key) = self.tenant_key(kind, &object) else { return };
+        let uid = object.facts.uid;
+        let (moved, known) = {
+            let mut index = tenant.index.lock();
+            (index.tenant_seen(&key, object.facts, bytes), index.get(&key).is_some())
+        };
         if is_namespace(kind)
+            && known
             && let Ok(namespace) = Namespace::parse(key.name.as_str())
         {
-            attached.tenant_namespaces.insert(namespace, object.facts.uid);
+            attached.tenant_namespaces.insert(namespace, uid);
         }
-        if tenant.index.lock().tenant_seen(&key, object.facts, bytes) {
+        if moved {
             self.0.work.push(&tenant.lane, key);
         }
     }
@@ -352,6 +362,12 @@ fn namespaces_missed(kind: KindId, tenant: &Tenant) {
         .collect();
     drop(index);
     tenant.namespaces.lock().retain(|name, _| there.contains(name));
+}
+
+/// Whether the tenant has a namespace of this name, as far as is known.
+fn is_there(index: &Index, kind: KindId, namespace: &str) -> bool {
+    let Ok(name) = Name::parse(namespace) else { return false };
+    index.get(&Key { kind, namespace: None, name }).is_some_and(|entry| matches!(entry.tenant, Slot::Here(..)))
 }
 
 fn is_namespace(kind: KindId) -> bool {
