@@ -36,7 +36,8 @@ pub(crate) fn cap(content: Content, most_bytes: usize) -> Result<Content, Hold> 
     let bytes = [printed_bytes(&content.labels), printed_bytes(&content.annotations), printed_bytes(&content.body)];
     let bytes = bytes.into_iter().fold(0, usize::saturating_add);
     if bytes > most_bytes {
-        let message = format!("the object has {bytes} bytes where an API server prints it (`<`, `>` and `&` as six); at most {most_bytes} go down");
+        let message =
+            format!("the object has {bytes} bytes where an API server prints it (`<`, `>` and `&` as six); at most {most_bytes} go down");
         return Err(Hold::refuse("TooLarge", "", message));
     }
     Ok(content)

@@ -60,6 +60,8 @@ struct Sync {
 pub struct Index {
     entries: HashMap<Key, Entry>,
     wanted: HashMap<(Option<Namespace<Tenant>>, Reference), u32>,
+    /// How many references all entries hold.
+    referring: usize,
     tenant: HashMap<KindId, Sync>,
     sup: HashMap<KindId, Sync>,
     holders_known: bool,
@@ -274,6 +276,7 @@ impl Index {
     pub fn reset_tenant(&mut self) {
         self.tenant.clear();
         self.wanted.clear();
+        self.referring = 0;
         self.holders_known = false;
         self.left_out = LeftOut::default();
         for entry in self.entries.values_mut() {

@@ -189,8 +189,11 @@ impl Job<'_> {
             let planned = self.plan(&pair, &profile);
             if let Some(references) = planned.references {
                 let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
-                let moved = self.tenant.index.lock().hold(self.key, &references);
-                self.engine.0.work.push_each(&self.tenant.lane, moved);
+                let borne = self.tenant.index.lock().hold(self.key, &references);
+                match borne {
+                    Ok(moved) => self.engine.0.work.push_each(&self.tenant.lane, moved),
+                    Err(hold) => return self.hold(&pair, &hold),
+                }
             }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
             match planned.outcome {

@@ -1,30 +1,60 @@
 //! Who refers to what: objects that go down only while something that runs needs them.
 
 use common::Name;
+use mirror::hold::Hold;
 use mirror::kind::{Demand, Downward, KindId, Reference};
 use mirror::plan::REFERENCES;
 
 use super::{Entry, Index, Key, Slot};
 
+/// References of all objects of one tenant at most: those of 30,000 Pods with eight each, some 20 MB.
+pub(super) const ALL_REFERENCES: usize = 250_000;
+
+/// Objects that a tenant's refer to at most, whether they exist or not: some 25 MB here and in the queue.
+pub(super) const REFERRED: usize = 50_000;
+
 impl Index {
     /// Replaces the references that `key` holds; the keys that became wanted or unwanted by it.
-    pub fn hold(&mut self, key: &Key, references: &[Reference]) -> Vec<Key> {
+    ///
+    /// *Errors*: a refusal where those of the tenant are too many. Then the earlier ones stay, and the object does not count as asked.
+    pub fn hold(&mut self, key: &Key, references: &[Reference]) -> Result<Vec<Key>, Hold> {
         let references = references.get(..REFERENCES).unwrap_or(references);
-        self.entry(key).asked = true;
         if self.entry(key).references == references {
-            return Vec::new();
+            self.entry(key).asked = true;
+            return Ok(Vec::new());
         }
-        let before = std::mem::replace(&mut self.entry(key).references, references.to_vec());
+        self.bear(key, references)?;
+        let entry = self.entry(key);
+        entry.asked = true;
+        let before = std::mem::replace(&mut entry.references, references.to_vec());
+        self.referring += references.len();
         let mut moved = Vec::new();
         for reference in references {
             let count = self.wanted.entry((key.namespace.clone(), reference.clone())).or_default();
             *count += 1;
             if *count == 1 {
-                moved.extend(reference_key(key, reference));
+                moved.extend(self.known(key, reference));
             }
         }
         moved.extend(self.release(key, &before));
-        moved
+        Ok(moved)
+    }
+
+    /// Whether there is room for these references in place of those that the object holds.
+    fn bear(&self, key: &Key, references: &[Reference]) -> Result<(), Hold> {
+        let before = self.get(key).map_or(0, |entry| entry.references.len());
+        let more = references.len().saturating_sub(before);
+        let is_new = |reference: &&Reference| !self.wanted.contains_key(&(key.namespace.clone(), (*reference).clone()));
+        let message = if more > 0 && self.referring + more > ALL_REFERENCES {
+            format!(
+                "the objects of this control plane refer to others more than {ALL_REFERENCES} times, and no more are followed; delete some"
+            )
+        } else if self.wanted.len() + more > REFERRED && self.wanted.len() + references.iter().filter(is_new).count() > REFERRED {
+            format!("the objects of this control plane refer to more than {REFERRED} others, and no more are followed; delete some")
+        } else {
+            return Ok(());
+        };
+        Err(Hold::refuse("TooManyReferences", "", message))
     }
 
     /// Whether every object that may refer to others has been asked what it refers to, so that "unwanted" means something.
@@ -44,17 +74,23 @@ impl Index {
     /// Drops the references that an object held; the keys that nobody wants any more.
     pub fn release(&mut self, key: &Key, references: &[Reference]) -> Vec<Key> {
         let mut moved = Vec::new();
+        self.referring -= references.len();
         for reference in references {
             let at = (key.namespace.clone(), reference.clone());
             if let Some(count) = self.wanted.get_mut(&at) {
                 *count -= 1;
                 if *count == 0 {
                     self.wanted.remove(&at);
-                    moved.extend(reference_key(key, reference));
+                    moved.extend(self.known(key, reference));
                 }
             }
         }
         moved
+    }
+
+    /// The key of what is referred to, if anything is known of it: the others come by their own event.
+    fn known(&self, holder: &Key, reference: &Reference) -> Option<Key> {
+        reference_key(holder, reference).filter(|key| self.entries.contains_key(key))
     }
 
     /// Whether anything that goes down refers to this object, or it does not depend on that.

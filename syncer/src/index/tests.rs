@@ -4,8 +4,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use common::Owner;
+use mirror::hold::Hold;
 use mirror::plan::REFERENCES;
 
+use super::body::BODIES;
+use super::reference::{ALL_REFERENCES, REFERRED};
 use super::room::PAIRS;
 use super::*;
 
@@ -88,7 +91,7 @@ fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
     for i in 32..40_u128 {
         index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), &body);
     }
-    assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, super::body::BODIES));
+    assert_eq!((held(&index), index.held.load(Ordering::Relaxed)), (32, BODIES));
 }
 
 #[test]
@@ -119,14 +122,41 @@ fn s33_a_body_that_is_kept_does_not_keep_the_frame_that_it_came_in() {
     assert!(frame.is_unique(), "nobody else holds it");
 }
 
+fn secrets(of: usize, count: usize) -> Vec<Reference> {
+    (0..count).map(|i| Reference { kind: "Secret", name: format!("s{of}-{i}") }).collect()
+}
+
 #[test]
-fn s33_references_without_end_are_not_followed() {
+fn s33_references_without_end_are_refused() {
     let mut index = Index::default();
-    let references: Vec<_> = (0..10_000).map(|i| Reference { kind: "Secret", name: format!("s{i}") }).collect();
-    assert_eq!(index.hold(&key("a"), &references).len(), REFERENCES);
-    assert_eq!(index.hold(&key("a"), &references), []);
-    assert_eq!(index.hold(&key("a"), &[]).len(), REFERENCES);
-    assert!(index.wanted.is_empty());
+    let refused = |held: Result<Vec<Key>, Hold>| matches!(held, Err(Hold::Refused(refusal)) if refusal.reason == "TooManyReferences");
+    assert_eq!(index.hold(&key("a"), &secrets(0, 10_000)), Ok(Vec::new()));
+    assert_eq!((index.wanted.len(), index.hold(&key("a"), &[])), (REFERENCES, Ok(Vec::new())));
+    // Each object may have many, all together not: of names that need not exist, or of the same ones.
+    let held = (0..4000).filter(|i| index.hold(&key(&format!("a{i}")), &secrets(*i, REFERENCES)).is_ok()).count();
+    assert_eq!(held, REFERRED / REFERENCES);
+    for i in 0..4000 {
+        assert_eq!(index.hold(&key(&format!("a{i}")), &[]), Ok(Vec::new()), "what is not known is not pushed");
+    }
+    assert_eq!((index.wanted.len(), index.referring), (0, 0));
+    let held = (0..4000).filter(|i| index.hold(&key(&format!("a{i}")), &secrets(0, REFERENCES)).is_ok()).count();
+    assert_eq!(held, ALL_REFERENCES / REFERENCES);
+    assert!(refused(index.hold(&key("b"), &secrets(0, REFERENCES))));
+    assert!(!index.get(&key("b")).unwrap().asked);
+    index.forget(&key("a0"));
+    assert!(index.hold(&key("b"), &secrets(0, REFERENCES)).is_ok());
+}
+
+#[test]
+fn what_is_wanted_or_not_any_more_is_looked_at_if_it_is_there() {
+    let mut index = Index::default();
+    let secret = Key { kind: KindId::named("Secret").unwrap(), ..key("s0-0") };
+    index.tenant_seen(&secret, facts(1, 1), &[]);
+    assert_eq!(index.hold(&key("a"), &secrets(0, 2)), Ok(vec![secret.clone()]));
+    assert_eq!(index.hold(&key("a"), &secrets(0, 2)), Ok(Vec::new()));
+    assert!(index.wanted(&secret));
+    assert_eq!(index.hold(&key("a"), &[]), Ok(vec![secret.clone()]));
+    assert!(!index.wanted(&secret));
 }
 
 #[test]
@@ -136,14 +166,14 @@ fn after_a_new_attachment_every_holder_is_asked_again() {
     index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
     assert!(!index.holders_known());
-    index.hold(&key("a"), &[]);
+    index.hold(&key("a"), &[]).unwrap();
     assert!(index.holders_known());
     index.reset_tenant();
     index.list_begins(pods, true);
     index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
     assert!(!index.holders_known(), "it has not said yet what it refers to");
-    index.hold(&key("a"), &[]);
+    index.hold(&key("a"), &[]).unwrap();
     assert!(index.holders_known());
 }
 
