@@ -93,6 +93,9 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// How long an informer that panicked rests.
 const AFTER_PANIC: Duration = Duration::from_secs(5);
 
+/// What a line counts that was too long to be read, in bytes: the longest that can be.
+const TOO_LARGE: usize = 4 * 1024 * 1024;
+
 /// The longest version, in bytes; etcd's have 19 digits.
 const VERSION: usize = 128;
 
@@ -178,10 +181,17 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
         while let Some(line) = lines.next().await {
             let bytes = match line {
                 Ok(bytes) => bytes,
-                // A cut list starts anew; what is too large would come again and again.
-                Err(source) if matches!(next, Next::List) || source.kind() == Failure::TooLarge => {
-                    return Err(CallError::Transport { side: S::NAME, source });
+                // Passed over. What it is about is known from before, or is asked for when a list does not name it.
+                Err(source) if source.kind() == Failure::TooLarge => {
+                    if matches!(next, Next::List) {
+                        budget.bytes(TOO_LARGE, S::NAME)?;
+                    }
+                    self.pause(1, TOO_LARGE).await;
+                    (self.sink)(Told::Unreadable(serde_json::Error::custom(Chain(&source))));
+                    continue;
                 }
+                // A cut list starts anew.
+                Err(source) if matches!(next, Next::List) => return Err(CallError::Transport { side: S::NAME, source }),
                 // A cut stream goes on where it was. That may be mere silence: an API server need not send bookmarks for a kind of which
                 // it has heard nothing. Whether it is well is seen when the stream is opened again.
                 Err(error) => {

@@ -5,6 +5,7 @@ use runtime::transport::Limits;
 use syncer::informer::Bounds;
 use testing::http::{pieces, reply};
 use testing::memory::Peak;
+use testing::server::{Behavior, Server};
 
 use crate::{Heard, asked, object, page, server};
 
@@ -67,5 +68,30 @@ async fn s42_a_line_that_cannot_be_read_is_skipped_and_the_watch_goes_on_behind_
     assert_eq!(heard.unreadable, 7);
     heard.until("a0", 10).await;
     assert_eq!((heard.unreadable, heard.standing()), (8, (1, 0, 0)));
+    peak.at_most_mib(16);
+}
+
+#[tokio::test]
+async fn s33_a_line_that_is_too_long_is_left_out_of_a_list_and_of_a_watch_alone() {
+    let peak = Peak::start();
+    let server = Server::start(Behavior::http2(|request| async move {
+        let line = |kind: &str, number: usize, version: &str, bytes: usize| {
+            Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", object(number, version, bytes)))
+        };
+        let end = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+        match asked(&request, "resourceVersion") {
+            None => pieces([line("ADDED", 1, "5", 200_000), line("ADDED", 0, "6", 0), Bytes::from(format!("{end}\n"))].into_iter()),
+            Some("7") => pieces([line("MODIFIED", 1, "8", 200_000), line("MODIFIED", 0, "9", 0)].into_iter()),
+            Some("9") => pieces(std::iter::empty()),
+            Some(other) => reply(500, &[], format!("a watch from {other:?}")),
+        }
+    }))
+    .await;
+    let limits = Limits { line_bytes: 64 * 1024, ..Limits::default() };
+    let mut heard = Heard::of(&server, limits, Bounds::default());
+    assert_eq!(heard.next().await.unwrap(), "7");
+    assert_eq!((heard.unreadable, heard.standing()), (1, (1, 0, 0)));
+    heard.until("a0", 9).await;
+    assert_eq!(heard.unreadable, 2);
     peak.at_most_mib(16);
 }

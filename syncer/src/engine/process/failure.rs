@@ -2,6 +2,7 @@
 
 use mirror::hold::{Hold, Missing};
 use mirror::plan::{Pair, TenantSide, Want};
+use runtime::transport::Failure;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -114,7 +115,10 @@ impl Job<'_> {
     /// its keys wait, and its kubeconfig is read again.
     fn note_answer(&self, error: &CallError) {
         match error {
-            CallError::Transport { side: "tenant", .. } => self.attached.breaker.lock().failed(Instant::now()),
+            // Too large an answer is an answer.
+            CallError::Transport { side: "tenant", source } if source.kind() != Failure::TooLarge => {
+                self.attached.breaker.lock().failed(Instant::now());
+            }
             CallError::Status { side: "tenant", code: 401, .. } => {
                 self.attached.breaker.lock().failed(Instant::now());
                 if let Some(seen) = self.engine.0.health.get(&self.tenant.lane) {
