@@ -153,7 +153,7 @@ fn go_version() -> anyhow::Result<String> {
     let path = module().join("go.mod");
     let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     let version = text.lines().find_map(|line| line.strip_prefix("go ")).with_context(|| format!("{} names no Go", path.display()))?;
-    Ok(version.trim().splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
+    Ok(version.trim().split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
 /// Our cache of the programs that exactly this module builds.

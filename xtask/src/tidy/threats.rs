@@ -1,5 +1,7 @@
 //! The rule for `docs/threats.md`: a test that it names is there.
 
+use std::path::Path;
+
 use super::rule::Finding;
 
 /// What is looked at.
@@ -16,7 +18,7 @@ pub(super) fn missing(text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<
         let Some(cell) = line.strip_suffix(" |").and_then(|row| row.rsplit_once(" | ")).map(|(_, cell)| cell) else { continue };
         let mut source = None;
         for name in cell.split('`').skip(1).step_by(2) {
-            if name.ends_with(".rs") {
+            if Path::new(name).extension().is_some_and(|extension| extension == "rs") {
                 let path = if name.contains('/') { name.to_owned() } else { format!("{HOSTILE}{name}") };
                 source = read(&path);
                 if source.is_none() {
