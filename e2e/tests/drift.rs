@@ -11,11 +11,11 @@ use e2e::{
 };
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
-    rbac::v1::RoleBinding,
+    rbac::v1::{RoleBinding, RoleRef, Subject},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,7 @@ async fn drift_is_repaired_and_foreign_objects_are_left_alone() {
         chapter("a ConfigMap, too, and one that is gone is made again", config_map(&story)),
         chapter("a Secret, too, though nobody watches Secrets", secret(&story)),
         chapter("a Pod's labels and record, too", labels(&story)),
+        chapter("the right of the tenant's writer, too, whoever got it and whatever it leads to", binding(&story)),
         chapter("what the super cluster adds stays", additions(&story)),
         chapter("a Namespace's labels, too: they say what its Pods may do", space(&story)),
         chapter("a foreign object of the same name is never touched, and the tenant is told", foreign(&story)),
@@ -134,6 +135,55 @@ async fn labels(story: &Story) -> anyhow::Result<()> {
     let after = below.get("web").await?;
     anyhow::ensure!(uid_of(&after) == uid_of(&before), "the Pod was made anew");
     Ok(())
+}
+
+/// Without its binding the writer may write nothing in the namespace; it is put right by the next write that is refused for it.
+async fn binding(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.make_namespace("bound").await?;
+    tenant.apply(&bound_service("first")).await?;
+    tenant.holds_below::<Service>("it goes down", "bound", "first", |_| true).await?;
+    let below: Api<RoleBinding> = tenant.below("bound");
+    let right = below.get(keys::WRITER_ROLE).await?;
+
+    let eve = json!([{ "kind": "User", "name": "eve", "apiGroup": "rbac.authorization.k8s.io" }]);
+    edit(&below, keys::WRITER_ROLE, json!({ "subjects": eve })).await?;
+    written_until(story, "subjects", |binding| binding.subjects == right.subjects).await?;
+
+    below.delete(keys::WRITER_ROLE, &DeleteParams::default()).await?;
+    let view = RoleRef { name: "view".to_owned(), ..right.role_ref.clone() };
+    let everybody = Subject { kind: "Group".to_owned(), name: "system:authenticated".to_owned(), ..Subject::default() };
+    let mut other = RoleBinding { role_ref: view, subjects: Some(vec![everybody]), ..RoleBinding::default() };
+    other.metadata.name = Some(keys::WRITER_ROLE.to_owned());
+    below.create(&PostParams::default(), &other).await?;
+    written_until(story, "role", |binding| binding.role_ref == right.role_ref && binding.subjects == right.subjects).await?;
+
+    below.delete(keys::WRITER_ROLE, &DeleteParams::default()).await?;
+    written_until(story, "none", |binding| binding.subjects == right.subjects).await
+}
+
+/// The tenant makes Service after Service until the binding is right; all of them go down.
+async fn written_until(story: &Story, what: &str, is_right: impl Fn(&RoleBinding) -> bool) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let mut made = 0;
+    eventually("the binding is put right", PATIENCE, async || {
+        tenant.apply(&bound_service(&format!("{what}-{made}"))).await?;
+        made += 1;
+        let binding = tenant.below::<RoleBinding>("bound").get_opt(keys::WRITER_ROLE).await?;
+        Ok(Seen::when(binding.as_ref().is_some_and(&is_right), binding))
+    })
+    .await?;
+    for number in 0..made {
+        tenant.holds_below::<Service>("it goes down", "bound", &format!("{what}-{number}"), |_| true).await?;
+    }
+    Ok(())
+}
+
+fn bound_service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "bound" },
+        "spec": { "clusterIP": "None", "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+    })
 }
 
 /// Labels and annotations of other domains belong to the super cluster's own machinery.
