@@ -297,6 +297,13 @@ impl Engine {
         }
     }
 
+    /// A tenant's API server has taken the credentials that it is attached with.
+    pub fn known_again(&self, id: &str) {
+        if let Some(seen) = self.0.health.get(id) {
+            seen.unauthorized.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Changes a tenant's share of attention.
     pub fn weigh(&self, id: &str, weight: u8) {
         if let Some(tenant) = self.0.tenants.get(id) {

@@ -321,7 +321,10 @@ impl Machine {
             if self.asking.is_due() || is_other || is_back {
                 let built = self.built();
                 match self.ask(&connection.remote.clone()).await {
-                    Ok(Answer { incarnation, version }) => connection = Connection { incarnation, version, built, ..connection },
+                    Ok(Answer { incarnation, version }) => {
+                        self.shared.engine.known_again(self.id.as_str());
+                        connection = Connection { incarnation, version, built, ..connection };
+                    }
                     Err(trouble) => self.worry(trouble),
                 }
                 self.connection = Some(connection.clone());
