@@ -76,6 +76,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn s34_pages_cost_what_their_objects_would_one_by_one() {
+        let mut throttle = Throttle::default();
+        let start = Instant::now();
+        // Twice the burst in pages of as many objects as fit into one page at all: the second half takes its time.
+        for _ in 0..4 {
+            if let Some(wait) = throttle.take_many(100_000, 300_000, Instant::now()) {
+                tokio::time::advance(wait).await;
+            }
+        }
+        let expected = (4 * (100_000 + 300_000 / BYTES as u64) - BURST) / PER_SECOND;
+        assert!(start.elapsed().as_secs().abs_diff(expected) <= 1, "{:?}, not {expected} s", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_was_quiet_may_list_again() {
         let mut throttle = Throttle::default();
         while throttle.take(0, Instant::now()).is_none() {}
