@@ -91,6 +91,13 @@ fn read(bytes: &[u8]) -> Result<Answer, Trouble> {
     }
 }
 
+/// What to do, by what happened.
+const SILENT: &str = "see that the API server runs, and that the super cluster reaches it at the address of the kubeconfig";
+const UNTRUSTED: &str = "see that certificate-authority-data of the kubeconfig is this API server's authority, and that its certificate is for \
+                         this address and has not expired";
+const DENIED: &str = "give the kubeconfig an address that tenants may have, or let the administrator of the syncer allow this one";
+const STRANGE: &str = "an API server does not answer like that: see what listens at the address of the kubeconfig";
+
 fn bad_answer(message: String) -> Trouble {
     Trouble { reason: "BadAnswer", message, stale: false }
 }
@@ -106,16 +113,18 @@ fn trouble(error: &CallError) -> Trouble {
             let message = format!("{what}; the user of the kubeconfig needs all rights in its control plane (ClusterRole cluster-admin)");
             Trouble { reason: "Forbidden", message, stale: true }
         }
-        CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Endless { .. } | CallError::Fenced => bad_answer(what),
+        CallError::Status { .. } | CallError::Unreadable { .. } | CallError::Endless { .. } | CallError::Fenced => {
+            bad_answer(format!("{what}; {STRANGE}"))
+        }
         CallError::Transport { source, .. } => {
-            let reason = match source.kind() {
-                Failure::Connect | Failure::Timeout | Failure::Closed => "Unreachable",
-                Failure::Tls => "TlsFailed",
-                Failure::AddressDenied => "AddressDenied",
-                Failure::Invalid => "KubeconfigRefused",
-                Failure::TooLarge | Failure::Redirect | Failure::Encoded | Failure::Http(_) => "BadAnswer",
+            let (reason, advice) = match source.kind() {
+                Failure::Connect | Failure::Timeout | Failure::Closed => ("Unreachable", SILENT),
+                Failure::Tls => ("TlsFailed", UNTRUSTED),
+                Failure::AddressDenied => ("AddressDenied", DENIED),
+                Failure::Invalid => ("KubeconfigRefused", "mend the kubeconfig"),
+                Failure::TooLarge | Failure::Redirect | Failure::Encoded | Failure::Http(_) => ("BadAnswer", STRANGE),
             };
-            Trouble { reason, message: what, stale: matches!(source.kind(), Failure::Tls | Failure::Connect) }
+            Trouble { reason, message: format!("{what}; {advice}"), stale: matches!(source.kind(), Failure::Tls | Failure::Connect) }
         }
     }
 }
@@ -134,6 +143,21 @@ mod tests {
             let trouble = trouble(&status(code));
             assert_eq!((trouble.reason, trouble.stale), (reason, stale));
             assert!(!trouble.message.contains('\n'), "foreign text is escaped: {}", trouble.message);
+        }
+    }
+
+    #[test]
+    fn whatever_happens_somebody_is_told_what_to_see_to() {
+        let invalid = runtime::transport::TransportError::Invalid { what: "w" };
+        let unreadable = serde_json::from_str::<u8>("x").unwrap_err();
+        for error in [
+            status(500),
+            CallError::Endless { side: "tenant" },
+            CallError::Unreadable { side: "tenant", source: unreadable },
+            CallError::Transport { side: "tenant", source: invalid },
+        ] {
+            let message = trouble(&error).message;
+            assert!(message.contains("; ") && message.contains("kubeconfig"), "{message}");
         }
     }
 
