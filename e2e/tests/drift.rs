@@ -10,8 +10,9 @@ use e2e::{
     wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::{
+    authorization::v1::SubjectAccessReview,
     core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
-    rbac::v1::{RoleBinding, RoleRef, Subject},
+    rbac::v1::{ClusterRole, RoleBinding, RoleRef, Subject},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -36,6 +37,7 @@ async fn drift_is_repaired_and_foreign_objects_are_left_alone() {
         chapter("an address that another Service has is waited for, and the tenant is told", address(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("a writer that may not write is told to whom it concerns", forbidden(&story))]).await.unwrap();
     story.tell(vec![chapter("what was changed or lost while no syncer ran is mended, too", unseen(&story))]).await.unwrap();
 }
 
@@ -160,6 +162,31 @@ async fn binding(story: &Story) -> anyhow::Result<()> {
 
     below.delete(keys::WRITER_ROLE, &DeleteParams::default()).await?;
     written_until(story, "none", |binding| binding.subjects == right.subjects).await
+}
+
+/// The role of all writers has lost its rights. Nobody but the administrator can mend that, who hears of it, as does the tenant.
+async fn forbidden(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let roles = Api::<ClusterRole>::all(story.bed.sup.client());
+    let rules = roles.get(keys::WRITER_ROLE).await?.rules;
+    edit(&roles, keys::WRITER_ROLE, json!({ "rules": [] })).await?;
+    let place = tenant.namespace_below("bound");
+    let user = format!("system:serviceaccount:{}:{}", keys::WRITERS_NAMESPACE, tenant.id.writer());
+    let ask = json!({ "spec": { "user": user, "resourceAttributes": { "namespace": place, "verb": "create", "resource": "services" } } });
+    eventually("the writer has no rights", PATIENCE, async || {
+        let reviews = Api::<SubjectAccessReview>::all(story.bed.sup.client());
+        let status = reviews.create(&PostParams::default(), &serde_json::from_value(ask.clone())?).await?.status;
+        Ok(Seen::when(status.as_ref().is_some_and(|status| !status.allowed), status))
+    })
+    .await?;
+    let own = tenant.apply(&bound_service("late")).await?;
+    let event = tenant.warned("bound", &uid_of(&own), "administrator").await?;
+    anyhow::ensure!(event.reason.as_deref() == Some("WriterForbidden"), "{event:?}");
+    let message = story.standing(0)?.says("Ready", "True", "WriterForbidden").await?;
+    anyhow::ensure!(message.contains(&place) && message.contains(keys::WRITER_ROLE), "the condition does not say what to mend: {message}");
+    edit(&roles, keys::WRITER_ROLE, json!({ "rules": rules })).await?;
+    tenant.holds_below::<Service>("it goes down", "bound", "late", |_| true).await?;
+    story.standing(0)?.says("Ready", "True", "Synced").await.map(drop)
 }
 
 /// The tenant makes Service after Service until the binding is right; all of them go down.

@@ -79,8 +79,8 @@ pub struct Denied {
 
 /// A writer is without its right for a moment after its binding was made, and for longer where somebody took it.
 const LASTING: Duration = Duration::from_secs(10);
-/// Writes are tried again at least this often; what was not seen for so long is over.
-const OVER: Duration = Duration::from_mins(3);
+/// What failed is tried again every minute at least; what was not seen for longer is over.
+const OVER: Duration = Duration::from_secs(75);
 
 /// A tenant's control plane, attached.
 pub struct Attached {
