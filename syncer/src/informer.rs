@@ -1,5 +1,6 @@
 //! List and watch of one kind on one side: WatchList where it is served, a paged list where not.
 
+mod line;
 mod page;
 
 use std::panic::AssertUnwindSafe;
@@ -9,15 +10,14 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use common::{Side, Tenant};
 use futures::FutureExt;
-use memchr::memmem;
 use rand::Rng;
 use runtime::log::Chain;
 use runtime::transport::Failure;
-use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use self::line::{Said, is_version, version_of};
 pub use self::page::Bounds;
 use self::page::{Budget, Size};
 use crate::remote::{CallError, Remote};
@@ -55,38 +55,6 @@ pub struct Source {
     pub bounds: Bounds,
 }
 
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct BookmarkObject {
-    metadata: BookmarkMeta,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMeta {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default)]
-    annotations: Option<std::collections::HashMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-struct ErrorObject {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    reason: String,
-    #[serde(default)]
-    message: String,
-}
-
 /// A watch that ends sooner is opened again only after a back-off: an API server that ends each at once is not asked in a hurry.
 const BRIEF: Duration = Duration::from_secs(1);
 
@@ -95,9 +63,6 @@ const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 /// What a line counts that was too long to be read, in bytes: the longest that can be.
 const TOO_LARGE: usize = 4 * 1024 * 1024;
-
-/// The longest version, in bytes; etcd's have 19 digits.
-const VERSION: usize = 128;
 
 /// How to go on.
 enum Next {
@@ -210,49 +175,28 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
 
     /// Looks at one line.
     fn line(&mut self, bytes: &Bytes, next: &mut Next) -> Result<(), CallError> {
-        let line: Line<'_> = match serde_json::from_slice(bytes) {
-            Ok(line) => line,
-            Err(error) => {
-                (self.sink)(Told::Unreadable(error));
-                return Ok(());
-            }
-        };
-        let object = bytes.slice_ref(line.object.get().as_bytes());
-        match line.kind {
-            "ADDED" | "MODIFIED" => {
+        match line::read(bytes) {
+            Ok(Said::Object(object)) => {
                 note_version(&object, next);
                 (self.sink)(Told::Object(object));
             }
-            "DELETED" => {
+            Ok(Said::Gone(object)) => {
                 note_version(&object, next);
                 (self.sink)(Told::Gone(object));
             }
-            "BOOKMARK" => match serde_json::from_slice(&object) {
-                Ok(mark) => self.bookmark(mark, next)?,
-                Err(error) => (self.sink)(Told::Unreadable(error)),
+            Ok(Said::Mark { version, ends_list }) => match next {
+                Next::List if ends_list => {
+                    check_version::<S>(&version)?;
+                    (self.sink)(Told::ListEnds(version.clone()));
+                    *next = Next::Watch(version);
+                }
+                Next::Watch(known) if is_version(&version) => *known = version,
+                Next::List | Next::Watch(_) => {}
             },
-            "ERROR" => {
-                let error: ErrorObject =
-                    serde_json::from_slice(&object).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
-                let message = error.message.chars().take(512).collect();
-                return Err(CallError::Status { side: S::NAME, code: error.code, reason: error.reason, message, retry_after: None });
+            Ok(Said::Failed { code, reason, message }) => {
+                return Err(CallError::Status { side: S::NAME, code, reason, message, retry_after: None });
             }
-            _ => (self.sink)(Told::Unreadable(serde_json::Error::custom("a line of a watch has an unknown type"))),
-        }
-        Ok(())
-    }
-
-    fn bookmark(&mut self, mark: BookmarkObject, next: &mut Next) -> Result<(), CallError> {
-        let version = mark.metadata.resource_version;
-        let ends = mark.metadata.annotations.is_some_and(|a| a.get("k8s.io/initial-events-end").is_some_and(|v| v == "true"));
-        match next {
-            Next::List if ends => {
-                check_version::<S>(&version)?;
-                (self.sink)(Told::ListEnds(version.clone()));
-                *next = Next::Watch(version);
-            }
-            Next::Watch(known) if is_version(&version) => *known = version,
-            Next::List | Next::Watch(_) => {}
+            Err(error) => (self.sink)(Told::Unreadable(error)),
         }
         Ok(())
     }
@@ -335,11 +279,6 @@ fn is_unserved(error: &CallError) -> bool {
     matches!(error.code(), Some(400 | 422 | 500 | 501))
 }
 
-/// Whether this can be a version: nothing that would change the request that it is put into.
-fn is_version(text: &str) -> bool {
-    !text.is_empty() && text.len() <= VERSION && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
-}
-
 fn check_version<S: Side>(text: &str) -> Result<(), CallError> {
     if is_version(text) { Ok(()) } else { Err(unreadable::<S>("it has no version to watch from")) }
 }
@@ -349,35 +288,10 @@ fn unreadable<S: Side>(what: &str) -> CallError {
 }
 
 /// Where a watch stands moves with what it tells; that of a list is said at its end.
-///
-/// The object is not parsed for it, which is done once by whoever is told of it: API servers write metadata first and the version before
-/// labels and annotations, and inside a JSON string no quote stands without a backslash, so the first match is the version.
 fn note_version(object: &Bytes, next: &mut Next) {
-    const KEY: &[u8] = br#""resourceVersion":""#;
-    let Next::Watch(known) = next else { return };
-    let Some(rest) = memmem::find(object, KEY).and_then(|at| object.get(at + KEY.len()..)) else { return };
-    let end = memchr::memchr(b'"', rest).unwrap_or_default();
-    if let Some(version) = rest.get(..end).and_then(|version| std::str::from_utf8(version).ok()).filter(|version| is_version(version)) {
+    if let Next::Watch(known) = next
+        && let Some(version) = version_of(object)
+    {
         version.clone_into(known);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_goes_on_from_the_version_in_the_metadata() {
-        let mut next = Next::Watch("7".to_owned());
-        let mut note = |line: &'static str| {
-            note_version(&Bytes::from_static(line.as_bytes()), &mut next);
-            let Next::Watch(version) = &next else { unreachable!() };
-            version.clone()
-        };
-        assert_eq!(note(r#"{"metadata":{"resourceVersion":"12","annotations":{"a":"\"resourceVersion\":\"9\""}}}"#), "12");
-        assert_eq!(note(r#"{"metadata":{"annotations":{"a":"\"resourceVersion\":\"9\""},"resourceVersion":"13"}}"#), "13");
-        for none in ["{}", r#"{"metadata":{"resourceVersion":"1 4"}}"#, r#"{"metadata":{"resourceVersion":""#] {
-            assert_eq!(note(none), "13");
-        }
     }
 }
