@@ -62,6 +62,8 @@ pub enum Verdict {
     Taken,
     /// The super namespace or the right to write into it is not there: see to it, then try again.
     Namespace,
+    /// The server does not know who we are: the token is asked for anew before the next try.
+    Stranger,
     /// The server says no to the object itself: tell the tenant, and wait for a change.
     Rejected {
         /// The Event's reason.
@@ -96,9 +98,11 @@ fn too_many_namespaces() -> CallError {
 /// The reason of a super namespace whose name somebody else has.
 const NAMESPACE_TAKEN: &str = "NamespaceTaken";
 
+/// The least time before another try.
+const SOON: Duration = Duration::from_millis(100);
+
 /// Judges a failed request. `create` tells a name that is taken from a version that moved.
 pub fn judge(error: &CallError, create: bool) -> Verdict {
-    const SOON: Duration = Duration::from_millis(100);
     match error {
         CallError::Fenced => Verdict::Fenced,
         CallError::Transport { .. } | CallError::Unreadable { .. } | CallError::Endless { .. } => Verdict::Retry(SOON),
@@ -108,15 +112,8 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
             409 if create && reason == "AlreadyExists" => Verdict::Taken,
             409 if reason == NAMESPACE_TAKEN => Verdict::Rejected { reason: NAMESPACE_TAKEN, message: message.clone() },
             404 | 409 => Verdict::Reread,
-            403 if message.contains("is being terminated") => Verdict::Namespace,
-            403 if message.contains("exceeded quota") => Verdict::Rejected { reason: "QuotaExceeded", message: message.clone() },
-            403 if message.contains("violates PodSecurity")
-                || message.contains("ValidatingAdmissionPolicy")
-                || message.contains("admission webhook") =>
-            {
-                Verdict::Rejected { reason: "PolicyDenied", message: message.clone() }
-            }
-            401 | 403 => Verdict::Namespace,
+            401 => Verdict::Stranger,
+            403 => forbidden(message),
             // The object of our JSON patch is another by now, or another version.
             422 if message.contains("test failed") => Verdict::Reread,
             // An address is free some time after its Service is gone, and a Service that is replaced asks for it at once.
@@ -131,6 +128,35 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
 pub fn is_out_of_range(error: &CallError) -> bool {
     let words = ["does not match the current range", "is not in the valid range"];
     matches!(error, CallError::Status { code: 422, message, .. } if words.iter().any(|words| message.contains(words)))
+}
+
+/// What admission says while it is not ready to decide: nothing about the object.
+///
+/// *Sources*: the plugins `ServiceAccount` and `ResourceQuota`, and `WaitForReady` of all that have informers, in Kubernetes 1.30–1.35.
+/// The last is said to the syncer itself, which may not give away what it does not have: its own role is to be mended.
+const UNDECIDED: [&str; 4] = [
+    "error looking up service account",
+    "status unknown for quota",
+    "not yet ready to handle request",
+    "is attempting to grant RBAC permissions",
+];
+
+/// What a "forbidden" means. Only what the authorizer says is about rights; all else is about the object, and looking after the
+/// RoleBinding mends none of it.
+fn forbidden(message: &str) -> Verdict {
+    let says = |what: &str| message.contains(what);
+    let rejected = |reason| Verdict::Rejected { reason, message: message.to_owned() };
+    if says("violates PodSecurity") || says("ValidatingAdmissionPolicy") || says("admission webhook") {
+        rejected("PolicyDenied")
+    } else if says("exceeded quota") {
+        rejected("QuotaExceeded")
+    } else if says("is being terminated") || (says("User \"") && says("\" cannot ")) {
+        Verdict::Namespace
+    } else if UNDECIDED.iter().any(|what| says(what)) {
+        Verdict::Retry(SOON)
+    } else {
+        rejected("Forbidden")
+    }
 }
 
 /// Writes to the super cluster with each tenant's own identity. Cheap to clone.
@@ -352,11 +378,10 @@ impl Writer {
     }
 
     /// The right to write was refused: the binding is looked after again before the next try.
-    pub async fn mistrust(&self, tenant: &Tenant, attached: &Attached, name: &Namespace<Super>) {
+    pub fn mistrust(&self, tenant: &Tenant, name: &Namespace<Super>) {
         if let Some(known) = tenant.namespaces.lock().get_mut(name.as_str()) {
             known.bound = false;
         }
-        self.forget_token(attached).await;
     }
 }
 
@@ -443,5 +468,36 @@ mod tests {
         assert!(matches!(judge(&status("tenant", 404, tokens::REFUSED), true), Verdict::Contested { reason: tokens::REFUSED, .. }));
         assert_eq!(judge(&status("super", 404, "NotFound"), true), Verdict::Namespace);
         assert_eq!(judge(&status("tenant", 409, "Conflict"), false), Verdict::Reread);
+    }
+
+    #[test]
+    fn s34_only_what_the_authorizer_says_is_taken_for_a_missing_right() {
+        let word = |verdict: &Verdict| match verdict {
+            Verdict::Namespace => "a right",
+            Verdict::Retry(_) => "not now",
+            Verdict::Rejected { reason, .. } => *reason,
+            Verdict::Reread | Verdict::Taken | Verdict::Stranger | Verdict::Contested { .. } | Verdict::Fenced => "something else",
+        };
+        let cases = [
+            (
+                r#"pods is forbidden: User "system:serviceaccount:vc-writers:w-a" cannot create resource "pods" in API group "" in the namespace "vc-a""#,
+                "a right",
+            ),
+            (r#"pods "a" is forbidden: unable to create new content in namespace vc-a because it is being terminated"#, "a right"),
+            (r#"pods "a" is forbidden: maximum cpu usage per Container is 1, but limit is 2"#, "Forbidden"),
+            (r#"pods "a" is forbidden: failed quota: q: must specify limits.cpu for: main"#, "Forbidden"),
+            (r#"pods "a" is forbidden: pod rejected: RuntimeClass "kata" not found"#, "Forbidden"),
+            (r#"pods "a" is forbidden: pod node label selector conflicts with its namespace node label selector"#, "Forbidden"),
+            (r#"pods "a" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"#, "QuotaExceeded"),
+            (r#"pods "a" is forbidden: violates PodSecurity "baseline:latest": host namespaces"#, "PolicyDenied"),
+            (r#"pods "a" is forbidden: error looking up service account vc-a/default: serviceaccount "default" not found"#, "not now"),
+            (r#"pods "a" is forbidden: status unknown for quota: q, resources: pods"#, "not now"),
+        ];
+        for (message, expected) in cases {
+            let error =
+                CallError::Status { side: "super", code: 403, reason: "Forbidden".into(), message: message.into(), retry_after: None };
+            assert_eq!(word(&judge(&error, true)), expected, "{message}");
+        }
+        assert_eq!(judge(&status("super", 401, "Unauthorized"), true), Verdict::Stranger);
     }
 }

@@ -155,7 +155,9 @@ impl Engine {
                 Err(error) if error.is_not_found() => return Ok(()),
                 // We ended between making a namespace and its RoleBinding, or somebody removed that: nothing else would make it again.
                 Err(error) if matches!(error.code(), Some(401 | 403)) && denied < REGAIN => {
-                    if !self.regain(tenant, attached, namespace).await? {
+                    if error.code() == Some(401) {
+                        self.0.writer.forget_token(attached).await;
+                    } else if !self.regain(tenant, attached, namespace).await? {
                         return Ok(());
                     }
                     denied += 1;
@@ -183,7 +185,7 @@ impl Engine {
         if into.as_str() != namespace {
             return Ok(false);
         }
-        self.0.writer.mistrust(tenant, attached, &into).await;
+        self.0.writer.mistrust(tenant, &into);
         Ok(self.0.writer.namespace(tenant, attached, &within).await?.is_some())
     }
 

@@ -76,11 +76,15 @@ impl Job<'_> {
         match verdict {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
             Verdict::Retry(least) => Some(End::Retry(least)),
-            Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
+            Verdict::Reread | Verdict::Namespace | Verdict::Stranger if tenant_side => self.again(self.fetch(Want::Tenant).await),
             Verdict::Reread | Verdict::Taken => self.again(self.fetch(Want::Super).await),
             Verdict::Namespace => {
                 self.note_denial(error);
                 self.regain().await;
+                Some(End::Retry(Duration::from_millis(200)))
+            }
+            Verdict::Stranger => {
+                self.engine.0.writer.forget_token(self.attached).await;
                 Some(End::Retry(Duration::from_millis(200)))
             }
             Verdict::Rejected { reason, message } => {
@@ -138,7 +142,7 @@ impl Job<'_> {
     pub(super) async fn regain(&self) {
         let (Some(into), Some(namespace)) = (&self.namespace, &self.key.namespace) else { return };
         let writer = &self.engine.0.writer;
-        writer.mistrust(self.tenant, self.attached, into).await;
+        writer.mistrust(self.tenant, into);
         if self.tenant.namespaces.lock().contains_key(into.as_str())
             && let Err(error) = writer.namespace(self.tenant, self.attached, namespace).await
         {
@@ -164,6 +168,7 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
         Verdict::Reread => "reread",
         Verdict::Taken => "taken",
         Verdict::Namespace => "namespace",
+        Verdict::Stranger => "stranger",
         Verdict::Rejected { .. } => "rejected",
         Verdict::Contested { .. } => "contested",
         Verdict::Fenced => "fenced",
