@@ -71,6 +71,8 @@ pub struct Pair {
     pub settled: Option<Settled>,
     /// Whether something that went down refers to the object. Counts for [`Demand::Referenced`] only.
     pub wanted: bool,
+    /// Whether a super copy of this very tenant's object was seen on a node, though the tenant may not have heard of it yet.
+    pub ran: bool,
 }
 
 /// What a copy was when the pair last agreed.
@@ -289,7 +291,7 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
     if facts.deleting {
         return ended(kind, tenant);
     }
-    if kind.graceful() && facts.placed {
+    if kind.graceful() && (facts.placed || pair.ran) {
         return match evidence {
             Evidence::Seen => end_tenant(tenant, None),
             Evidence::Inferred => Outcome::Fetch(Want::Super),

@@ -181,6 +181,9 @@ impl Index {
         if let Some(ended) = entry.ended.as_mut().filter(|ended| ended.sup == Some(facts.uid)) {
             ended.sup = None;
         }
+        if facts.node.is_some() {
+            entry.ran = Some(place.owner.uid);
+        }
         entry.sup = Slot::Here(facts, place);
         if !settled {
             entry.moved.get_or_insert_with(Instant::now);

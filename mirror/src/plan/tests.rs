@@ -106,7 +106,7 @@ fn decide(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide) -> Outcome {
 fn decide_after(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide, settled: Option<Settled>) -> Outcome {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::from(["n1".to_owned()]));
     let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
-    plan(kind, &Pair { tenant, sup, settled, wanted: true }, &cx).outcome
+    plan(kind, &Pair { tenant, sup, settled, wanted: true, ran: false }, &cx).outcome
 }
 
 fn steps(outcome: Outcome) -> Vec<Step> {
@@ -211,6 +211,17 @@ fn a_placed_pod_whose_super_copy_is_gone_ends_and_never_runs_again() {
 }
 
 #[test]
+fn r37_a_pod_that_ran_before_its_tenant_heard_of_it_never_runs_again() {
+    let ran = |sup| {
+        let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+        let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+        plan(&Graceful, &Pair { tenant: live(), sup, settled: None, wanted: true, ran: true }, &cx).outcome
+    };
+    assert_eq!(ran(SuperSide::Absent(Evidence::Inferred)), Outcome::Fetch(Want::Super));
+    assert_eq!(steps(ran(NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: None }]);
+}
+
+#[test]
 fn a_finished_pod_without_a_super_copy_is_not_run_again() {
     let done = tenant(&json!({}), &json!({"x": 1}), &json!({"phase": "Succeeded"}));
     assert_eq!(decide(&Graceful, done, NONE), Outcome::Settled(None));
@@ -303,7 +314,7 @@ fn a_binding_by_somebody_else_is_seen_though_nothing_else_moved() {
 fn what_nobody_refers_to_does_not_go_down_and_goes_when_the_last_reference_does() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
     let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
-    let unwanted = |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false }, &cx).outcome;
+    let unwanted = |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false, ran: false }, &cx).outcome;
     assert_eq!(unwanted(NONE), Outcome::Settled(None));
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     assert_eq!(steps(unwanted(sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);

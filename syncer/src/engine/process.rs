@@ -252,12 +252,13 @@ impl Job<'_> {
         let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key) || (there && !index.holders_known());
         let Some(entry) = index.get(self.key) else {
             let (tenant, sup) = (TenantSide::Absent(Evidence::Seen), SuperSide::Absent(Evidence::Seen));
-            return (Pair { tenant, sup, settled: None, wanted }, Tokens::None);
+            return (Pair { tenant, sup, settled: None, wanted, ran: false }, Tokens::None);
         };
         let (tenant, sup) = (entry.tenant.clone(), entry.sup.clone());
         let bytes = |body: &Option<Body>| body.as_ref().map(|body| body.bytes().clone());
         let (tenant_body, super_body) = (bytes(&entry.tenant_body), bytes(&entry.sup_body));
         let (settled, tokens) = (entry.settled, entry.tokens);
+        let ran = matches!(&tenant, Slot::Here(facts, ()) if entry.ran(facts.uid));
         drop(index);
         let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
         let tenant = match tenant {
@@ -274,7 +275,7 @@ impl Job<'_> {
             Slot::Absent(evidence) => SuperSide::Absent(evidence),
             Slot::Unknown => SuperSide::Absent(Evidence::Inferred),
         };
-        (Pair { tenant, sup, settled, wanted }, tokens)
+        (Pair { tenant, sup, settled, wanted, ran }, tokens)
     }
 
     /// What is wrong with the tenant's body, if that is at hand and yet was no use: to read it once more would not help.

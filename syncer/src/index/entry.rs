@@ -83,10 +83,19 @@ pub struct Entry {
     pub repeat: Option<Repeat>,
     /// Whether it has been asked for them.
     pub asked: bool,
+    /// The tenant's object whose super copy was last seen on a node: it may have run, whatever the tenant has heard of it.
+    pub(super) ran: Option<Uid>,
     /// The copies that were last seen to end.
     pub(super) ended: Option<Box<Ended>>,
     pub(super) tenant_epoch: u32,
     pub(super) sup_epoch: u32,
+}
+
+impl Entry {
+    /// Whether the tenant's object of this UID has been on a node of the super cluster.
+    pub fn ran(&self, tenant: Uid) -> bool {
+        self.ran == Some(tenant)
+    }
 }
 
 /// A refusal that the tenant was told of.
@@ -132,6 +141,7 @@ impl Default for Entry {
             references: Vec::new(),
             repeat: None,
             asked: false,
+            ran: None,
             ended: None,
             tenant_epoch: 0,
             sup_epoch: 0,

@@ -72,6 +72,20 @@ fn s43_a_delete_is_evidence_only_against_the_copy_that_was_made_of_that_object()
 }
 
 #[test]
+fn what_was_on_a_node_is_known_to_have_run_though_its_tenant_is_away() {
+    let mut index = Index::default();
+    let ran = |index: &Index, of| index.get(&key("a")).unwrap().ran(uid(of));
+    index.super_seen(&key("a"), facts(50, 3), place(1), None);
+    assert!(!ran(&index, 1));
+    index.super_seen(&key("a"), Facts { node: Some("n1".into()), ..facts(50, 4) }, place(1), None);
+    index.super_gone(&key("a"), uid(50), Evidence::Seen);
+    assert!(ran(&index, 1) && !ran(&index, 2));
+    // Nor is it forgotten while another attachment begins.
+    index.reset_tenant();
+    assert!(ran(&index, 1));
+}
+
+#[test]
 fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
     let mut index = Index::default();
     let body = Bytes::from(vec![b' '; 1024 * 1024]);

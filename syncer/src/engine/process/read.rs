@@ -118,7 +118,7 @@ impl Job<'_> {
     pub(super) fn brake(&self) -> Result<(), CallError> {
         let inferred = self.tenant.index.lock().get(self.key).is_some_and(|entry| {
             matches!((&entry.tenant, &entry.sup), (Slot::Unknown | Slot::Absent(Evidence::Inferred), Slot::Here(..)))
-                || matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Unknown | Slot::Absent(Evidence::Inferred)) if facts.placed)
+                || matches!((&entry.tenant, &entry.sup), (Slot::Here(facts, ()), Slot::Unknown | Slot::Absent(Evidence::Inferred)) if facts.placed || entry.ran(facts.uid))
         });
         if !inferred {
             return Ok(());
