@@ -291,17 +291,19 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
     if facts.deleting {
         return ended(kind, tenant);
     }
-    if kind.graceful() && (facts.placed || pair.ran) {
-        return match evidence {
-            Evidence::Seen => end_tenant(tenant, None),
-            Evidence::Inferred => Outcome::Fetch(Want::Super),
-        };
+    let ran = kind.graceful() && (facts.placed || pair.ran);
+    if ran && evidence == Evidence::Inferred {
+        return Outcome::Fetch(Want::Super);
     }
     let Some(body) = &tenant.body else {
         return Outcome::Fetch(Want::Tenant);
     };
+    // What has finished is the tenant's to keep: the super cluster collects finished Pods by their number, over all tenants.
     if kind.graceful() && matches!(body.text("/status/phase"), Some("Succeeded" | "Failed")) {
         return Outcome::Settled(None);
+    }
+    if ran {
+        return end_tenant(tenant, None);
     }
     match kind.down(body, cx) {
         Err(hold) => Outcome::Hold(hold),

@@ -228,6 +228,18 @@ fn a_finished_pod_without_a_super_copy_is_not_run_again() {
 }
 
 #[test]
+fn a_finished_pod_stays_its_tenants_when_the_super_cluster_collects_its_copy() {
+    let placed = |phase| tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"x": 1, "nodeName": "n1"}), &json!({"phase": phase}));
+    for phase in ["Succeeded", "Failed"] {
+        let TenantSide::Here(mut passed) = placed(phase) else { unreachable!() };
+        passed.body = None;
+        assert_eq!(decide(&Graceful, TenantSide::Here(passed), NONE), Outcome::Fetch(Want::Tenant));
+        assert_eq!(decide(&Graceful, placed(phase), NONE), Outcome::Settled(None));
+    }
+    assert_eq!(steps(decide(&Graceful, placed("Running"), NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: None }]);
+}
+
+#[test]
 fn a_refused_field_is_held_and_nothing_is_written() {
     let bad = tenant(&json!({}), &json!({"bad": true}), &json!({}));
     assert!(matches!(decide(&Graceful, bad, NONE), Outcome::Hold(Hold::Refused(_))));
