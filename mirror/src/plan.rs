@@ -127,6 +127,8 @@ pub enum Outcome {
         steps: Vec<Step>,
         /// As [`Settled::reported`].
         reported: Option<u64>,
+        /// What is asked of the super copy is not written, and why; what became of it goes up all the same.
+        held: Option<Hold>,
     },
     /// A body is needed, or an absence must be confirmed by a quorum read.
     Fetch(Want),
@@ -255,7 +257,7 @@ fn end_super(sup: &SuperCopy, grace_seconds: Option<u32>) -> Outcome {
 }
 
 fn write(step: Step) -> Outcome {
-    Outcome::Write { steps: vec![step], reported: None }
+    Outcome::Write { steps: vec![step], reported: None, held: None }
 }
 
 fn foreign(kind: &dyn Downward, tenant: &TenantCopy, wanted: bool) -> Outcome {
@@ -349,15 +351,23 @@ fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, 
         (true, true) | (false, false) => {}
     }
     let down = if tenant.facts.deleting { Ok(None) } else { difference_down(kind, tenant, sup, pair, cx) };
-    let steps_down = match down {
-        Err(outcome) => return *outcome,
-        Ok(step) => step,
+    let (step_down, refused) = match down {
+        Ok(step) => (step, None),
+        // What is refused now does not end what runs already, nor does its tenant lose sight of it.
+        Err(outcome) => match *outcome {
+            Outcome::Hold(hold) => (None, Some(hold)),
+            outcome @ (Outcome::Settled(_) | Outcome::Forget | Outcome::Write { .. } | Outcome::Fetch(_)) => return outcome,
+        },
     };
     match difference_up(kind, tenant, sup, pair, cx) {
         Err(outcome) => *outcome,
         Ok((mut steps, reported)) => {
-            steps.extend(steps_down);
-            if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported } }
+            steps.extend(step_down);
+            match refused {
+                Some(hold) if steps.is_empty() => Outcome::Hold(hold),
+                None if steps.is_empty() => Outcome::Settled(reported),
+                refused => Outcome::Write { steps, reported, held: refused },
+            }
         }
     }
 }

@@ -229,7 +229,8 @@ fn a_finished_pod_without_a_super_copy_is_not_run_again() {
 
 #[test]
 fn a_finished_pod_stays_its_tenants_when_the_super_cluster_collects_its_copy() {
-    let placed = |phase| tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"x": 1, "nodeName": "n1"}), &json!({"phase": phase}));
+    let placed =
+        |phase| tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"x": 1, "nodeName": "n1"}), &json!({"phase": phase}));
     for phase in ["Succeeded", "Failed"] {
         let TenantSide::Here(mut passed) = placed(phase) else { unreachable!() };
         passed.body = None;
@@ -250,13 +251,25 @@ fn s33_what_refers_to_more_than_is_followed_is_refused_and_brings_nothing_along(
     for (count, is_refused) in [(REFERENCES, false), (REFERENCES + 1, true)] {
         let references: Vec<_> = (0..count).map(|n| json!({"secretRef": {"name": format!("s{n}")}})).collect();
         let spec = json!({"containers": [{"name": "a", "image": "i", "envFrom": references}]});
-        let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true };
+        let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true, ran: false };
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
         let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
         let plan = plan(crate::kind::KindId::named("Pod").unwrap().downward().unwrap(), &pair, &cx);
         let refused = matches!(&plan.outcome, Outcome::Hold(Hold::Refused(refusal)) if refusal.reason == "TooManyReferences");
         assert_eq!((refused, plan.references.unwrap().is_empty()), (is_refused, is_refused));
     }
+}
+
+#[test]
+fn r42_a_refusal_of_what_runs_keeps_nothing_of_it_from_its_tenant() {
+    let status = json!({"phase": "Running", "podIP": "10.0.0.1"});
+    let bad = |status: &Value| tenant(&json!({"annotations": {keys::PLACED: "n1"}}), &json!({"bad": true, "nodeName": "n1"}), status);
+    let sup = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &status);
+    let Outcome::Write { steps, held: Some(Hold::Refused(_)), .. } = decide(&Graceful, bad(&json!({})), sup.clone()) else {
+        panic!("not reported, or not held")
+    };
+    assert_eq!(steps, [Step::Report { uid: POD, version: None, status: status.clone() }]);
+    assert!(matches!(decide(&Graceful, bad(&status), sup), Outcome::Hold(Hold::Refused(_))));
 }
 
 #[test]

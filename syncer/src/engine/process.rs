@@ -41,6 +41,21 @@ enum End {
     At(Instant),
 }
 
+impl End {
+    /// This end, or the other if that is a time which comes first.
+    fn or(self, other: Self) -> Self {
+        let least = match &self {
+            Self::Rest => None,
+            Self::Retry(least) => Some(Instant::now() + *least),
+            Self::At(when) => Some(*when),
+        };
+        match other {
+            Self::At(when) if least.is_none_or(|least| when < least) => other,
+            Self::Rest | Self::Retry(_) | Self::At(_) => self,
+        }
+    }
+}
+
 /// Reads and plans a key takes at most before it goes back into the queue.
 const ROUNDS: usize = 8;
 /// The longest back-off.
@@ -209,7 +224,13 @@ impl Job<'_> {
                     self.engine.0.work.push_each(&self.tenant.lane, unwanted);
                     return End::Rest;
                 }
-                Outcome::Hold(hold) => return self.hold(&pair, &hold),
+                Outcome::Hold(hold) => {
+                    let end = self.hold(&pair, &hold);
+                    return match self.tokens(&pair, tokens).await {
+                        Ok(renewal) => end.or(renewal),
+                        Err(error) => self.failed(&error, false).await,
+                    };
+                }
                 Outcome::Fetch(want) => {
                     if let Some(hold) = self.malformed(want) {
                         return self.hold(&pair, &hold);
@@ -218,8 +239,8 @@ impl Job<'_> {
                         return self.failed(&error, false).await;
                     }
                 }
-                Outcome::Write { steps, reported } => {
-                    if let Some(end) = self.write(&pair, steps, reported).await {
+                Outcome::Write { steps, reported, held } => {
+                    if let Some(end) = self.write(&pair, steps, reported, held).await {
                         return end;
                     }
                 }
@@ -299,6 +320,19 @@ impl Job<'_> {
         self.kind.resource().path(self.key.namespace.as_ref().map(Namespace::as_str), self.key.name.as_str())
     }
 
+    /// What became of the super copy has gone up, though what is asked of it is held.
+    fn reported(&self, pair: &Pair, shown: &Shown, reported: Option<u64>) {
+        let mut index = self.tenant.index.lock();
+        let Some(settled) = index.get_mut(self.key).and_then(|entry| entry.settled.as_mut()) else { return };
+        settled.reported = reported;
+        if let (Some(mark), TenantSide::Here(copy)) = (&mut settled.tenant, &pair.tenant) {
+            mark.status = mark_after(&copy.facts, shown.tenant.as_ref()).status;
+        }
+        if let (Some(mark), SuperSide::Ours(copy, _)) = (&mut settled.sup, &pair.sup) {
+            mark.status = copy.facts.status;
+        }
+    }
+
     /// The pair agrees, at what was planned on or what the steps have shown. What moved meanwhile comes again.
     fn settle(&self, pair: &Pair, shown: &Shown, reported: Option<u64>) {
         let tenant = match &pair.tenant {
@@ -365,6 +399,16 @@ mod tests {
     use mirror::facts::Seen;
 
     use super::*;
+
+    #[test]
+    fn a_token_is_renewed_in_time_though_its_pod_is_held() {
+        let soon = Instant::now() + Duration::from_secs(1);
+        let late = soon + REFUSED * 2;
+        assert!(matches!(End::Retry(REFUSED).or(End::At(soon)), End::At(when) if when == soon));
+        assert!(matches!(End::Retry(REFUSED).or(End::At(late)), End::Retry(REFUSED)));
+        assert!(matches!(End::Rest.or(End::At(late)), End::At(when) if when == late));
+        assert!(matches!(End::Rest.or(End::Rest), End::Rest));
+    }
 
     #[test]
     fn a_change_that_came_between_a_plan_and_its_write_is_still_to_be_planned_on() {

@@ -3,6 +3,7 @@
 use common::{Namespace, Uid, keys};
 use mirror::Facts;
 use mirror::facts::Seen;
+use mirror::hold::Hold;
 use mirror::kind::Observe;
 use mirror::plan::{Evidence, Mark, Pair, Step, SuperSide, TenantSide};
 use serde_json::{Value, json};
@@ -17,8 +18,8 @@ use crate::tokens;
 use crate::writer::is_out_of_range;
 
 impl Job<'_> {
-    /// Executes steps in order. `None`: plan again at once.
-    pub(super) async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>) -> Option<End> {
+    /// Executes steps in order; then what is held is. `None`: plan again at once.
+    pub(super) async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>, held: Option<Hold>) -> Option<End> {
         let mut shown = Shown::default();
         if let Some(end) = self.repeated(pair, &steps) {
             return Some(end);
@@ -56,10 +57,16 @@ impl Job<'_> {
         if settles {
             let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
             return match self.tokens(pair, tokens).await {
-                Ok(end) => {
-                    self.settle(pair, &shown, reported);
-                    Some(end)
-                }
+                Ok(end) => match held {
+                    None => {
+                        self.settle(pair, &shown, reported);
+                        Some(end)
+                    }
+                    Some(refusal) => {
+                        self.reported(pair, &shown, reported);
+                        Some(self.hold(pair, &refusal).or(end))
+                    }
+                },
                 Err(error) => self.failed_step(&error, false, "tokens").await,
             };
         }
