@@ -17,7 +17,7 @@ use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_
 use crate::index::{Index, Key, Place, Slot};
 use crate::informer::{Bounds, Source, Told, run};
 use crate::remote::CallError;
-use crate::tenant::{Attached, Tenant};
+use crate::tenant::{Addresses, Attached, Tenant};
 use crate::writer::{note_namespace, without_content};
 
 /// The Service that leads a tenant's Pods to their own API server, and the one of its name server.
@@ -83,6 +83,9 @@ impl Engine {
                 for tenant in self.0.tenants.all() {
                     let missed = tenant.index.lock().list_ends(kind, false);
                     namespaces_missed(kind, &tenant);
+                    for key in &missed {
+                        forget_address(&tenant, key);
+                    }
                     self.0.work.push_each(&tenant.lane, missed);
                 }
                 if self.super_synced() {
@@ -144,7 +147,11 @@ impl Engine {
         // A watch by label also says DELETED when only the label is gone; a Pod that is really gone was being deleted before.
         let is_sure = seen.facts.deleting || !kind.downward().is_some_and(Downward::graceful);
         let evidence = if is_sure { Evidence::Seen } else { Evidence::Inferred };
-        if tenant.index.lock().super_gone(&key, seen.facts.uid, evidence) && tenant.attached().is_some() {
+        if !tenant.index.lock().super_gone(&key, seen.facts.uid, evidence) {
+            return;
+        }
+        forget_address(&tenant, &key);
+        if tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
     }
@@ -328,20 +335,39 @@ impl Engine {
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.
 pub(super) fn learn_address(tenant: &Tenant, key: &Key, bytes: &Bytes) {
-    let at = (key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), key.name.as_str());
-    if key.kind.kind().resource().kind != "Service" || (at != KUBERNETES && at != NAME_SERVER) {
+    let (is_api_server, is_name_server) = (is_service(key, KUBERNETES), is_service(key, NAME_SERVER));
+    if !is_api_server && !is_name_server {
         return;
     }
     let Ok(service) = serde_json::from_slice::<Value>(bytes) else { return };
     let address: Option<IpAddr> = service.pointer("/spec/clusterIP").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
     let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
-    let addresses = {
-        let mut addresses = tenant.addresses.lock();
-        if at == KUBERNETES {
+    tell_addresses(tenant, |addresses| {
+        if is_api_server {
             addresses.kubernetes = address.zip(port);
         } else {
             addresses.dns = address;
         }
+    });
+}
+
+/// A super Service is gone, and its address may be another tenant's the next moment: no new Pod asks there for names. That of the API
+/// server stays, since whoever gets it has not its certificate, and Pods made meanwhile would have none for good.
+fn forget_address(tenant: &Tenant, key: &Key) {
+    if is_service(key, NAME_SERVER) {
+        tell_addresses(tenant, |addresses| addresses.dns = None);
+    }
+}
+
+fn is_service(key: &Key, at: (&str, &str)) -> bool {
+    let here = (key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default(), key.name.as_str());
+    here == at && key.kind.kind().resource().kind == "Service"
+}
+
+fn tell_addresses(tenant: &Tenant, change: impl FnOnce(&mut Addresses)) {
+    let addresses = {
+        let mut addresses = tenant.addresses.lock();
+        change(&mut addresses);
         *addresses
     };
     if let Some(attached) = tenant.attached() {
@@ -431,6 +457,26 @@ mod tests {
     use common::Uid;
 
     use super::*;
+
+    #[test]
+    fn the_address_of_a_name_server_that_is_gone_is_told_to_nobody() {
+        let tenant = crate::tenant::Tenants::default().entry("acme");
+        let service = |(namespace, name): (&str, &str)| Key {
+            kind: KindId::named("Service").unwrap(),
+            namespace: Namespace::parse(namespace).ok(),
+            name: Name::parse(name).unwrap(),
+        };
+        let dns = || tenant.addresses.lock().dns;
+        let bytes = Bytes::from_static(br#"{"spec":{"clusterIP":"10.96.0.10","ports":[{"port":53}]}}"#);
+        learn_address(&tenant, &service(NAME_SERVER), &bytes);
+        learn_address(&tenant, &service(KUBERNETES), &bytes);
+        forget_address(&tenant, &service(("default", "kube-dns")));
+        assert_eq!(dns(), "10.96.0.10".parse().ok());
+        forget_address(&tenant, &service(NAME_SERVER));
+        assert_eq!(dns(), None);
+        forget_address(&tenant, &service(KUBERNETES));
+        assert!(tenant.addresses.lock().kubernetes.is_some());
+    }
 
     #[test]
     fn s27_a_record_counts_only_where_it_was_made() {
