@@ -76,7 +76,9 @@ impl Job<'_> {
         match verdict {
             Verdict::Fenced => Some(End::Retry(Duration::from_secs(1))),
             Verdict::Retry(least) => Some(End::Retry(least)),
-            Verdict::Reread | Verdict::Namespace | Verdict::Stranger if tenant_side => self.again(self.fetch(Want::Tenant).await),
+            // Nothing that is asked is answered until there is another kubeconfig.
+            Verdict::Stranger if tenant_side => Some(End::Retry(Duration::from_secs(1))),
+            Verdict::Reread | Verdict::Namespace if tenant_side => self.again(self.fetch(Want::Tenant).await),
             Verdict::Reread | Verdict::Taken => self.again(self.fetch(Want::Super).await),
             Verdict::Namespace => {
                 self.note_denial(error);
@@ -84,6 +86,7 @@ impl Job<'_> {
                 Some(End::Retry(Duration::from_millis(200)))
             }
             Verdict::Stranger => {
+                self.note_denial(error);
                 self.engine.0.writer.forget_token(self.attached).await;
                 Some(End::Retry(Duration::from_millis(200)))
             }
