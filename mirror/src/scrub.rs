@@ -20,6 +20,9 @@ const HIDDEN: &str = "(hidden)";
 /// The length of a UUID, in characters.
 const UID: usize = 36;
 
+/// Where the first of its four separators is.
+const SEPARATOR: usize = 8;
+
 /// The longest line that goes up, in characters: what an API server accepts as the message of an Event.
 const LONGEST: usize = 1024;
 
@@ -40,6 +43,16 @@ impl<'a> Scrub<'a> {
 
     /// The text with super namespaces, UIDs and escaped names replaced by the tenant's, and those of others hidden.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let text = self.without_uids(text);
+        let renamed = match self.words(&text) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(new) => Some(new),
+        };
+        renamed.map_or(text, Cow::Owned)
+    }
+
+    /// The same, for what stands between characters that no name has.
+    fn words<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         let mut out = String::new();
         let mut copied = 0;
@@ -89,26 +102,32 @@ impl<'a> Scrub<'a> {
         match self.namespace {
             Some((sup, tenant)) if part == sup => Cow::Owned(tenant.to_owned()),
             _ if is_ours(part) => Cow::Owned(HIDDEN.to_owned()),
-            _ => self.without_uids(part),
+            _ => Cow::Borrowed(part),
         }
     }
 
-    fn without_uids<'t>(&self, part: &'t str) -> Cow<'t, str> {
-        let found = (0..part.len().saturating_sub(UID - 1)).find_map(|at| {
-            let window = part.get(at..at + UID).filter(|window| window.as_bytes().get(8) == Some(&b'-'))?;
-            Some((at, Uid::parse(window).ok()?))
-        });
-        let Some((at, uid)) = found else { return Cow::Borrowed(part) };
-        let (before, from) = part.split_at(at);
-        let (same, after) = from.split_at(UID);
-        let shown = match self.uid {
-            Some((sup, Some(tenant))) if uid == sup => Cow::Owned(tenant.to_string()),
-            // A tenant's own UIDs may be told.
-            Some((_, Some(tenant))) if uid == tenant => Cow::Borrowed(same),
-            _ => Cow::Borrowed(HIDDEN),
-        };
-        let after = self.without_uids(after);
-        if shown == same && matches!(after, Cow::Borrowed(_)) { Cow::Borrowed(part) } else { Cow::Owned(format!("{before}{shown}{after}")) }
+    /// The text with every UID but the tenant's own replaced, in whichever spelling and whatever stands around it.
+    fn without_uids<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut out = String::new();
+        let (mut copied, mut from) = (0, 0);
+        while let Some((at, uid)) = next_uid(text, from) {
+            from = at + UID;
+            let shown = match self.uid {
+                Some((sup, Some(tenant))) if uid == sup => tenant.to_string(),
+                // A tenant's own UIDs may be told.
+                Some((_, Some(tenant))) if uid == tenant => continue,
+                _ => HIDDEN.to_owned(),
+            };
+            let is_dashed = text.as_bytes().get(at + SEPARATOR) == Some(&b'-');
+            out.push_str(text.get(copied..at).unwrap_or_default());
+            out.push_str(&if is_dashed { shown } else { shown.replace('-', "_") });
+            copied = from;
+        }
+        if copied == 0 {
+            return Cow::Borrowed(text);
+        }
+        out.push_str(text.get(copied..).unwrap_or_default());
+        Cow::Owned(out)
     }
 
     /// Rewrites every `message` at any depth.
@@ -131,6 +150,18 @@ impl<'a> Scrub<'a> {
 /// The text as a tenant may read it, where no object's UID is at hand.
 pub fn scrub(text: &str, cx: &Cx<'_>) -> String {
     Scrub::new(cx).text(text).into_owned()
+}
+
+/// The first UID at or after this place: with dashes, or with underscores, as systemd wants them in the names of control groups.
+fn next_uid(text: &str, from: usize) -> Option<(usize, Uid)> {
+    (from..(text.len() + 1).saturating_sub(UID)).find_map(|at| {
+        let uid = match text.as_bytes().get(at + SEPARATOR)? {
+            b'-' => Uid::parse(text.get(at..at + UID)?),
+            b'_' => Uid::parse(&text.get(at..at + UID)?.replace('_', "-")),
+            _ => return None,
+        };
+        Some((at, uid.ok()?))
+    })
 }
 
 /// Whether this has the shape of a super namespace, whoever's, of a writer, or of a tenant's id: 26 characters of base32 at the end.
@@ -165,6 +196,11 @@ mod tests {
         Scrub { namespace: Some((OURS, "default")), uid: Some((uid(SUPER_UID), Some(uid(TENANT_UID)))) }
     }
 
+    /// As a control group of systemd is called.
+    fn underscored(uid: &str) -> String {
+        uid.replace('-', "_")
+    }
+
     #[test]
     fn own_names_become_the_tenants_and_others_are_hidden() {
         let cases = [
@@ -174,6 +210,10 @@ mod tests {
             (format!("lookup web.{OURS}.svc: no such host"), "lookup web.default.svc: no such host".to_owned()),
             (format!("volume pvc-{OTHER_UID} is full."), "volume pvc-(hidden) is full.".to_owned()),
             (format!("{SUPER_UID}{OTHER_UID}x"), format!("{TENANT_UID}(hidden)x")),
+            (
+                format!("kubepods-burstable-pod{}.slice/memory.max, {}", underscored(SUPER_UID), underscored(OTHER_UID)),
+                format!("kubepods-burstable-pod{}.slice/memory.max, (hidden)", underscored(TENANT_UID)),
+            ),
             ("\"vc-writers:w-abcdefghijklmnopqrstuvwxyz\" may not".to_owned(), "\"vc-writers:(hidden)\" may not".to_owned()),
             ("secret \"vc.token.abcdefghijklmnopqrstuvwxyz\" not found".to_owned(), "secret \"(hidden)\" not found".to_owned()),
             ("configmap \"vc.kube-root-ca.crt\" not found".to_owned(), "configmap \"kube-root-ca.crt\" not found".to_owned()),
