@@ -1,6 +1,7 @@
 //! Everything that a kind may read beside its own object: small records, taken out of passing events.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 
 use common::{Namespace, Super, TenantId};
@@ -20,6 +21,20 @@ pub struct Cx<'a> {
     pub super_namespace: Option<&'a Namespace<Super>>,
     /// The nodes that the tenant sees (its vNodes).
     pub nodes: &'a BTreeSet<String>,
+    /// All nodes of the super cluster, so that the others are not told of.
+    pub super_nodes: &'a dyn NodeNames,
+}
+
+/// The names of nodes.
+pub trait NodeNames: fmt::Debug + Sync {
+    /// Whether a node has this name.
+    fn is_node(&self, name: &str) -> bool;
+}
+
+impl NodeNames for BTreeSet<String> {
+    fn is_node(&self, name: &str) -> bool {
+        self.contains(name)
+    }
 }
 
 /// What the administrator of the super cluster allows all tenants.

@@ -193,6 +193,8 @@ pub struct About<'a> {
     pub name: &'a str,
     /// Its UID in the tenant, as text.
     pub uid: &'a str,
+    /// The node that it is on, as far as is known.
+    pub node: Option<&'a str>,
 }
 
 /// A kind that the super cluster owns and tenants see.

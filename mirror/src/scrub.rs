@@ -1,17 +1,21 @@
 //! Messages of the super cluster as a tenant may read them: its own names in place of ours, and nobody else's.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use common::{Namespace, Uid, keys};
 use serde_json::{Map, Value};
 
-use crate::cx::Cx;
+use crate::cx::{Cx, NodeNames};
 
 /// How names of the super cluster read in one tenant.
 #[derive(Clone, Debug)]
 pub struct Scrub<'a> {
     namespace: Option<(&'a str, &'a str)>,
     uid: Option<(Uid, Option<Uid>)>,
+    nodes: &'a BTreeSet<String>,
+    super_nodes: &'a dyn NodeNames,
+    node: Option<&'a str>,
 }
 
 /// What stands in place of a name that is not the tenant's.
@@ -19,6 +23,12 @@ const HIDDEN: &str = "(hidden)";
 
 /// The length of a UUID, in characters.
 const UID: usize = 36;
+
+/// The longest name of a node, in characters.
+const NODE: usize = 253;
+
+/// Taints that say how a node is. Others say whom it is for.
+const STATES: &str = "node.kubernetes.io/";
 
 /// Where the first of its four separators is.
 const SEPARATOR: usize = 8;
@@ -32,7 +42,8 @@ const LOOKED_AT: usize = 4096;
 impl<'a> Scrub<'a> {
     /// Knows the namespace of the object at hand.
     pub fn new(cx: &Cx<'a>) -> Self {
-        Self { namespace: cx.super_namespace.map(Namespace::as_str).zip(cx.namespace), uid: None }
+        let namespace = cx.super_namespace.map(Namespace::as_str).zip(cx.namespace);
+        Self { namespace, uid: None, nodes: cx.nodes, super_nodes: cx.super_nodes, node: None }
     }
 
     /// Knows the UIDs of the object too: in the super cluster, and in the tenant.
@@ -41,14 +52,17 @@ impl<'a> Scrub<'a> {
         Self { uid: Some((sup, tenant)), ..self }
     }
 
-    /// The text with super namespaces, UIDs and escaped names replaced by the tenant's, and those of others hidden.
+    /// Knows the node that the object is on, which the tenant may be told of before it has its vNode.
+    #[must_use]
+    pub fn with_node(self, node: Option<&'a str>) -> Self {
+        Self { node, ..self }
+    }
+
+    /// The text with super namespaces, UIDs and escaped names replaced by the tenant's; those of others are hidden, and so are nodes that
+    /// the tenant does not see, and their taints.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let text = self.without_uids(text);
-        let renamed = match self.words(&text) {
-            Cow::Borrowed(_) => None,
-            Cow::Owned(new) => Some(new),
-        };
-        renamed.map_or(text, Cow::Owned)
+        let text = then(without_taints(text), |text| self.without_uids(text));
+        then(text, |text| self.words(text))
     }
 
     /// The same, for what stands between characters that no name has.
@@ -93,6 +107,9 @@ impl<'a> Scrub<'a> {
                 _ => rest.to_owned(),
             });
         }
+        if let Some(new) = self.without_node(word) {
+            return Some(new);
+        }
         let parts: Vec<Cow<'_, str>> = word.split('.').map(|part| self.part(part)).collect();
         parts.iter().any(|part| matches!(part, Cow::Owned(_))).then(|| parts.join("."))
     }
@@ -101,9 +118,20 @@ impl<'a> Scrub<'a> {
     fn part<'t>(&self, part: &'t str) -> Cow<'t, str> {
         match self.namespace {
             Some((sup, tenant)) if part == sup => Cow::Owned(tenant.to_owned()),
-            _ if is_ours(part) => Cow::Owned(HIDDEN.to_owned()),
+            _ if is_ours(part) || self.is_foreign(part) => Cow::Owned(HIDDEN.to_owned()),
             _ => Cow::Borrowed(part),
         }
+    }
+
+    /// The word, if it begins with the name of a node that the tenant does not see: alone, or with a domain behind it.
+    fn without_node(&self, word: &str) -> Option<String> {
+        let ends = word.match_indices('.').map(|(at, _)| at).chain([word.len()]).take_while(|end| *end <= NODE);
+        let end = ends.filter(|end| word.get(..*end).is_some_and(|name| self.is_foreign(name))).last()?;
+        Some(format!("{HIDDEN}{}", word.get(end..).unwrap_or_default()))
+    }
+
+    fn is_foreign(&self, name: &str) -> bool {
+        self.super_nodes.is_node(name) && !self.nodes.contains(name) && self.node != Some(name)
     }
 
     /// The text with every UID but the tenant's own replaced, in whichever spelling and whatever stands around it.
@@ -152,6 +180,38 @@ pub fn scrub(text: &str, cx: &Cx<'_>) -> String {
     Scrub::new(cx).text(text).into_owned()
 }
 
+/// One step of rewriting after another.
+fn then(text: Cow<'_, str>, step: impl FnOnce(&str) -> Cow<'_, str>) -> Cow<'_, str> {
+    let new = match step(&text) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(new) => Some(new),
+    };
+    new.map_or(text, Cow::Owned)
+}
+
+/// The text of a scheduler without the taints by which its administrator keeps nodes for somebody.
+///
+/// *Sources*: `untolerated taint {key: value}`, in the plugin `TaintToleration` of Kubernetes 1.30–1.33.
+fn without_taints(text: &str) -> Cow<'_, str> {
+    const BEFORE: &str = "taint {";
+    let mut pieces = text.split(BEFORE);
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    let mut is_new = false;
+    for piece in pieces {
+        out.push_str(BEFORE);
+        match piece.split_once('}') {
+            Some((taint, rest)) if !taint.starts_with(STATES) => {
+                is_new = true;
+                out.push_str(HIDDEN);
+                out.push('}');
+                out.push_str(rest);
+            }
+            Some(_) | None => out.push_str(piece),
+        }
+    }
+    if is_new { Cow::Owned(out) } else { Cow::Borrowed(text) }
+}
+
 /// The first UID at or after this place: with dashes, or with underscores, as systemd wants them in the names of control groups.
 fn next_uid(text: &str, from: usize) -> Option<(usize, Uid)> {
     (from..(text.len() + 1).saturating_sub(UID)).find_map(|at| {
@@ -192,8 +252,31 @@ mod tests {
     const OTHER_UID: &str = "00000000-0000-4000-8000-000000000002";
 
     fn scrub() -> Scrub<'static> {
+        const NONE: &BTreeSet<String> = &BTreeSet::new();
         let uid = |text| Uid::parse(text).unwrap();
-        Scrub { namespace: Some((OURS, "default")), uid: Some((uid(SUPER_UID), Some(uid(TENANT_UID)))) }
+        let uid = Some((uid(SUPER_UID), Some(uid(TENANT_UID))));
+        Scrub { namespace: Some((OURS, "default")), uid, nodes: NONE, super_nodes: NONE, node: None }
+    }
+
+    #[test]
+    fn s51_nodes_that_the_tenant_does_not_see_are_hidden() {
+        let names = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        let (seen, all) = (names(&["n1"]), names(&["n1", "n2", "n3", "ip-10-0-0-7.ec2.internal"]));
+        let scrub = Scrub { nodes: &seen, super_nodes: &all, ..scrub() }.with_node(Some("n2"));
+        let cases = [
+            ("load balancer with new hosts [n1 n2 n3]", "load balancer with new hosts [n1 n2 (hidden)]"),
+            ("Successfully assigned default/web to n2", "Successfully assigned default/web to n2"),
+            ("dial tcp: lookup n3.example.org on n3:53, then n3.", "dial tcp: lookup (hidden).example.org on (hidden):53, then (hidden)."),
+            ("x.n3.example, ip-10-0-0-7.ec2.internal.", "x.(hidden).example, (hidden)."),
+            ("n30, n3-a, image/n3x", "n30, n3-a, image/n3x"),
+            (
+                "1 node(s) had untolerated taint {dedicated: team-b}, 2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }",
+                "1 node(s) had untolerated taint {(hidden)}, 2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }",
+            ),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(scrub.text(given), expected);
+        }
     }
 
     /// As a control group of systemd is called.

@@ -106,7 +106,7 @@ fn up(kind: &dyn Upward, fixture: &Value, cx: &Cx<'_>) -> (Audience, Result<(Str
     fill_in(&mut whole, cx);
     let sup = InSuper(fixture::object(&whole));
     let text = |key: &str| fixture["about"][key].as_str().unwrap_or_default();
-    let about = About { namespace: text("namespace"), name: text("name"), uid: text("uid") };
+    let about = About { namespace: text("namespace"), name: text("name"), uid: text("uid"), node: None };
     let about = fixture.get("about").map(|_| &about);
     let content = kind.up(&sup, about, cx).map(|InTenant(named)| named).map_err(|hold| hold.to_string());
     (kind.audience(&sup), content)

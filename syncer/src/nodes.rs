@@ -13,6 +13,7 @@ mod seen;
 mod sup;
 mod write;
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, stream};
-use mirror::cx::Policy;
+use mirror::cx::{NodeNames, Policy};
 use runtime::log::{Chain, Escaped};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -69,6 +70,18 @@ pub struct Nodes {
     homes: DashMap<Lane, Arc<Home>>,
     new_home: Notify,
     metrics: Arc<SyncMetrics>,
+}
+
+impl NodeNames for Nodes {
+    fn is_node(&self, name: &str) -> bool {
+        self.sup.get(name).is_some()
+    }
+}
+
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the nodes of the super cluster")
+    }
 }
 
 /// How many vNodes of one tenant are written at once.

@@ -172,6 +172,8 @@ impl Life<'_> {
         let fence = Fence::new(held.clone());
         let policy = Arc::new(args.policy.policy());
         let sup = Remote::new(self.transport.clone());
+        let options = NodesOptions { policy: policy.clone(), ..NodesOptions::default() };
+        let nodes = Arc::new(Nodes::new(fence.clone(), options, self.metrics.clone()));
         let parts = EngineParts {
             sup,
             tenants: tenants.clone(),
@@ -180,13 +182,9 @@ impl Life<'_> {
             options: args.engine.options(),
             held,
             metrics: self.metrics.clone(),
-            nodes: Arc::new(Nodes::new(
-                fence.clone(),
-                NodesOptions { policy: policy.clone(), ..NodesOptions::default() },
-                self.metrics.clone(),
-            )),
+            nodes: nodes.clone(),
             recorder: Arc::new(Recorder::new(fence.clone(), self.metrics.clone())),
-            copier: Arc::new(Copier::new(tenants, fence, policy, self.metrics.clone())),
+            copier: Arc::new(Copier::new(tenants, fence, policy, nodes, self.metrics.clone())),
         };
         let engine = Engine::new(parts);
         engine.start(tasks);

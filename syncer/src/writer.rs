@@ -118,7 +118,7 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
             422 if message.contains("test failed") => Verdict::Reread,
             // An address is free some time after its Service is gone, and a Service that is replaced asks for it at once.
             422 if message.contains("already allocated") => Verdict::Contested { reason: "AddressTaken", message: message.clone() },
-            400 | 413 | 422 => Verdict::Rejected { reason: "Rejected", message: message.clone() },
+            400 | 413 | 422 => rejected("Rejected", message),
             _ => Verdict::Retry(retry_after.unwrap_or(SOON)),
         },
     }
@@ -141,11 +141,23 @@ const UNDECIDED: [&str; 4] = [
     "is attempting to grant RBAC permissions",
 ];
 
+/// The policies that come with the syncer, which say what a tenant may change.
+const OUR_POLICIES: &str = "vc-";
+
+/// A refusal, as much as a tenant may read of it. What policies and webhooks of the super cluster's own say is written for its
+/// administrators: who has them, and about what and whom.
+fn rejected(reason: &'static str, message: &str) -> Verdict {
+    let is_foreign = message.contains("admission webhook")
+        || message.split("ValidatingAdmissionPolicy '").skip(1).any(|policy| !policy.starts_with(OUR_POLICIES));
+    let message = if is_foreign { "a policy of the super cluster does not allow it; its administrator can say why" } else { message };
+    Verdict::Rejected { reason, message: message.to_owned() }
+}
+
 /// What a "forbidden" means. Only what the authorizer says is about rights; all else is about the object, and looking after the
 /// RoleBinding mends none of it.
 fn forbidden(message: &str) -> Verdict {
     let says = |what: &str| message.contains(what);
-    let rejected = |reason| Verdict::Rejected { reason, message: message.to_owned() };
+    let rejected = |reason| rejected(reason, message);
     if says("violates PodSecurity") || says("ValidatingAdmissionPolicy") || says("admission webhook") {
         rejected("PolicyDenied")
     } else if says("exceeded quota") {
@@ -363,6 +375,8 @@ impl Writer {
             namespace: None,
             super_namespace: Some(name),
             nodes: &nodes,
+            // Nothing that goes down is told of in messages.
+            super_nodes: &*nodes,
         };
         let body = InTenant(body);
         let asked = kind.down(&body, &cx).map_err(|hold| CallError::Status {
@@ -468,6 +482,27 @@ mod tests {
         assert!(matches!(judge(&status("tenant", 404, tokens::REFUSED), true), Verdict::Contested { reason: tokens::REFUSED, .. }));
         assert_eq!(judge(&status("super", 404, "NotFound"), true), Verdict::Namespace);
         assert_eq!(judge(&status("tenant", 409, "Conflict"), false), Verdict::Reread);
+    }
+
+    #[test]
+    fn s51_what_policies_of_the_super_cluster_say_is_for_its_administrators() {
+        let told = |code, message: &str| {
+            let error = CallError::Status { side: "super", code, reason: String::new(), message: message.into(), retry_after: None };
+            let Verdict::Rejected { reason, message } = judge(&error, true) else { panic!("not rejected: {message}") };
+            (reason, message)
+        };
+        let ours = "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'vc-tenant-writer-pods' with binding 'b' denied request: no";
+        assert_eq!(told(422, ours), ("Rejected", ours.to_owned()));
+        assert_eq!(told(403, ours), ("PolicyDenied", ours.to_owned()));
+        for (code, reason, message) in [
+            (403, "PolicyDenied", "admission webhook \"w.acme.example\" denied the request: team b has node-7"),
+            (400, "Rejected", "admission webhook \"w.acme.example\" denied the request: team b has node-7"),
+            (422, "Rejected", "ValidatingAdmissionPolicy 'team-b' with binding 'b' denied request: node-7"),
+        ] {
+            let (told_reason, told) = told(code, message);
+            assert_eq!(told_reason, reason);
+            assert!(!told.contains("acme") && !told.contains("team") && !told.contains("node-7"), "{told}");
+        }
     }
 
     #[test]

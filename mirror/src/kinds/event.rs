@@ -23,6 +23,9 @@ const CARRIED: [&str; 9] =
 /// The component whose Events say on which node they happened; of others the host is one of the super cluster's own machines.
 const KUBELET: &str = "kubelet";
 
+/// The reason of the Event by which a scheduler says where it has put a Pod: `Successfully assigned <namespace>/<name> to <node>`.
+const SCHEDULED: &str = "Scheduled";
+
 impl Upward for Event {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Event", plural: "events", namespaced: true, status: false }
@@ -58,11 +61,24 @@ impl Upward for Event {
     }
 }
 
-fn scrub<'a>(sup: &Object, about: &About<'_>, cx: &Cx<'a>) -> Scrub<'a> {
+fn scrub<'a>(sup: &'a Object, about: &About<'a>, cx: &Cx<'a>) -> Scrub<'a> {
+    let scrub = Scrub::new(cx).with_node(node(sup, about));
     match sup.text("/involvedObject/uid").and_then(|uid| Uid::parse(uid).ok()) {
-        Some(uid) => Scrub::new(cx).with_uid(uid, Uid::parse(about.uid).ok()),
-        None => Scrub::new(cx),
+        Some(uid) => scrub.with_uid(uid, Uid::parse(about.uid).ok()),
+        None => scrub,
     }
+}
+
+/// The node that the object is on. The scheduler and the kubelet say it themselves, often before the Pod's binding has been seen.
+fn node<'a>(sup: &'a Object, about: &About<'a>) -> Option<&'a str> {
+    if sup.text("/reason") == Some(SCHEDULED) {
+        return sup.text("/message").and_then(|message| Some(message.rsplit_once(' ')?.1));
+    }
+    sup.text("/source/host").filter(|_| component(sup) == KUBELET).or(about.node)
+}
+
+fn component(sup: &Object) -> &str {
+    sup.text("/source/component").or(sup.text("/reportingComponent")).unwrap_or_default()
 }
 
 /// The super Event's name, which starts with the name of the object in the super cluster, with the tenant's in its place. A name of
@@ -87,7 +103,7 @@ fn involved(sup: &Object, about: &About<'_>) -> Value {
 
 /// Who says it, and on which node.
 fn origin(body: &mut Map<String, Value>, sup: &Object) {
-    let component = sup.text("/source/component").or(sup.text("/reportingComponent")).unwrap_or_default();
+    let component = component(sup);
     let mut source = Map::new();
     if !component.is_empty() {
         source.insert("component".to_owned(), Value::from(component));
@@ -104,14 +120,48 @@ fn origin(body: &mut Map<String, Value>, sup: &Object) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::cx::{Policy, Profile};
+
+    #[test]
+    fn s51_a_tenant_reads_the_node_of_its_own_pod_and_no_other() {
+        let tenant = common::TenantId::new(Uid::from_bits(9), "acme");
+        let (policy, profile, seen) = (Policy::default(), Profile::default(), BTreeSet::new());
+        let all: BTreeSet<String> = ["n1", "n2"].map(str::to_owned).into();
+        let cx = Cx {
+            tenant: &tenant,
+            policy: &policy,
+            profile: &profile,
+            namespace: Some("default"),
+            super_namespace: None,
+            nodes: &seen,
+            super_nodes: &all,
+        };
+        let told = |reason: &str, source: &Value, message: &str, node| {
+            let event = json!({
+                "metadata": {"name": "web.1", "uid": Uid::from_bits(1).to_string()}, "reason": reason, "message": message, "source": source,
+                "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": "vc-x", "name": "web"},
+            });
+            let sup = InSuper(Object::parse(event.to_string().as_bytes()).unwrap());
+            let about = About { namespace: "default", name: "web", uid: "", node };
+            Event.up(&sup, Some(&about), &cx).unwrap().0.1.body["message"].clone()
+        };
+        let scheduler = json!({"component": "default-scheduler"});
+        // Its binding may not have been seen yet, and there is no vNode.
+        assert_eq!(told("Scheduled", &scheduler, "assigned default/web to n1", None), "assigned default/web to n1");
+        assert_eq!(told("Preempted", &scheduler, "by a pod on n1, not n2", Some("n1")), "by a pod on n1, not (hidden)");
+        assert_eq!(told("Failed", &json!({"component": "kubelet", "host": "n1"}), "on n1, not n2", None), "on n1, not (hidden)");
+        assert_eq!(told("Failed", &json!({"component": "other", "host": "n1"}), "on n1", None), "on (hidden)");
+    }
 
     #[test]
     fn s51_the_name_of_an_event_says_nothing_of_the_super_cluster() {
         let named = |event: &str| {
             let text = json!({"metadata": {"name": event, "uid": Uid::from_bits(1).to_string()}, "involvedObject": {"name": "vc.e.web"}});
             let sup = Object::parse(text.to_string().as_bytes()).unwrap();
-            name(&sup, &About { namespace: "default", name: "vc.web", uid: "" })
+            name(&sup, &About { namespace: "default", name: "vc.web", uid: "", node: None })
         };
         assert_eq!(named("vc.e.web.17b2c3"), "vc.web.17b2c3");
         for other in ["vc.e.web", "vc.e.web.on-node-7", "scheduler-of-cluster-3.17b2c3", "vc.e.webx.17b2c3"] {

@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -175,6 +175,7 @@ pub(crate) struct Surroundings {
     profile: Profile,
     namespace: Namespace<Super>,
     nodes: BTreeSet<String>,
+    super_nodes: BTreeSet<String>,
 }
 
 impl Surroundings {
@@ -203,7 +204,8 @@ impl Surroundings {
         };
         let mut nodes = texts("nodes");
         nodes.insert("n1".to_owned());
-        Self { tenant, policy, profile, namespace, nodes }
+        let super_nodes = texts("superNodes");
+        Self { tenant, policy, profile, namespace, nodes, super_nodes }
     }
 
     pub(crate) fn cx(&self) -> Cx<'_> {
@@ -214,6 +216,7 @@ impl Surroundings {
             namespace: Some("default"),
             super_namespace: Some(&self.namespace),
             nodes: &self.nodes,
+            super_nodes: &self.super_nodes,
         }
     }
 }

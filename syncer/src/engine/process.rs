@@ -262,6 +262,7 @@ impl Job<'_> {
             namespace: self.key.namespace.as_ref().map(Namespace::as_str),
             super_namespace: self.namespace.as_ref(),
             nodes,
+            super_nodes: &*self.engine.0.nodes,
         }
     }
 

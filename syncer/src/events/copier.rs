@@ -18,6 +18,7 @@ use super::receipt::Slip;
 use crate::index::Slot;
 use crate::informer::Told;
 use crate::metrics::SyncMetrics;
+use crate::nodes::Nodes;
 use crate::tenant::{Attached, Tenants};
 use crate::work::Lane;
 use crate::writer::Fence;
@@ -29,6 +30,7 @@ const ALLOWANCE: Allowance = Allowance { burst: 50, refill: Duration::from_milli
 pub struct Copier {
     tenants: Tenants,
     policy: Arc<Policy>,
+    nodes: Arc<Nodes>,
     outbox: Outbox,
     namespaces: DashMap<Arc<str>, (Lane, Arc<str>)>,
 }
@@ -58,12 +60,13 @@ struct Found {
     namespace: Namespace<common::Tenant>,
     name: String,
     uid: Uid,
+    node: Option<Box<str>>,
 }
 
 impl Copier {
-    /// Copies to `tenants` while `fence` allows.
-    pub fn new(tenants: Tenants, fence: Fence, policy: Arc<Policy>, metrics: Arc<SyncMetrics>) -> Self {
-        Self { tenants, policy, outbox: Outbox::new(fence, ALLOWANCE, "super", metrics), namespaces: DashMap::new() }
+    /// Copies to `tenants` while `fence` allows; `nodes` knows which nodes there are.
+    pub fn new(tenants: Tenants, fence: Fence, policy: Arc<Policy>, nodes: Arc<Nodes>, metrics: Arc<SyncMetrics>) -> Self {
+        Self { tenants, policy, nodes, outbox: Outbox::new(fence, ALLOWANCE, "super", metrics), namespaces: DashMap::new() }
     }
 
     /// A super namespace stands for this namespace of this tenant.
@@ -120,7 +123,7 @@ impl Copier {
         if sup.uid != uid || &*place.namespace != involved.namespace || &*place.name != involved.name {
             return None;
         }
-        Some(Found { attached: attached.clone(), namespace, name: key.name.as_str().to_owned(), uid: own.uid })
+        Some(Found { attached: attached.clone(), namespace, name: key.name.as_str().to_owned(), uid: own.uid, node: sup.node.clone() })
     }
 
     fn post(&self, bytes: &Bytes, found: &Found) -> Option<Post> {
@@ -136,9 +139,10 @@ impl Copier {
             namespace: Some(found.namespace.as_str()),
             super_namespace: Some(&super_namespace),
             nodes: &nodes,
+            super_nodes: &*self.nodes,
         };
         let uid = found.uid.to_string();
-        let about = kind::About { namespace: found.namespace.as_str(), name: &found.name, uid: &uid };
+        let about = kind::About { namespace: found.namespace.as_str(), name: &found.name, uid: &uid, node: found.node.as_deref() };
         match kind.up(&sup, Some(&about), &cx) {
             Ok(InTenant((name, content))) => Some(post(&kind.resource(), found.namespace.as_str(), name, &content)),
             Err(hold) => {

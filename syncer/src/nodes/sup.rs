@@ -115,7 +115,8 @@ pub(super) fn resource() -> Option<Resource> {
 pub(super) fn project(sup: &SuperNode, attached: &Attached, policy: &Policy) -> Option<(Content, Wanted)> {
     let Kind::Up(kind) = KindId::named("Node")?.kind() else { return None };
     let (profile, nodes) = (attached.profile(), attached.nodes());
-    let cx = Cx { tenant: &attached.id, policy, profile: &profile, namespace: None, super_namespace: None, nodes: &nodes };
+    let cx =
+        Cx { tenant: &attached.id, policy, profile: &profile, namespace: None, super_namespace: None, nodes: &nodes, super_nodes: &*nodes };
     let object = InSuper(Object::parse(&sup.kept).ok()?);
     let (_, content) = kind.up(&object, None, &cx).ok()?.0;
     let wanted = Wanted { built: built(&content), ready: sup.ready };

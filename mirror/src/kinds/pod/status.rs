@@ -52,7 +52,7 @@ fn left_out(key: &str) -> bool {
 fn scrub_of<'a>(sup: &'a Object, cx: &Cx<'a>) -> Scrub<'a> {
     let label = sup.meta.labels.get(keys::TENANT).map(String::as_str);
     let owner = Owner::read(label, sup.meta.annotations.get(keys::OWNER).map(String::as_str)).ok();
-    Scrub::new(cx).with_uid(sup.meta.uid, owner.map(|owner| owner.uid))
+    Scrub::new(cx).with_uid(sup.meta.uid, owner.map(|owner| owner.uid)).with_node(sup.text("/spec/nodeName"))
 }
 
 /// Keeps the states of containers that the tenant asked for. Sidecars that the super cluster injected are not its.

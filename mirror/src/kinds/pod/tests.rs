@@ -19,6 +19,7 @@ fn down(pod: &Value, policy: &Policy) -> Result<Content, Hold> {
         namespace: Some("default"),
         super_namespace: Some(&namespace),
         nodes: &BTreeSet::from(["n1".to_owned()]),
+        super_nodes: &BTreeSet::new(),
     };
     let object = Object::parse(&serde_json::to_vec(pod).unwrap()).unwrap();
     Pod.down(&InTenant(object), &cx).map(|asked| asked.0)
