@@ -44,6 +44,8 @@ pub struct Policy {
     pub labels_down: BTreeSet<String>,
     /// Annotation keys that pass downward: whole keys, or prefixes ending in `/`.
     pub annotations_down: BTreeSet<String>,
+    /// Taints that Pods may tolerate, beside nodes that are not ready or not reached: whole keys, or prefixes ending in `/`.
+    pub tolerations_down: BTreeSet<String>,
     /// A leaf that no table names is carried instead of refused.
     pub pass_unknown_fields: bool,
     /// The longest `terminationGracePeriodSeconds` that goes down, in seconds.
@@ -60,6 +62,7 @@ impl Default for Policy {
         Self {
             labels_down: BTreeSet::new(),
             annotations_down: BTreeSet::new(),
+            tolerations_down: BTreeSet::new(),
             pass_unknown_fields: false,
             max_grace_seconds: 3600,
             runtime_class: None,

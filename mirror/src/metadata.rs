@@ -47,7 +47,7 @@ fn hashed(key: &str) -> String {
     format!("{}{}", keys::HASHED_LABEL_PREFIX, hash26(&["vc-label-v1", key]))
 }
 
-fn listed(key: &str, allowed: &BTreeSet<String>) -> bool {
+pub(crate) fn listed(key: &str, allowed: &BTreeSet<String>) -> bool {
     allowed.contains(key) || allowed.iter().any(|entry| entry.ends_with('/') && key.starts_with(entry.as_str()))
 }
 

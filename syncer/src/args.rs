@@ -122,6 +122,11 @@ pub struct PolicyArgs {
     #[arg(long, env = "VC_ANNOTATIONS_DOWN", value_name = "KEYS", default_value = "", hide_default_value = true, value_parser = set)]
     pub annotations_down: BTreeSet<String>,
 
+    /// Taints that Pods of tenants may tolerate, beside node.kubernetes.io/not-ready and unreachable, never of node-role.kubernetes.io/:
+    /// whole keys, or prefixes ending in a slash; tolerations of others are left out
+    #[arg(long, env = "VC_TOLERATIONS_DOWN", value_name = "KEYS", default_value = "", hide_default_value = true, value_parser = set)]
+    pub tolerations_down: BTreeSet<String>,
+
     /// Carry fields that this version does not know instead of refusing the object
     #[arg(long, env = "VC_PASS_UNKNOWN_FIELDS", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -147,6 +152,7 @@ impl PolicyArgs {
         Policy {
             labels_down: self.labels_down.clone(),
             annotations_down: self.annotations_down.clone(),
+            tolerations_down: self.tolerations_down.clone(),
             pass_unknown_fields: self.pass_unknown_fields,
             max_grace_seconds: self.max_grace_seconds,
             runtime_class: self.runtime_class.clone(),

@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -188,6 +188,7 @@ impl Surroundings {
         let policy = Policy {
             labels_down: texts("labelsDown"),
             annotations_down: texts("annotationsDown"),
+            tolerations_down: texts("tolerationsDown"),
             allow_privileged: given["allowPrivileged"] == true,
             runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
             ..Policy::default()

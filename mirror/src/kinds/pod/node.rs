@@ -4,12 +4,17 @@ use common::{InTenant, keys};
 use serde_json::{Map, Value, json};
 
 use super::{Fields, object, objects, objects_mut, text};
-use crate::cx::Cx;
+use crate::cx::{Cx, Policy};
 use crate::hold::Hold;
+use crate::metadata;
 use crate::object::Object;
 
 /// Labels and taints of this prefix tell the nodes that run the super cluster itself.
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+
+/// Tolerations that every Pod may have: of what befalls a node, which admission adds to all of them. Of the others of this prefix some let
+/// a Pod onto nodes that are being emptied.
+const ALWAYS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -20,7 +25,7 @@ pub(super) fn apply(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -
     if let Some(affinity) = object(spec, "affinity").and_then(|affinity| object(affinity, "nodeAffinity")) {
         node_affinity(affinity)?;
     }
-    tolerations(spec);
+    tolerations(spec, cx.policy);
     node_name(spec, tenant, cx)
 }
 
@@ -30,10 +35,14 @@ fn selector(spec: &Fields) -> Result<(), Hold> {
 }
 
 fn role(key: &str, at: &str) -> Result<(), Hold> {
-    if key.starts_with(ROLE_PREFIX) {
+    if is_role(key) {
         return Err(Hold::refuse("NotSupported", at, format!("nodes cannot be chosen by {ROLE_PREFIX}; remove that key")));
     }
     Ok(())
+}
+
+fn is_role(key: &str) -> bool {
+    key.starts_with(ROLE_PREFIX) || key == ROLE_PREFIX.trim_end_matches('/')
 }
 
 fn node_affinity(affinity: &Fields) -> Result<(), Hold> {
@@ -49,12 +58,13 @@ fn node_affinity(affinity: &Fields) -> Result<(), Hold> {
     Ok(())
 }
 
-/// Leaves out tolerations of the taints that keep tenants away from certain nodes, and those of every taint at once.
-fn tolerations(spec: &mut Fields) {
+/// Keeps the tolerations that the administrator allows. A taint keeps a node for somebody, or empty, so all others are left out: in
+/// silence, since controllers of the tenant's add some to each Pod, as those of a DaemonSet.
+fn tolerations(spec: &mut Fields, policy: &Policy) {
     if let Some(Value::Array(tolerations)) = spec.get_mut("tolerations") {
         tolerations.retain(|toleration| {
             let key = toleration.get("key").and_then(Value::as_str).unwrap_or_default();
-            !key.is_empty() && !key.starts_with(ROLE_PREFIX)
+            !is_role(key) && (ALWAYS.contains(&key) || metadata::listed(key, &policy.tolerations_down))
         });
     }
 }
@@ -120,12 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn tolerations_of_everything_and_of_roles_are_left_out() {
+    fn s05_tolerations_of_everything_of_roles_and_of_others_taints_are_left_out() {
         let kept = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
-        let mut spec = fields(&json!({"tolerations": [
-            {"operator": "Exists"}, {"key": "", "operator": "Exists"}, {"key": "node-role.kubernetes.io/control-plane"}, kept]}));
-        tolerations(&mut spec);
-        assert_eq!(spec["tolerations"], json!([kept]));
+        let all = json!({"tolerations": [
+            {"operator": "Exists"}, {"key": "", "operator": "Exists"}, {"key": "node-role.kubernetes.io/control-plane"},
+            {"key": "node-role.kubernetes.io"}, {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}, {"key": "dedicated"},
+            {"key": "example.com/pool"}, kept]});
+        let left = |allowed: &[&str]| {
+            let tolerations_down = allowed.iter().map(|key| (*key).to_owned()).collect();
+            let mut spec = fields(&all);
+            tolerations(&mut spec, &Policy { tolerations_down, ..Policy::default() });
+            spec["tolerations"].clone()
+        };
+        assert_eq!(left(&[]), json!([kept]));
+        assert_eq!(left(&["dedicated", "node-role.kubernetes.io/"]), json!([{"key": "dedicated"}, kept]));
+        assert_eq!(left(&["example.com/"]), json!([{"key": "example.com/pool"}, kept]));
     }
 
     #[test]
@@ -136,7 +155,9 @@ mod tests {
         };
         assert!(of("Exists").is_err() && of("In").is_err());
         assert!(of("DoesNotExist").is_ok() && of("NotIn").is_ok());
-        assert!(selector(&fields(&json!({"nodeSelector": {"node-role.kubernetes.io/master": ""}}))).is_err());
+        for role in ["node-role.kubernetes.io/master", "node-role.kubernetes.io"] {
+            assert!(selector(&fields(&json!({"nodeSelector": {role: ""}}))).is_err());
+        }
         assert!(selector(&fields(&json!({"nodeSelector": {"kubernetes.io/arch": "amd64"}}))).is_ok());
     }
 }
