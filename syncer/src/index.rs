@@ -228,13 +228,17 @@ impl Index {
         ended == Some(facts.uid) || replaced
     }
 
-    /// A list of a kind begins: what it does not name is absent when it ends.
+    /// A list of a kind begins: what it does not name is absent when it ends. Until a tenant's list is complete, and it is known where it
+    /// stands, its keys wait: a control plane that is back from a backup shows what it has forgotten as new.
     pub fn list_begins(&mut self, kind: KindId, tenant_side: bool) {
         if tenant_side {
             self.left_out.list_begins(kind);
         }
         let sync = if tenant_side { self.tenant.entry(kind) } else { self.sup.entry(kind) }.or_default();
         sync.epoch += 1;
+        if tenant_side {
+            sync.synced = false;
+        }
     }
 
     /// A list of a kind is complete: the keys that it did not name, now absent by inference.

@@ -269,7 +269,15 @@ fn s33_what_refers_to_more_than_is_followed_is_refused_and_brings_nothing_along(
         let spec = json!({"containers": [{"name": "a", "image": "i", "envFrom": references}]});
         let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true, ran: false };
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-        let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes, super_nodes: &nodes };
+        let cx = Cx {
+            tenant: &id,
+            policy: &policy,
+            profile: &profile,
+            namespace: Some("default"),
+            super_namespace: None,
+            nodes: &nodes,
+            super_nodes: &nodes,
+        };
         let plan = plan(crate::kind::KindId::named("Pod").unwrap().downward().unwrap(), &pair, &cx);
         let refused = matches!(&plan.outcome, Outcome::Hold(Hold::Refused(refusal)) if refusal.reason == "TooManyReferences");
         assert_eq!((refused, plan.references.unwrap().is_empty()), (is_refused, is_refused));

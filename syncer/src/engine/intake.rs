@@ -12,6 +12,7 @@ use mirror::plan::Evidence;
 use runtime::log::Chain;
 use runtime::task::Tasks;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_kinds};
 use crate::index::{Index, Key, Place, Slot};
@@ -262,13 +263,10 @@ impl Engine {
         };
         seen.synced.insert(kind);
         self.0.work.push_each(&tenant.lane, missed);
-        let waiting: Vec<Key> = tenant
-            .index
-            .lock()
-            .iter()
-            .filter(|(key, entry)| key.kind == kind && entry.settled.is_none())
-            .map(|(key, _)| key.clone())
-            .collect();
+        // All that was turned away while the list ran, whichever side moved.
+        let now = Instant::now();
+        let waiting: Vec<Key> =
+            tenant.index.lock().iter().filter(|(key, entry)| key.kind == kind && !entry.rests(now)).map(|(key, _)| key.clone()).collect();
         self.0.work.push_each(&tenant.lane, waiting);
     }
 

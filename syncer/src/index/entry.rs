@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{Owner, Uid};
 use mirror::facts::Facts;
 use mirror::kind::Reference;
-use mirror::plan::{Evidence, Settled};
+use mirror::plan::{Evidence, Mark, Settled};
 use tokio::time::Instant;
 
 use super::Body;
@@ -92,6 +92,18 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether there is nothing to do: the pair agreed as it is, and its tokens are good for now.
+    pub fn rests(&self, now: Instant) -> bool {
+        let mark = |facts: Option<&Facts>| facts.map(Mark::from);
+        let agrees = |settled: Settled| settled.tenant == mark(facts_of(&self.tenant)) && settled.sup == mark(facts_of(&self.sup));
+        let is_due = match self.tokens {
+            Tokens::None => false,
+            Tokens::Missing => true,
+            Tokens::Good { renew, .. } => renew <= now,
+        };
+        !is_due && self.settled.is_some_and(agrees)
+    }
+
     /// Whether the tenant's object of this UID has been on a node of the super cluster.
     pub fn ran(&self, tenant: Uid) -> bool {
         self.ran == Some(tenant)
@@ -151,7 +163,11 @@ impl Default for Entry {
 
 /// The UID of the copy, if there is one.
 pub fn uid_of<P>(slot: &Slot<P>) -> Option<Uid> {
-    if let Slot::Here(facts, _) = slot { Some(facts.uid) } else { None }
+    facts_of(slot).map(|facts| facts.uid)
+}
+
+fn facts_of<P>(slot: &Slot<P>) -> Option<&Facts> {
+    if let Slot::Here(facts, _) = slot { Some(facts) } else { None }
 }
 
 /// An event that says nothing new: the same object at the same or an earlier version.

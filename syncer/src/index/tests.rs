@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use common::Owner;
 use mirror::hold::Hold;
-use mirror::plan::REFERENCES;
+use mirror::plan::{REFERENCES, Settled};
 
 use super::body::BODIES;
 use super::reference::{ALL_REFERENCES, REFERRED};
@@ -83,6 +83,30 @@ fn what_was_on_a_node_is_known_to_have_run_though_its_tenant_is_away() {
     // Nor is it forgotten while another attachment begins.
     index.reset_tenant();
     assert!(ran(&index, 1));
+}
+
+#[test]
+fn r18_what_a_list_shows_waits_for_its_end_and_nothing_that_moved_meanwhile_is_lost() {
+    let mut index = Index::default();
+    let (pod, now) = (key("a").kind, Instant::now());
+    index.list_begins(pod, true);
+    index.tenant_seen(&key("a"), facts(1, 5), &[]);
+    assert!(!index.synced(pod, false));
+    index.list_ends(pod, true);
+    assert!(index.synced(pod, false));
+    index.super_seen(&key("a"), facts(50, 3), place(1), None);
+    let entry = index.get_mut(&key("a")).unwrap();
+    assert!(!entry.rests(now));
+    entry.settled = Some(Settled { tenant: Some(Mark::from(&facts(1, 5))), sup: Some(Mark::from(&facts(50, 3))), reported: None });
+    assert!(entry.rests(now));
+    entry.tokens = Tokens::Good { renew: now, secret: uid(8), pod: uid(50) };
+    assert!(!entry.rests(now));
+    entry.tokens = Tokens::None;
+    index.list_begins(pod, true);
+    assert!(!index.synced(pod, false));
+    // Its copy goes meanwhile: nobody works on the key, and the end of the list finds it.
+    index.super_gone(&key("a"), uid(50), Evidence::Seen);
+    assert!(!index.get(&key("a")).unwrap().rests(now));
 }
 
 #[test]
