@@ -63,6 +63,7 @@ pub struct AttachSpec {
 
 /// How a tenant is doing.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something else that is the case or not")]
 pub struct TenantHealth {
     /// Whether all its informers have listed once.
     pub synced: bool,
@@ -72,6 +73,8 @@ pub struct TenantHealth {
     pub pods: u32,
     /// Its API server showed a state older than what super copies were built from: the version it was at, and the version built from.
     pub regression: Option<(u64, u64)>,
+    /// A read was answered by another control plane than the one that is attached.
+    pub other_life: bool,
     /// Its API server did not take our credentials.
     pub unauthorized: bool,
     /// A super namespace that its writer may not write into, and what the super API server said.
@@ -88,6 +91,7 @@ pub(crate) struct Watchfulness {
     pub(crate) unreachable: Mutex<Option<String>>,
     pub(crate) unauthorized: AtomicBool,
     pub(crate) regression: Mutex<Option<(u64, u64)>>,
+    pub(crate) other_life: AtomicBool,
     pub(crate) synced: DashSet<KindId>,
     pub(crate) noted: Noted,
 }
@@ -304,6 +308,21 @@ impl Engine {
         }
     }
 
+    /// Another control plane answered for a tenant: nothing is written for it until it has been asked who it is.
+    pub(crate) fn replaced(&self, tenant: &Tenant, attached: &Attached) {
+        attached.halted.store(true, Ordering::Relaxed);
+        if let Some(health) = self.0.health.get(&tenant.lane) {
+            health.other_life.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A tenant's control plane was asked who it is, and is the one that is attached.
+    pub(crate) fn recognized(&self, id: &str) {
+        if let Some(health) = self.0.health.get(id) {
+            health.other_life.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Changes a tenant's share of attention.
     pub fn weigh(&self, id: &str, weight: u8) {
         if let Some(tenant) = self.0.tenants.get(id) {
@@ -330,6 +349,7 @@ impl Engine {
             unreachable,
             pods: u32::try_from(pods).unwrap_or(u32::MAX),
             regression,
+            other_life: seen.other_life.load(Ordering::Relaxed),
             unauthorized: seen.unauthorized.load(Ordering::Relaxed),
             denied: attached.lasting_denial(),
             deletions_paused,

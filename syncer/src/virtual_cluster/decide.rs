@@ -7,6 +7,8 @@ use common::api::{Condition, ConditionStatus, ConditionType, NodeMode, VirtualCl
 use common::{Namespace, Tenant, Uid, keys};
 use kube::ResourceExt;
 
+use crate::engine::TenantHealth;
+
 /// A place where a kubeconfig may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -79,6 +81,11 @@ pub(super) fn life(recorded: &BTreeSet<Uid>, now: Uid, accepted: Option<Accepted
         return Life::Same;
     };
     if accepted.is_some_and(|accepted| accepted.incarnation == now) { Life::Accepted } else { Life::Replaced(*before) }
+}
+
+/// Whether an attached control plane is to be asked who it is, and where it stands, before its tenant goes on.
+pub(super) fn is_doubtful(health: &TenantHealth) -> bool {
+    health.unreachable.is_some() || health.unauthorized || health.regression.is_some() || health.other_life
 }
 
 /// Why nothing is written for a tenant until a person decides.
@@ -311,6 +318,20 @@ mod tests {
         ] {
             let recorded = recorded.into_iter().map(uid).collect();
             assert_eq!(life(&recorded, uid(now), accepted), expected, "{recorded:?} {now} {accepted:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_plane_that_answered_as_another_is_asked_who_it_is() {
+        let well = TenantHealth { synced: true, ..TenantHealth::default() };
+        assert!(!is_doubtful(&well));
+        for health in [
+            TenantHealth { other_life: true, ..well.clone() },
+            TenantHealth { regression: Some((1, 2)), ..well.clone() },
+            TenantHealth { unauthorized: true, ..well.clone() },
+            TenantHealth { unreachable: Some("no answer".to_owned()), ..well },
+        ] {
+            assert!(is_doubtful(&health), "{health:?}");
         }
     }
 

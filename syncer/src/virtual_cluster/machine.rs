@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::{self, Answer, Trouble};
-use super::decide::{Accepted, Life, State, Why, life, unserved};
+use super::decide::{Accepted, Life, State, Why, is_doubtful, life, unserved};
 use super::kubeconfig::{Found, find};
 use super::note;
 use super::pace::Pace;
@@ -312,8 +312,7 @@ impl Machine {
     /// Asks again where there is reason to doubt that the control plane is there and the same.
     async fn still_there(&mut self, mut connection: Connection) -> Result<Connection, State> {
         let health = self.attached.as_ref().and_then(|_| self.shared.engine.health(self.id.as_str()));
-        let is_silent =
-            health.as_ref().is_none_or(|health| health.unreachable.is_some() || health.unauthorized || health.regression.is_some());
+        let is_silent = health.as_ref().is_none_or(is_doubtful);
         let is_other = self.attached.as_ref().is_some_and(|(_, attached)| shows_other_life(attached));
         // Its informers hear it again: before they say what is missing now, is it the same?
         let is_back = self.trouble.is_some() && health.is_some_and(|health| health.unreachable.is_none());
@@ -323,6 +322,9 @@ impl Machine {
                 match self.ask(&connection.remote.clone()).await {
                     Ok(Answer { incarnation, version }) => {
                         self.shared.engine.known_again(self.id.as_str());
+                        if self.attached.as_ref().is_some_and(|(_, attached)| attached.incarnation == incarnation) {
+                            self.shared.engine.recognized(self.id.as_str());
+                        }
                         connection = Connection { incarnation, version, built, ..connection };
                     }
                     Err(trouble) => self.worry(trouble),
@@ -508,6 +510,10 @@ impl Machine {
         {
             self.shared.engine.halt(id, true);
             return Err(State::Held(Why::Restored { incarnation: connection.incarnation, at, built }));
+        }
+        if health.other_life {
+            // Halted until it has been asked; a server that says now this and now that is not followed in between.
+            return Err(State::Starting { connected: true });
         }
         self.shared.engine.halt(id, vc.spec.paused);
         if vc.spec.paused {

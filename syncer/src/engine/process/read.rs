@@ -97,7 +97,7 @@ impl Job<'_> {
         let seen = Seen::of(&bytes).map_err(unreadable)?;
         if seen.facts.uid != self.attached.incarnation {
             tracing::error!(tenant = %self.tenant.lane, "the tenant's control plane was replaced");
-            self.attached.halted.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.engine.replaced(self.tenant, self.attached);
             return Err(CallError::Fenced);
         }
         let collection = self.kind.resource().collection(self.key.namespace.as_ref().map(Namespace::as_str));
