@@ -8,6 +8,7 @@ mod machine;
 mod note;
 mod pace;
 mod status;
+mod vanished;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use tracing::{debug, error, info, warn};
 use self::claim::{Planes, Slices, parse_slice};
 use self::connect::Template;
 use self::machine::{Machine, Presence, clear_up, created, label};
+use self::vanished::{SECOND_LOOK, Vanished};
 use crate::engine::Engine;
 use crate::metrics::SyncMetrics;
 use crate::work::Work;
@@ -78,8 +80,10 @@ pub struct Controller {
     /// What a list has named so far, while it runs.
     listing: Option<HashSet<Uid>>,
     listed: bool,
-    /// Tenants whose VirtualCluster was not there, and since when.
-    missing: HashMap<Uid, Instant>,
+    /// Tenants with a task whose VirtualCluster was not there.
+    vanished: Vanished,
+    /// Tenants without one of which something is left.
+    missing: Vanished,
     /// Tenants that are being cleared up after, with or without a task of their own.
     clearing: Arc<Mutex<HashSet<Uid>>>,
     next_sweep: Instant,
@@ -90,12 +94,6 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// Time between two searches for what tenants left that are no more.
 const SWEEP: Duration = Duration::from_mins(5);
-
-/// So many tenants may have gone unseen at once before a second look is wanted: one mistake must not cost everything.
-const GONE_UNSEEN: usize = 3;
-
-/// When that second look is taken.
-const SECOND_LOOK: Duration = Duration::from_mins(1);
 
 /// How long a tenant's task that panicked rests.
 const REST: Duration = Duration::from_secs(10);
@@ -122,7 +120,8 @@ impl Controller {
             tenants: HashMap::new(),
             listing: None,
             listed: false,
-            missing: HashMap::new(),
+            vanished: Vanished::default(),
+            missing: Vanished::default(),
             clearing: Arc::default(),
             next_sweep: Instant::now(),
         }
@@ -164,12 +163,12 @@ impl Controller {
                 let named = self.listing.take().unwrap_or_default();
                 self.listed = true;
                 if self.tenants.keys().any(|uid| !named.contains(uid)) {
-                    self.confirm_gone().await;
+                    self.look_for_gone().await;
                 }
             }
             Event::Delete(vc) => {
                 debug!(virtual_cluster = label(&vc), "VirtualCluster deleted");
-                self.confirm_gone().await;
+                self.look_for_gone().await;
             }
         }
     }
@@ -197,18 +196,30 @@ impl Controller {
         }));
     }
 
-    /// Some VirtualClusters seem to be gone: those that a quorum read does not find any more are.
-    async fn confirm_gone(&mut self) {
+    /// Some VirtualClusters seem to be gone.
+    async fn look_for_gone(&mut self) {
+        if !self.confirm_gone().await {
+            self.next_sweep = self.next_sweep.min(Instant::now() + SECOND_LOOK);
+        }
+    }
+
+    /// Ends those that a quorum read does not find any more. False if they are so many that a second look is wanted.
+    async fn confirm_gone(&mut self) -> bool {
         let there = match self.list().await {
             Ok(there) => there,
             Err(error) => {
                 warn!(error = %Chain(&error), "could not confirm that a VirtualCluster is gone");
                 self.next_sweep = Instant::now();
-                return;
+                return true;
             }
         };
-        let gone: Vec<Uid> = self.tenants.keys().filter(|uid| !there.contains_key(uid)).copied().collect();
-        for uid in gone {
+        let gone: HashSet<Uid> = self.tenants.keys().filter(|uid| !there.contains_key(uid)).copied().collect();
+        let certain = self.vanished.certain(&gone, Instant::now());
+        let is_certain = certain.len() == gone.len();
+        if !is_certain {
+            error!(tenants = gone.len(), "many VirtualClusters are gone at once; looking again before clearing up");
+        }
+        for uid in certain {
             if let Some(tenant) = self.tenants.remove(&uid) {
                 // Its task clears up by the last policy that it saw; nobody else does meanwhile.
                 if !tenant.is_closed() {
@@ -221,6 +232,7 @@ impl Controller {
                 });
             }
         }
+        is_certain
     }
 
     /// All VirtualClusters by UID, by a quorum read.
@@ -254,7 +266,7 @@ impl Controller {
 
     /// Clears up after tenants that have no VirtualCluster any more. Returns when to look again.
     async fn sweep(&mut self, tasks: &Arc<Tasks>) -> Result<Duration, Box<dyn std::error::Error + Send + Sync>> {
-        self.confirm_gone().await;
+        let next = if self.confirm_gone().await { SWEEP } else { SECOND_LOOK };
         let owned = self.shared.engine.owned_namespaces(None).await?;
         let writers = self.shared.engine.writers().await?;
         // Read last: a VirtualCluster whose namespaces were just seen is in this list, or was deleted in between.
@@ -263,23 +275,17 @@ impl Controller {
         let is_known =
             |tenant: &Uid| there.contains_key(tenant) || self.tenants.contains_key(tenant) || self.clearing.lock().contains(tenant);
         let gone: HashSet<Uid> = left.into_iter().filter(|tenant| !is_known(tenant)).collect();
-        self.missing.retain(|tenant, _| gone.contains(tenant));
-        let now = Instant::now();
-        for tenant in &gone {
-            self.missing.entry(*tenant).or_insert(now);
-        }
-        let wait = if gone.len() > GONE_UNSEEN { SECOND_LOOK } else { Duration::ZERO };
-        let is_certain = self.missing.values().all(|since| since.elapsed() >= wait);
-        if !is_certain {
+        let certain = self.missing.certain(&gone, Instant::now());
+        if certain.len() < gone.len() {
             error!(tenants = gone.len(), "many VirtualClusters are gone at once; looking again before clearing up");
             return Ok(SECOND_LOOK);
         }
-        for tenant in gone {
+        for tenant in certain {
             self.clear(tenant, tasks);
         }
         self.sweep_writers(&writers, &owned, &there).await?;
         self.sweep_marks(&owned, &there).await?;
-        Ok(SWEEP)
+        Ok(next)
     }
 
     fn clear(&self, tenant: Uid, tasks: &Arc<Tasks>) {
