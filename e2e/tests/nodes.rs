@@ -9,13 +9,13 @@ use e2e::{
     nodes::NodeOptions,
     port::Port,
     process::{Process, Spec},
-    story::{Actor, Plot, Story, chapter, is_running, pod, uid_of},
+    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod, uid_of},
     wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::core::v1::{Binding, Node, Pod};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -52,6 +52,7 @@ async fn tenants_see_the_nodes_that_their_pods_run_on() {
         chapter("it goes after its last Pod", goes(&story)),
         chapter("a Pod bound by the tenant's own hand is refused and left alone", bound_by_hand(&story)),
         chapter("a Pod that names a vNode runs there", named(without)),
+        chapter("a node that takes no new Pods, or is not ready, is shown as that, and as well again", ailing(&story)),
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("one that the tenant deletes is made again", deleted(with))]).await.unwrap();
@@ -83,9 +84,14 @@ fn lifecycle_controller(story: &Story, i: usize) -> anyhow::Result<(Process, Por
 async fn flaw(tenant: &Actor, name: &str) -> anyhow::Result<Option<String>> {
     let Some(node) = Api::<Node>::all(tenant.client()).get_opt(name).await? else { return Ok(Some("there is none".to_owned())) };
     let taints: Vec<_> = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).collect();
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str());
+    let ready = ready(&node);
     Ok((ready != Some("True") || !taints.is_empty()).then(|| format!("Ready is {ready:?}, the taints are {taints:?}")))
+}
+
+/// What the Ready condition of a Node says.
+fn ready(node: &Node) -> Option<&str> {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
 }
 
 async fn stays_ready(tenant: &Actor) -> anyhow::Result<()> {
@@ -197,4 +203,48 @@ async fn deleted(tenant: &Actor) -> anyhow::Result<()> {
     })
     .await?;
     tenant.sees("the Pod still runs", "default", "stays", is_running).await.map(drop)
+}
+
+/// Somebody cordons a node of the super cluster; later its kubelet says that it is not ready.
+async fn ailing(story: &Story) -> anyhow::Result<()> {
+    const NODE: &str = "node-2";
+    let sup: Api<Node> = Api::all(story.bed.sup.client());
+    for tenant in &story.tenants {
+        tenant.apply(&on_node("ails", NODE)).await?;
+    }
+    for tenant in &story.tenants {
+        tenant.sees("the Pod runs", "default", "ails", is_running).await?;
+    }
+    for cordoned in [true, false] {
+        let patch = json!({ "spec": { "unschedulable": cordoned } });
+        sup.patch(NODE, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        shows(story, NODE, &format!("cordoned: {cordoned}"), |node| {
+            node.spec.as_ref().is_some_and(|spec| spec.unschedulable.unwrap_or_default() == cordoned)
+        })
+        .await?;
+    }
+    for status in ["False", "True"] {
+        let condition = json!({ "type": "Ready", "status": status, "reason": "Story", "message": "as the story wants it" });
+        let patch = json!({ "status": { "conditions": [condition] } });
+        sup.patch_status(NODE, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+        shows(story, NODE, &format!("Ready: {status}"), |node| ready(node) == Some(status)).await?;
+    }
+    for tenant in &story.tenants {
+        let what = format!("{}: the vNode is as it should be", tenant.name);
+        eventually(what, PATIENCE, async || Ok(flaw(tenant, NODE).await?.map_or(Seen::Done(()), Seen::NotYet))).await?;
+    }
+    Ok(())
+}
+
+/// Waits until every tenant sees the node so.
+async fn shows(story: &Story, node: &str, what: &str, look: impl Fn(&Node) -> bool) -> anyhow::Result<()> {
+    for tenant in &story.tenants {
+        let nodes: Api<Node> = Api::all(tenant.client());
+        eventually(format!("{}: {node} is {what}", tenant.name), PATIENCE, async || {
+            let found = nodes.get(node).await?;
+            Ok(Seen::when(look(&found), found))
+        })
+        .await?;
+    }
+    Ok(())
 }
