@@ -4,13 +4,16 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use anyhow::Context as _;
 use common::{Owner, keys};
 use e2e::{
     story::{Crowd, Ledger, Plot, Story, Witness, chapter, quiet, time_to_run},
+    syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Resource, ResourceExt as _, api::ListParams};
+use tokio::time::sleep;
 
 /// How many Pods come at once.
 const BURST: usize = 200;
@@ -21,6 +24,8 @@ const CALM: Duration = Duration::from_secs(6);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long a restarted syncer is watched: longer than a passing state is kept from a `VirtualCluster`'s status.
 const WATCHED: Duration = Duration::from_secs(25);
+/// So many Pods of the first tenant are compared in depth in that time, at least: half of them or more.
+const COMPARED: usize = 100;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_syncer_killed_in_a_burst_finishes_what_it_began_and_a_quiet_one_writes_nothing() {
@@ -28,7 +33,10 @@ async fn a_syncer_killed_in_a_burst_finishes_what_it_began_and_a_quiet_one_write
     let plot = Plot::new("restart", 2).flag("--lease-duration=12s").flag("--renew-deadline=10s");
     let story = Story::play(plot).await.unwrap();
     story.tell(vec![chapter("killed three times in a burst of 200 Pods: each runs once, none is left over", burst(&story))]).await.unwrap();
-    story.tell_alive(vec![chapter("restarted in a quiet system: not one write, on no side", quiet_restart(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("restarted in a quiet system: not one write, on no side, also on patrol", quiet_restart(&story))])
+        .await
+        .unwrap();
 }
 
 async fn burst(story: &Story) -> anyhow::Result<()> {
@@ -92,22 +100,40 @@ async fn counted(story: &Story, i: usize) -> anyhow::Result<()> {
 }
 
 async fn quiet_restart(story: &Story) -> anyhow::Result<()> {
-    futures::future::try_join(counted(story, 0), counted(story, 1)).await?;
-    quiet(&story.bed, CALM, PATIENCE).await?;
-    for is_killed in [false, true] {
-        let ledger = Ledger::open(&story.bed);
-        if is_killed {
-            kill_and_start(story)?;
-        } else {
-            story.syncer.process.restart().await?;
-        }
-        story.syncer.wait_ready(PATIENCE).await?;
-        tokio::time::sleep(WATCHED).await;
-        let writes = ledger.writes(&story.bed)?;
-        anyhow::ensure!(writes.is_empty(), "{} writes after a restart (killed: {is_killed}):\n{writes}", writes.len());
-    }
+    let settled = futures::future::try_join(counted(story, 0), counted(story, 1));
+    story.syncer.kept_alive(settled).await?;
+    story.syncer.kept_alive(quiet(&story.bed, CALM, PATIENCE)).await?;
+    let ledger = Ledger::open(&story.bed);
+    story.syncer.process.stop().await?;
+    let said = story.syncer.process.log_tail(20);
+    anyhow::ensure!(said.contains("lease released"), "the next one has to wait for the lease to run out:\n{said}");
+    let patrol = ["--patrol-interval=2s", "--lease-duration=12s", "--renew-deadline=10s"].map(str::to_owned).to_vec();
+    let syncer = SyncerProcess::start_installed(&story.bed, SyncerOptions { args: patrol, ..Plot::syncer("on-patrol") }).await?;
+    writes_nothing(story, &syncer, &ledger).await.context("after a stop")?;
+    let ledger = Ledger::open(&story.bed);
+    syncer.process.kill()?;
+    syncer.process.start_again()?;
+    writes_nothing(story, &syncer, &ledger).await.context("after a kill")?;
     // It was quiet because nothing was to do, not because it slept.
-    let took = time_to_run(story.tenant(1)?, "after-all").await?;
+    let took = syncer.kept_alive(time_to_run(story.tenant(1)?, "after-all")).await?;
     anyhow::ensure!(took < Duration::from_secs(10), "a Pod took {took:?} after the restart");
+    Ok(())
+}
+
+/// It looks at everything: what it lists, and both copies of pairs that agree. It has nothing to write.
+async fn writes_nothing(story: &Story, syncer: &SyncerProcess, ledger: &Ledger) -> anyhow::Result<()> {
+    let watched = async {
+        syncer.wait_ready(PATIENCE).await?;
+        sleep(WATCHED).await;
+        anyhow::Ok(())
+    };
+    syncer.kept_alive(watched).await?;
+    let writes = ledger.writes(&story.bed)?;
+    anyhow::ensure!(writes.is_empty(), "{} writes after a restart:\n{writes}", writes.len());
+    let calls = ledger.calls(&story.bed)?;
+    let up = calls.tenants.first().context("no tenant")?;
+    let reads = [&calls.sup, up].map(|calls| calls.filter(|call| call.verb == "get" && call.resource == "pods").len());
+    anyhow::ensure!(reads.iter().all(|reads| *reads >= COMPARED), "only so many Pods were compared in depth: {reads:?}");
+    anyhow::ensure!(!calls.sup.filter(|call| call.verb == "list" && call.resource == "secrets").is_empty(), "no Secrets were listed");
     Ok(())
 }

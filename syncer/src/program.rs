@@ -56,13 +56,15 @@ pub async fn run(args: &Args, stop: CancellationToken) -> anyhow::Result<()> {
     let ready = health.condition("synced");
     let gate = Gate::default();
     let transport = super_transport(args, gate.clone())?;
+    // Not behind the gate: the lease is given back when nothing may be written any more. Its own versions keep a stale call from counting.
+    let leases = super_transport(args, Gate::default())?;
 
     // Probes are answered to the end, also while the rest drains.
     let probes = Tasks::new(&task_metrics);
     let server = Server::bind(&args.serve, health.clone(), registry).await.context("could not take the port of probes and metrics")?;
     drop(probes.spawn("serve", server.run(probes.stop().clone())));
 
-    let life = Life { args, stop, task_metrics, metrics, health, ready: Arc::new(ready), transport, gate };
+    let life = Life { args, stop, task_metrics, metrics, health, ready: Arc::new(ready), transport, leases, gate };
     let result = life.live().await;
     probes.shutdown(Duration::from_secs(1)).await;
     result
@@ -88,6 +90,7 @@ struct Life<'a> {
     health: Health,
     ready: Arc<Condition>,
     transport: Transport,
+    leases: Transport,
     gate: Gate,
 }
 
@@ -101,8 +104,9 @@ impl Life<'_> {
             return self.lead(&client, &held, tasks, std::future::pending()).await;
         }
         let mut lease = self.args.lease.clone();
+        let leases = self.leases.client(&namespace);
         lease.lease_namespace.get_or_insert(namespace);
-        let candidate = Candidate::new(lease.api(client.clone()), lease.config(NAME)?);
+        let candidate = Candidate::new(lease.api(leases), lease.config(NAME)?);
         info!("standing by for the lease");
         let Some(term) = self.stand_by(candidate.acquire()).await else { return Ok(()) };
 
