@@ -1,10 +1,9 @@
 //! What is to be made of a `VirtualCluster`, purely: where its kubeconfig is, whether its control plane is still the same, what to say.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use common::api::{Condition, ConditionStatus, ConditionType, NodeMode, VirtualCluster, VirtualClusterSpec, condition};
-use common::{Namespace, Tenant, Uid, keys};
+use common::{Uid, keys};
 use kube::ResourceExt;
 
 use crate::engine::TenantHealth;
@@ -207,22 +206,6 @@ impl Why {
     }
 }
 
-/// So many names stand in a message at most.
-const NAMED: usize = 3;
-
-/// What to say of super namespaces that are somebody else's: super name → the tenant namespace that waits for it.
-pub(super) fn taken(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<(&'static str, String)> {
-    let named: Vec<_> = taken.iter().take(NAMED).map(|(name, within)| format!("{name} (for the tenant's {within})")).collect();
-    let rest = taken.len().saturating_sub(NAMED);
-    let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
-    let message = format!(
-        "these namespaces of the super cluster have names that are the tenant's and were not made for it: {}{more}; nothing is written into \
-         them, and what the tenant has there waits: remove them, and they are made anew",
-        named.join(", ")
-    );
-    (!taken.is_empty()).then_some(("NamespaceTaken", message))
-}
-
 /// What a spec asks for that this version accepts and does not do: one word and what happens instead.
 pub(super) fn unserved(spec: &VirtualClusterSpec) -> Option<(&'static str, String)> {
     match spec.nodes.mode {
@@ -402,18 +385,6 @@ mod tests {
         held.status = Some(VirtualClusterStatus { conditions: list, ..VirtualClusterStatus::default() });
         let list = conditions(&State::Unreachable { reason: "Unreachable", message: String::new() }, &held);
         assert!(condition(&list, ConditionType::Held).is_none());
-    }
-
-    #[test]
-    fn the_administrator_is_told_which_namespaces_are_taken() {
-        let of = |count: usize| -> BTreeMap<Arc<str>, Namespace<Tenant>> {
-            (0..count).map(|i| (format!("vc-a-{i}").into(), Namespace::parse(&format!("a{i}")).unwrap())).collect()
-        };
-        assert_eq!(taken(&of(0)), None);
-        let (reason, message) = taken(&of(5)).unwrap();
-        assert_eq!(reason, "NamespaceTaken");
-        assert!(message.contains("vc-a-0 (for the tenant's a0), ") && message.contains(" and 2 more; "), "{message}");
-        assert!(!taken(&of(3)).unwrap().1.contains("more"));
     }
 
     #[test]

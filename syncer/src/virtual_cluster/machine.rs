@@ -434,7 +434,7 @@ impl Machine {
     fn taken(&self) -> Option<(&'static str, String)> {
         let tenant = self.shared.engine.tenants().get(self.id.as_str())?;
         let taken = tenant.taken.lock().clone();
-        super::decide::taken(&taken)
+        note::taken(&taken)
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.

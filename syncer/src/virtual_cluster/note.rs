@@ -1,6 +1,9 @@
 //! What is less than well with a tenant that is synced all the same, as its condition says it.
 
-use common::{TenantId, keys};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{Namespace, Tenant, TenantId, keys};
 
 use crate::engine::TenantHealth;
 
@@ -32,6 +35,22 @@ pub(super) fn of(id: &TenantId, health: &TenantHealth) -> Option<(&'static str, 
     None
 }
 
+/// So many names stand in a message at most.
+const NAMED: usize = 3;
+
+/// What to say of super namespaces that are somebody else's: super name → the tenant namespace that waits for it.
+pub(super) fn taken(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<(&'static str, String)> {
+    let named: Vec<_> = taken.iter().take(NAMED).map(|(name, within)| format!("{name} (for the tenant's {within})")).collect();
+    let rest = taken.len().saturating_sub(NAMED);
+    let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
+    let message = format!(
+        "these namespaces of the super cluster have names that are the tenant's and were not made for it: {}{more}; nothing is written into \
+         them, and what the tenant has there waits: remove them, and they are made anew",
+        named.join(", ")
+    );
+    (!taken.is_empty()).then_some(("NamespaceTaken", message))
+}
+
 #[cfg(test)]
 mod tests {
     use common::Uid;
@@ -55,5 +74,17 @@ mod tests {
             assert_eq!(said(&health).0, reason);
             assert!(said(&health).1.contains(words), "{}", said(&health).1);
         }
+    }
+
+    #[test]
+    fn the_administrator_is_told_which_namespaces_are_taken() {
+        let of = |count: usize| -> BTreeMap<Arc<str>, Namespace<Tenant>> {
+            (0..count).map(|i| (format!("vc-a-{i}").into(), Namespace::parse(&format!("a{i}")).unwrap())).collect()
+        };
+        assert_eq!(taken(&of(0)), None);
+        let (reason, message) = taken(&of(5)).unwrap();
+        assert_eq!(reason, "NamespaceTaken");
+        assert!(message.contains("vc-a-0 (for the tenant's a0), ") && message.contains(" and 2 more; "), "{message}");
+        assert!(!taken(&of(3)).unwrap().1.contains("more"));
     }
 }
