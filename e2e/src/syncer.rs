@@ -123,6 +123,15 @@ impl SyncerProcess {
         Ok(values.sum())
     }
 
+    /// Fails if it has not written since its start, or if an update was answered with the version that was there before.
+    pub async fn wrote_nothing_in_vain(&self) -> anyhow::Result<()> {
+        let (all, vain) = (self.metric("vc_writes_total", "").await?, self.metric("vc_vain_writes_total", "").await?);
+        let text = self.metrics().await?;
+        let which: Vec<_> = text.lines().filter(|line| line.starts_with("vc_vain_writes_total")).collect();
+        anyhow::ensure!(all > 0.0 && vain == 0.0, "{vain} of {all} writes changed nothing: {which:?}");
+        Ok(())
+    }
+
     /// CPU time so far, in seconds, over all runs.
     pub fn cpu_seconds(&self) -> f64 {
         self.process.cpu().as_secs_f64()

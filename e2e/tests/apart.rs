@@ -41,6 +41,7 @@ async fn two_tenants_with_identical_names_stay_apart() {
     story.tell(vec![chapter("both sides change an object at once, and no change is lost", at_once(&story))]).await.unwrap();
     story.tell(vec![chapter("nothing of the super cluster stands anywhere in a tenant", no_foreign_names(&story))]).await.unwrap();
     story.tell(vec![chapter("what one tenant deletes goes, and the other's stays", deletes(&story))]).await.unwrap();
+    story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
 }
 
 async fn cordon(story: &Story, node: &str) -> anyhow::Result<()> {

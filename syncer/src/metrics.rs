@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 #[derive(Clone)]
 pub struct SyncMetrics {
     writes: Family<WriteLabels, Counter>,
+    vain_writes: Family<SideKindLabels, Counter>,
     plans: Family<PlanLabels, Counter>,
     refusals: Family<KindLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
@@ -101,6 +102,7 @@ impl Default for SyncMetrics {
     fn default() -> Self {
         Self {
             writes: Family::default(),
+            vain_writes: Family::default(),
             plans: Family::default(),
             refusals: Family::default(),
             failures: Family::default(),
@@ -126,6 +128,7 @@ impl SyncMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("writes", "Requests that were to change something", metrics.writes.clone());
+        registry.register("vain_writes", "Updates that changed nothing, by the version in the answer", metrics.vain_writes.clone());
         registry.register("plans", "Decisions on a pair of copies", metrics.plans.clone());
         registry.register("refusals", "Objects of tenants that were refused", metrics.refusals.clone());
         registry.register("failures", "Requests that failed, by what is done about it", metrics.failures.clone());
@@ -152,6 +155,11 @@ impl SyncMetrics {
     /// A request that was to change something has ended.
     pub fn wrote(&self, side: &'static str, kind: &'static str, step: &'static str, ok: bool) {
         self.writes.get_or_create(&WriteLabels { side, kind, step, outcome: outcome(ok) }).inc();
+    }
+
+    /// An update has changed nothing.
+    pub fn wrote_in_vain(&self, side: &'static str, kind: &'static str) {
+        self.vain_writes.get_or_create(&SideKindLabels { side, kind }).inc();
     }
 
     /// The planner has decided.
@@ -247,6 +255,7 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = SyncMetrics::register(&mut registry);
         metrics.wrote("super", "Pod", "create", true);
+        metrics.wrote_in_vain("tenant", "Pod");
         metrics.planned("Pod", "settled");
         metrics.told_event("syncer", "dropped");
         metrics.wrote_vnode("beat", false);
@@ -260,6 +269,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             r#"writes_total{side="super",kind="Pod",step="create",outcome="ok"} 1"#,
+            r#"vain_writes_total{side="tenant",kind="Pod"} 1"#,
             r#"plans_total{kind="Pod",outcome="settled"} 1"#,
             r#"events_told_total{origin="syncer",outcome="dropped"} 1"#,
             r#"vnode_writes_total{step="beat",outcome="failed"} 1"#,

@@ -100,6 +100,15 @@ struct Shown {
     sup: Option<Facts>,
 }
 
+impl Shown {
+    /// The versions of the two copies, as planned on or as shown since.
+    fn versions(&self, pair: &Pair) -> [Option<u64>; 2] {
+        let tenant = if let TenantSide::Here(copy) = &pair.tenant { Some(&copy.facts) } else { None };
+        let sup = if let SuperSide::Ours(copy, _) = &pair.sup { Some(&copy.facts) } else { None };
+        [self.tenant.as_ref().or(tenant), self.sup.as_ref().or(sup)].map(|facts| facts.map(|facts| facts.version))
+    }
+}
+
 impl Engine {
     /// Works on keys by turn, until asked to stop; a key that was begun is ended. One that takes long is put aside, so that an API server
     /// that answers late, or not at all, keeps no worker from the keys of others; its own tenant has only so many under way.

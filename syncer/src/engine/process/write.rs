@@ -28,6 +28,9 @@ impl Job<'_> {
         for step in steps {
             let (side, name) = step_name(&step);
             let create = matches!(step, Step::CreateSuper { .. } | Step::ShowNode(_));
+            // Those whose answers are taken note of as they are.
+            let is_update = matches!(step, Step::UpdateSuper { .. } | Step::MarkPlaced { .. } | Step::Report { .. });
+            let before = shown.versions(pair);
             let result = self.step(step, &mut shown).await;
             self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
             match result {
@@ -36,6 +39,9 @@ impl Job<'_> {
                         ("tenant", _) => self.attached.breaker.lock().answered(),
                         (_, Some(into)) => self.attached.let_in(into.as_str()),
                         (_, None) => {}
+                    }
+                    if is_update && before == shown.versions(pair) {
+                        self.engine.0.metrics.wrote_in_vain(side, self.kind.resource().kind);
                     }
                     tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
                 }
