@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use common::keys;
 use e2e::{
     bed::apply,
-    story::{Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, uid_of, within},
+    story::{Actor, Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, uid_of, within},
     wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::{
@@ -317,6 +317,19 @@ async fn space(story: &Story) -> anyhow::Result<()> {
     enforced(&spaces, &name).await
 }
 
+fn stranger() -> Value {
+    json!({ "subjects": [{ "kind": "ServiceAccount", "namespace": "default", "name": "default" }] })
+}
+
+async fn bound(tenant: &Actor, namespace: &str) -> anyhow::Result<()> {
+    let writer = tenant.id.writer();
+    let ours = |binding: &RoleBinding| {
+        let names: Vec<_> = binding.subjects.iter().flatten().map(|subject| subject.name.as_str()).collect();
+        names == [writer.as_str()]
+    };
+    tenant.holds_below("the right to write is the writer's alone", namespace, keys::WRITER_ROLE, ours).await.map(drop)
+}
+
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 async fn enforced(spaces: &Api<Namespace>, name: &str) -> anyhow::Result<()> {
@@ -379,6 +392,7 @@ async fn unseen(story: &Story) -> anyhow::Result<()> {
     edit(&spaces, &name, json!({ "metadata": { "labels": { ENFORCE: "privileged" } } })).await?;
     // As if the syncer had been killed between the two writes that make a Namespace usable.
     tenant.below::<RoleBinding>("unbound").delete(keys::WRITER_ROLE, &DeleteParams::default()).await?;
+    edit(&tenant.below::<RoleBinding>("default"), keys::WRITER_ROLE, stranger()).await?;
     delete_space(&spaces, &tenant.namespace_below("lost")).await?;
     tenant.apply(&within("unbound", map("new"))).await?;
     let mounts = json!({ "volumes": [{ "name": "c", "configMap": { "name": "new" } }] });
@@ -398,7 +412,9 @@ async fn unseen(story: &Story) -> anyhow::Result<()> {
         .await?;
     enforced(&spaces, &name).await?;
     tenant.sees("a new Pod runs where the right to write was gone", "unbound", "new", is_running).await?;
-    tenant.holds_below::<RoleBinding>("the right to write is there again", "unbound", keys::WRITER_ROLE, |_| true).await?;
+    for namespace in ["unbound", "default"] {
+        bound(tenant, namespace).await?;
+    }
     // What ran there ended with it: the tenant's own controllers replace it.
     tenant.running_without("lost", "app=web", 1, &lost).await?;
     tenant.holds_below("the Service is there again", "lost", "web", selects).await.map(drop)
