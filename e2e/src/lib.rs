@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod bed;
+pub mod between;
 pub mod env;
 pub mod errand;
 pub mod etcd;

@@ -34,13 +34,15 @@ pub struct SyncerOptions {
     pub args: Vec<String>,
     /// The program; found beside the running one if not set.
     pub program: Option<PathBuf>,
+    /// Where it reaches the super cluster's API server; at its own address if not set.
+    pub server: Option<String>,
     /// What is logged, as `--log` takes it; the default of the program if not set.
     pub log: Option<String>,
 }
 
 impl Default for SyncerOptions {
     fn default() -> Self {
-        Self { name: "vc-syncer".to_owned(), args: Vec::new(), program: None, log: None }
+        Self { name: "vc-syncer".to_owned(), args: Vec::new(), program: None, server: None, log: None }
     }
 }
 
@@ -66,7 +68,8 @@ impl SyncerProcess {
             None => program()?,
         };
         let kubeconfig = bed.dir().join(format!("{}.kubeconfig", options.name));
-        write(&kubeconfig, &bed.sup.kubeconfig_with_token(&token(&bed.sup).await?))?;
+        let text = bed.sup.kubeconfig_with_token(&token(&bed.sup).await?);
+        write(&kubeconfig, &text.replace(bed.sup.server(), options.server.as_deref().unwrap_or(bed.sup.server())))?;
         let port = Port::claim()?;
         let args = [
             "--super-kubeconfig".to_owned(),

@@ -1,4 +1,4 @@
-//! API servers go away and come back: the super cluster's for a minute, a tenant's while others go on.
+//! API servers go away and come back: the super cluster's for minutes, a tenant's while others go on; and lines are cut.
 //!
 //! *Sources*: rows R35 to R38 of the reliability matrix; invariants I6 and I10.
 #![expect(clippy::unwrap_used, reason = "a test may fail so, its helpers too")]
@@ -6,17 +6,22 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
+use common::keys;
 use e2e::{
     audit::Calls,
+    bed::TENANT_USER,
+    between::Between,
     story::{Crowd, Inventory, Ledger, Plot, Story, Witness, chapter, difference, is_running, pod, quiet, time_to_run},
+    syncer::{SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
 use tokio::time::sleep;
 
 /// How long the super cluster's API server is away: the syncer loses its lease and comes back several times in it.
-const AWAY: Duration = Duration::from_mins(1);
+const AWAY: Duration = Duration::from_mins(2);
 /// How long one stands still with its connections open.
 const STILL: Duration = Duration::from_secs(15);
 /// Pods that run before, and Pods that come while the super cluster is away.
@@ -25,6 +30,9 @@ const MEANWHILE: usize = 30;
 /// How long a Pod may take where nothing is wrong, on a busy machine.
 const PROMPT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Pods that come while lines are cut, and how often they are.
+const CUT_OFF: usize = 30;
+const BETWEEN_CUTS: Duration = Duration::from_millis(400);
 const CALM: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,13 +43,20 @@ async fn a_tenant_that_is_away_is_waited_for_and_the_other_does_not_notice() {
         .await
         .unwrap();
     story.tell(vec![chapter("a tenant's API server stands still: the other does not notice", tenant_still(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter(
+            "writes that took place and whose answers were lost: nothing is there twice, nothing is missing",
+            ambiguous(&story),
+        )])
+        .await
+        .unwrap();
     witness.nothing_ran_twice().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_super_cluster_that_is_away_is_waited_for_and_tenants_are_untouched() {
     let (story, witness) = begin("outage-super").await;
-    story.tell(vec![chapter("the super cluster's API server is down for a minute: all is made up for", sup_down(&story))]).await.unwrap();
+    story.tell(vec![chapter("the super cluster's API server is down for minutes: all is made up for", sup_down(&story))]).await.unwrap();
     story.tell(vec![chapter("the super cluster's stands still past the lease: all is made up for", sup_still(&story))]).await.unwrap();
     witness.nothing_ran_twice().unwrap();
 }
@@ -64,11 +79,18 @@ async fn tenant_down(story: &Story) -> anyhow::Result<()> {
     let said = story.standing(0)?.says("ControlPlaneReachable", "False", "").await?;
     anyhow::ensure!(!said.is_empty(), "the condition says nothing");
     prompt("other-down", other).await?;
+    // In its place somebody takes every connection and never answers.
+    let mute = Between::mute(plane.server()).await?;
+    eventually("the syncer tries to connect", PATIENCE, async || Ok(Seen::when(mute.taken() > 0, mute.taken()))).await?;
+    let said = story.standing(0)?.says("ControlPlaneReachable", "False", "Unreachable").await?;
+    anyhow::ensure!(!said.is_empty(), "the condition says nothing");
+    prompt("other-mute", other).await?;
     Crowd::new(other, "beside").comes(0..MEANWHILE).await?;
     Crowd::new(other, "beside").runs(MEANWHILE).await?;
     story.standing(1)?.is_ready().await?;
     same(&before, &below(story, 0).await?)?;
 
+    drop(mute);
     plane.start_again().await?;
     story.standing(0)?.is_ready().await?;
     same(&before, &below(story, 0).await?)?;
@@ -193,13 +215,59 @@ fn is_wanted(line: &str) -> bool {
     comes || goes || line.contains(" secrets/")
 }
 
-/// The super cluster, back after a minute, is asked for what is new, and each list once.
+/// Pods come while lines are cut at the worst of moments: a request was acted on, and nobody heard the answer.
+async fn ambiguous(story: &Story) -> anyhow::Result<()> {
+    let (tenant, plane) = (story.tenant(0)?, story.bed.tenant(0)?);
+    story.syncer.process.stop().await?;
+    let (down, up) = (Between::start(story.bed.sup.server()).await?, Between::start(plane.server()).await?);
+    let kubeconfig = plane.kubeconfig_for(TENANT_USER, Some("system:masters"))?.replace(plane.server(), up.server());
+    story.bed.put_kubeconfig(&tenant.name, &kubeconfig).await?;
+    let options = SyncerOptions { server: Some(down.server().to_owned()), ..Plot::syncer("cut-off") };
+    let syncer = SyncerProcess::start_installed(&story.bed, options).await?;
+    syncer.wait_ready(PATIENCE).await?;
+    story.standing(0)?.is_ready().await?;
+    time_to_run(tenant, "before-the-cuts").await?;
+    let ledger = Ledger::open(&story.bed);
+    let crowd = Crowd::new(tenant, "cut");
+    let all = async {
+        crowd.comes(0..CUT_OFF).await?;
+        crowd.runs(CUT_OFF).await
+    };
+    let lines = [&down, &up];
+    let uids = tokio::select! {
+        uids = syncer.kept_alive(all) => uids?,
+        () = cut_on_and_on(&lines) => anyhow::bail!("the lines are whole"),
+    };
+    syncer.kept_alive(quiet(&story.bed, CALM, PATIENCE)).await?;
+    anyhow::ensure!(down.cuts() >= 3 && up.cuts() >= 3, "only {} and {} lines were cut", down.cuts(), up.cuts());
+    let again = ledger.calls(&story.bed)?.sup.filter(|call| call.verb == "create" && call.resource == "pods" && call.code == 409);
+    eprintln!("    {} and {} answers lost, {} Pods created a second time in vain", down.cuts(), up.cuts(), again.len());
+    let pods = tenant.below::<Pod>("default").list_metadata(&ListParams::default()).await?.items;
+    let ours: Vec<_> = pods.iter().filter(|pod| pod.name_any().starts_with("cut-")).collect();
+    let tokens = tenant.below::<Secret>("default").list_metadata(&ListParams::default()).await?.items;
+    let tokens = tokens.iter().filter(|secret| secret.annotations().contains_key(keys::TOKEN_EXPIRES)).count();
+    anyhow::ensure!(ours.len() == CUT_OFF && uids.len() == CUT_OFF, "{} Pods below, {} above", ours.len(), uids.len());
+    anyhow::ensure!(tokens == pods.len(), "{} Pods have {tokens} Secrets with tokens", pods.len());
+    Ok(())
+}
+
+async fn cut_on_and_on(lines: &[&Between]) {
+    loop {
+        sleep(BETWEEN_CUTS).await;
+        lines.iter().for_each(|line| line.cut());
+    }
+}
+
+/// The super cluster, back after minutes, is asked for what is new, and each list once, or once more where it was not ready yet.
 fn no_storm(calls: &Calls) -> anyhow::Result<()> {
-    let lists = calls.filter(|call| matches!(call.verb.as_str(), "list" | "watch") && call.is_successful());
+    let lists = calls.filter(|call| matches!(call.verb.as_str(), "list" | "watch"));
     let mut by_kind = BTreeMap::<String, usize>::new();
     lists.0.iter().for_each(|call| *by_kind.entry(format!("{} {}", call.verb, call.resource)).or_default() += 1);
     let most = by_kind.iter().max_by_key(|(_, count)| **count);
     anyhow::ensure!(most.is_none_or(|(_, count)| *count <= 4), "a kind was listed again and again: {by_kind:?}");
+    // Each copy that was there is read once at most: what was changed while nobody saw it is found so.
+    let reads = calls.filter(|call| call.verb == "get").without_leases();
+    anyhow::ensure!(reads.len() <= MEANWHILE + BEFORE * 2, "{} reads for {MEANWHILE} Pods:\n{reads}", reads.len());
     let writes = calls.writes().without_leases();
     let (failed, done) = (writes.filter(|call| !call.is_successful()).len(), writes.filter(e2e::audit::Call::is_successful).len());
     // A Pod and the Secret of its token, and some room: five deletions, conditions.
