@@ -1,4 +1,4 @@
-//! One etcd, and its keys: emptied, saved and put back, a control plane at a time.
+//! One etcd: a control plane's keys emptied, all of it saved and put back.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,10 +7,8 @@ use std::{
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{StreamExt as _, TryStreamExt as _};
 use http::Request;
 use kube::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,19 +26,6 @@ pub struct Etcd {
     client: Client,
     port: Port,
     _peers: Port,
-}
-
-/// Keys and values of one prefix, as they were.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    pairs: Vec<Pair>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Pair {
-    key: String,
-    #[serde(default)]
-    value: String,
 }
 
 impl Etcd {
@@ -92,24 +77,6 @@ impl Etcd {
         Ok(())
     }
 
-    /// Copies every key under `prefix`.
-    pub async fn save(&self, prefix: &str) -> anyhow::Result<Snapshot> {
-        let answer = self.call("range", &range(prefix)).await.context("could not read keys")?;
-        let pairs = answer.get("kvs").cloned().unwrap_or_else(|| json!([]));
-        Ok(Snapshot { pairs: serde_json::from_value(pairs)? })
-    }
-
-    /// Makes `prefix` what it was, in new revisions.
-    pub async fn restore(&self, prefix: &str, snapshot: &Snapshot) -> anyhow::Result<()> {
-        self.wipe(prefix).await?;
-        let puts = snapshot.pairs.iter().map(|pair| async {
-            let body = json!({ "key": pair.key, "value": pair.value });
-            self.call("put", &body).await.context("could not put a key back")
-        });
-        futures::stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await?;
-        Ok(())
-    }
-
     /// Copies its files, as a backup does; it is down for that moment.
     pub async fn back_up(&self, to: &Path) -> anyhow::Result<()> {
         self.process.stop().await?;
@@ -130,18 +97,6 @@ impl Etcd {
     async fn call(&self, verb: &str, body: &Value) -> anyhow::Result<Value> {
         let request = Request::post(format!("/v3/kv/{verb}")).body(serde_json::to_vec(body)?)?;
         Ok(self.client.request(request).await?)
-    }
-}
-
-impl Snapshot {
-    /// How many keys it holds.
-    pub fn len(&self) -> usize {
-        self.pairs.len()
-    }
-
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
     }
 }
 

@@ -12,7 +12,7 @@ use http::Request;
 use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
 
 use crate::{
-    etcd::{Etcd, Snapshot},
+    etcd::Etcd,
     pki::{Authority, Credentials, kubeconfig, write},
     port::Port,
     process::{Process, Spec},
@@ -108,11 +108,6 @@ impl ControlPlane {
         &self.kubeconfig
     }
 
-    /// The text of that kubeconfig.
-    pub fn kubeconfig_text(&self) -> anyhow::Result<String> {
-        std::fs::read_to_string(&self.kubeconfig).context("could not read a kubeconfig")
-    }
-
     /// A kubeconfig that authenticates by `token`.
     pub fn kubeconfig_with_token(&self, token: &str) -> String {
         kubeconfig(&self.server, &self.authority.pem(), &Credentials::Token(token))
@@ -171,21 +166,6 @@ impl ControlPlane {
     pub async fn wipe(&self) -> anyhow::Result<()> {
         self.stop().await?;
         self.etcd.wipe(&self.prefix()).await?;
-        self.start_again().await
-    }
-
-    /// Copies what its etcd holds, as a backup does.
-    pub async fn save(&self) -> anyhow::Result<Snapshot> {
-        self.etcd.save(&self.prefix()).await
-    }
-
-    /// Stops it, puts an earlier state back, and starts it.
-    ///
-    /// # Caveats
-    /// resourceVersions go on rising; where they must go back too, see [`ControlPlane::go_back`].
-    pub async fn restore(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        self.stop().await?;
-        self.etcd.restore(&self.prefix(), snapshot).await?;
         self.start_again().await
     }
 

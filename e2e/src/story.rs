@@ -21,10 +21,9 @@ use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::future::{LocalBoxFuture, join_all, try_join_all};
-use serde_json::Value;
 use tokio::time::Instant;
 
-pub use actor::{Actor, condition, is_running, pod, uid_of, within};
+pub use actor::{Actor, condition, is_running, owner_of, pod, uid_of, within};
 pub use crowd::{Crowd, time_to_run};
 pub use everything::everything;
 pub use inventory::{Holdings, Inventory, difference};
@@ -33,10 +32,9 @@ pub use standing::Standing;
 pub use witness::Witness;
 
 use crate::{
-    bed::{Bed, BedOptions, virtual_clusters},
+    bed::{Bed, BedOptions},
     nodes::{FakeNodes, NodeOptions},
     syncer::{SyncerOptions, SyncerProcess},
-    wait::{Seen, eventually},
 };
 
 /// How long any single thing may take: well under a second here, more where other tests run at once.
@@ -121,16 +119,7 @@ impl Story {
 
     /// Waits until the tenant's `VirtualCluster` is Ready and its namespace `default` takes Pods.
     async fn ready(&self, tenant: &Actor) -> anyhow::Result<()> {
-        let api = virtual_clusters(&tenant.name, self.bed.sup.client());
-        eventually(format!("{} is Ready", tenant.name), PATIENCE, async || {
-            let object = api.get(&tenant.name).await?;
-            let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-            let is = |condition: &Value, key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
-            let mut all = conditions.as_array().into_iter().flatten();
-            let ready = all.any(|condition| is(condition, "type", "Ready") && is(condition, "status", "True"));
-            Ok(Seen::when(ready, conditions))
-        })
-        .await?;
+        Standing::of(&tenant.name, &tenant.name, self.bed.sup.client()).is_ready().await?;
         tenant.takes_pods("default").await
     }
 

@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
-use common::{Owner, Uid, keys};
+use common::Uid;
 use e2e::{
     bed::apply,
     nodes::NodeOptions,
-    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, everything, pod, uid_of, within},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, everything, owner_of, pod, uid_of, within},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -108,8 +108,7 @@ async fn same_names(story: &Story) -> anyhow::Result<()> {
 
 /// Whether a super Pod's record says that it is this Pod of this tenant.
 fn is_of(tenant: &Actor, below: &Pod, above: &Pod) -> anyhow::Result<()> {
-    let owner =
-        Owner::read(below.labels().get(keys::TENANT).map(String::as_str), below.annotations().get(keys::OWNER).map(String::as_str))?;
+    let owner = owner_of(below)?;
     let right = owner.tenant == tenant.id.uid() && owner.uid == Uid::parse(&uid_of(above))?;
     anyhow::ensure!(right, "{}: the record of {} is {owner:?}", tenant.name, below.name_any());
     Ok(())

@@ -5,9 +5,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
-use common::{Owner, keys};
+use common::keys;
 use e2e::{
-    story::{Crowd, Ledger, Plot, Story, Witness, chapter, quiet, time_to_run},
+    story::{Crowd, Ledger, Plot, Story, Witness, chapter, owner_of, quiet, time_to_run},
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
@@ -81,11 +81,7 @@ where
     K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let found = api.list_metadata(&ListParams::default().labels(keys::TENANT)).await?.items;
-    let owner = |object: &kube::core::PartialObjectMeta<K>| {
-        let label = object.labels().get(keys::TENANT).map(String::as_str);
-        Owner::read(label, object.annotations().get(keys::OWNER).map(String::as_str))
-    };
-    found.iter().map(|object| Ok(owner(object)?.uid.to_string())).collect()
+    found.iter().map(|object| Ok(owner_of(object)?.uid.to_string())).collect()
 }
 
 /// Waits until the `VirtualCluster` says how many Pods there are: that is written once a minute at most.

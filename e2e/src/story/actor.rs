@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use anyhow::Context as _;
-use common::{Namespace, TenantId, Uid};
+use common::{Namespace, Owner, TenantId, Uid, keys};
 use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -225,6 +225,12 @@ pub fn within(namespace: &str, mut object: Value) -> Value {
 /// The UID of an object, or nothing.
 pub fn uid_of(object: &impl kube::ResourceExt) -> String {
     object.uid().unwrap_or_default()
+}
+
+/// Whose an object of the super cluster is, by its record.
+pub fn owner_of(object: &impl kube::ResourceExt) -> anyhow::Result<Owner> {
+    let (label, record) = (object.labels().get(keys::TENANT), object.annotations().get(keys::OWNER));
+    Owner::read(label.map(String::as_str), record.map(String::as_str)).with_context(|| format!("{} has no record", object.name_any()))
 }
 
 /// Whether the Pod is Running and Ready and nobody wants it gone.

@@ -5,15 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use common::{Owner, keys};
+use common::keys;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client,
     runtime::{WatchStreamExt as _, watcher},
 };
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+
+use super::{owner_of, uid_of};
 
 /// Super Pods by the UID of the tenant's Pod that each runs.
 type Runs = Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>;
@@ -61,9 +63,7 @@ async fn watch(sup: Client, runs: Runs) {
 }
 
 fn note(pod: &Pod, runs: &Runs) {
-    let label = pod.labels().get(keys::TENANT).map(String::as_str);
-    let annotation = pod.annotations().get(keys::OWNER).map(String::as_str);
-    if let Ok(owner) = Owner::read(label, annotation) {
-        runs.lock().entry(owner.uid.to_string()).or_default().insert(pod.uid().unwrap_or_default());
+    if let Ok(owner) = owner_of(pod) {
+        runs.lock().entry(owner.uid.to_string()).or_default().insert(uid_of(pod));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use e2e::{
     bed::apply,
+    story::is_running,
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -185,12 +186,6 @@ async fn pods(api: &Api<Pod>) -> anyhow::Result<Vec<Pod>> {
 async fn names(api: &Api<Pod>) -> anyhow::Result<BTreeSet<String>> {
     let pods = pods(api).await?;
     Ok(pods.iter().map(kube::ResourceExt::name_any).collect())
-}
-
-fn is_running(pod: &Pod) -> bool {
-    let Some(status) = &pod.status else { return false };
-    let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    ready && status.phase.as_deref() == Some("Running") && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -2,19 +2,17 @@
 
 use std::time::Duration;
 
-use common::{Namespace, TenantId, Uid};
 use e2e::{
     audit::Mark,
-    bed::{Bed, BedOptions, virtual_clusters},
+    bed::{Bed, BedOptions},
     nodes::{FakeNodes, NodeOptions},
     plane::ControlPlane,
     programs::Programs,
+    story::{Actor, Standing},
     syncer::{SyncerOptions, SyncerProcess},
-    wait::{Seen, eventually},
 };
 use indicatif::MultiProgress;
-use kube::{Api, Resource, ResourceExt as _, core::NamespaceResourceScope};
-use serde_json::Value;
+use kube::{Api, Resource, core::NamespaceResourceScope};
 use tokio::time::Instant;
 
 use super::tell;
@@ -98,28 +96,12 @@ impl Stage {
 async fn register(bed: &Bed) -> anyhow::Result<Vec<Tenant>> {
     let mut tenants = Vec::new();
     for (index, plane) in bed.tenants.iter().enumerate() {
-        let (name, mark) = (plane.name().to_owned(), plane.audit().mark());
-        let made = bed.register(index, &name, &name).await?;
-        let uid = Uid::parse(&made.uid().unwrap_or_default())?;
-        let below = TenantId::new(uid, &name).namespace(&Namespace::parse(NAMESPACE)?).to_string();
-        tenants.push(Tenant { name, index, below, mark });
+        let mark = plane.audit().mark();
+        let actor = Actor::register(bed, index).await?;
+        tenants.push(Tenant { below: actor.namespace_below(NAMESPACE), name: actor.name, index, mark });
     }
     for tenant in &tenants {
-        ready(tenant, bed).await?;
+        Standing::of(&tenant.name, &tenant.name, bed.sup.client()).says_within("Ready", "True", "", PATIENCE).await?;
     }
     Ok(tenants)
-}
-
-async fn ready(tenant: &Tenant, bed: &Bed) -> anyhow::Result<()> {
-    let api = virtual_clusters(&tenant.name, bed.sup.client());
-    eventually(format!("{} is Ready", tenant.name), PATIENCE, async || {
-        let object = api.get(&tenant.name).await?;
-        let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-        let is = |condition: &Value, key: &str, value: &str| condition.get(key).is_some_and(|found| found == value);
-        let mut all = conditions.as_array().into_iter().flatten();
-        let ready = all.any(|condition| is(condition, "type", "Ready") && is(condition, "status", "True"));
-        Ok(Seen::when(ready, conditions))
-    })
-    .await
-    .map(drop)
 }
