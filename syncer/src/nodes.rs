@@ -90,6 +90,8 @@ const AT_ONCE: usize = 4;
 const BEATS_AT_ONCE: usize = 8;
 /// How often Leases that are due are looked for, and whether writing is allowed again.
 const BEAT_LOOK: Duration = Duration::from_secs(1);
+/// How long a keeper rests after each pass, whatever wakes it: all keepers take turns.
+const REST: Duration = Duration::from_millis(100);
 /// How often tenants without a keeper are looked for, beside whenever one turns up.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a keeper that panicked rests.
@@ -134,7 +136,11 @@ impl Nodes {
             Told::Opened | Told::Unreadable(_) => return,
             Told::ListBegins => home.list_begins(),
             Told::Object(bytes) => match Seen::of(&bytes) {
-                Ok((name, seen)) => see(attached, &home, &name, seen),
+                Ok((name, seen)) if home.takes_in(&name, &self.sup) => see(attached, &home, &name, seen),
+                Ok((name, _)) => {
+                    tracing::debug!(tenant = %tenant.lane, node = %Escaped(&name), "a vNode is not looked at: there are too many that no node stands for");
+                    return;
+                }
                 Err(error) => tracing::debug!(tenant = %tenant.lane, kind = "Node", error = %Chain(&error), "a vNode cannot be read"),
             },
             Told::Gone(bytes) => {
@@ -261,6 +267,7 @@ impl Nodes {
             } else {
                 next = Instant::now() + BEAT_LOOK;
             }
+            sleep(REST).await;
             tokio::select! {
                 () = home.wake.notified() => {}
                 () = sleep_until(next) => {}

@@ -169,12 +169,9 @@ impl Attached {
         self.nodes.read().clone()
     }
 
-    /// Changes the set of vNodes.
+    /// Changes the set of vNodes; copied only while somebody looks at it.
     pub fn change_nodes(&self, change: impl FnOnce(&mut BTreeSet<String>)) {
-        let mut slot = self.nodes.write();
-        let mut nodes = BTreeSet::clone(&slot);
-        change(&mut nodes);
-        *slot = Arc::new(nodes);
+        change(Arc::make_mut(&mut self.nodes.write()));
     }
 
     /// Whether nothing may be written for the tenant.

@@ -28,6 +28,11 @@ const REPAIR: Duration = Duration::from_secs(5);
 const UNSURE: Duration = Duration::from_secs(1);
 /// The shortest time between two passes that nobody asked for.
 const LULL: Duration = Duration::from_millis(500);
+/// The shortest time between two looks through the Pods: a tenant may have a quarter of a million, and change its vNodes all the time.
+const BETWEEN_SCANS: Duration = Duration::from_secs(1);
+/// vNodes that no node of the super cluster stands for, at most: left over from nodes that are gone, or of the tenant's own making. Where
+/// the super cluster's nodes are not listed yet, one beyond that is found when a Pod runs there.
+const STRANGERS: usize = 1024;
 /// The longest back-off of a vNode that cannot be written.
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -51,6 +56,9 @@ struct State {
     lifecycle: bool,
     used: Option<Used>,
     scan_at: Option<Instant>,
+    scanned: Option<Instant>,
+    /// How many of the nodes were not known in the super cluster when last looked at.
+    strangers: usize,
 }
 
 /// The nodes that the tenant's Pods need.
@@ -127,6 +135,11 @@ impl Home {
         there.map(|(name, _)| name.to_string()).collect()
     }
 
+    /// Whether a vNode that is there can be taken in: it stands for a node of the super cluster, or is not one too many of those that do not.
+    pub(super) fn takes_in(&self, name: &str, sup: &SuperNodes) -> bool {
+        self.state.lock().takes_in(name, sup.get(name).is_some())
+    }
+
     /// A vNode is there. An older state than the known one says nothing.
     pub(super) fn seen(&self, name: &str, seen: Seen) {
         let mut state = self.state.lock();
@@ -185,6 +198,7 @@ impl Home {
             let due = state.due(name, around, now);
             acts.extend(due.into_iter().filter(|act| *act != Act::Beat).map(|act| (name.clone(), act)));
         }
+        state.strangers = state.nodes.values().filter(|known| known.wanted.is_none()).count();
         let next = state.next(now);
         Pass { acts, next }
     }
@@ -272,9 +286,30 @@ impl State {
         })
     }
 
+    fn takes_in(&mut self, name: &str, is_in_super: bool) -> bool {
+        if is_in_super || self.nodes.contains_key(name) {
+            return true;
+        }
+        let has_room = self.strangers < STRANGERS;
+        self.strangers += usize::from(has_room);
+        has_room
+    }
+
+    /// Whether the Pods are to be looked through now.
+    fn is_scan_due(&mut self, now: Instant) -> bool {
+        let soonest = self.scanned.map(|at| at + BETWEEN_SCANS);
+        let at = self.scan_at.max(soonest);
+        if at.is_some_and(|at| now < at) {
+            self.scan_at = at;
+            return false;
+        }
+        self.scanned = Some(now);
+        true
+    }
+
     /// Looks through the index for the nodes that Pods need, now and then.
     fn scan_if_due(&mut self, tenant: &Tenant, options: &NodesOptions, now: Instant) {
-        if self.scan_at.is_some_and(|at| now < at) {
+        if !self.is_scan_due(now) {
             return;
         }
         self.used = used(tenant);
@@ -381,4 +416,38 @@ fn used(tenant: &Tenant) -> Option<Used> {
         }
     }
     Some(used)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s34_nodes_of_the_tenants_own_making_are_not_taken_in_without_end() {
+        let mut state = State::default();
+        let told = |state: &mut State, name: &str, is_in_super: bool| {
+            let taken_in = state.takes_in(name, is_in_super);
+            if taken_in {
+                state.known(name);
+            }
+            taken_in
+        };
+        let taken_in = (0..50_000).filter(|i| told(&mut state, &format!("fake-{i}"), false)).count();
+        assert_eq!((taken_in, state.nodes.len()), (STRANGERS, STRANGERS));
+        // One that is known already, and one of the super cluster.
+        assert!(told(&mut state, "fake-7", false) && told(&mut state, "node-1", true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_not_looked_through_for_each_vnode_that_goes() {
+        let mut state = State::default();
+        let mut scans = 0;
+        for _ in 0..1000 {
+            state.scan_at = None;
+            scans += u32::from(state.is_scan_due(Instant::now()));
+            assert!(state.scan_at.is_none_or(|at| at <= Instant::now() + BETWEEN_SCANS), "it is looked again when it may be");
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(scans, 10);
+    }
 }
