@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -12,6 +12,11 @@ use crate::remote::{CallError, ListMeta};
 
 /// Objects that a page is asked for, where they are not large.
 pub(super) const MOST: usize = 500;
+
+/// So many items may be smaller than any object: each costs as much as one.
+const SMALL_ITEMS: usize = 2 * MOST;
+/// Bytes that objects have on average at least; a name and a UID alone are more.
+const LEAST_BYTES: usize = 64;
 
 /// How many objects the next page is asked for: pages that are too large are halved down to single objects, so that a collection of
 /// large ones (Secrets of Helm, ConfigMaps) is listed all the same.
@@ -92,8 +97,9 @@ impl Budget {
     }
 }
 
-/// Reads a page, and tells each item as it passes: a page of millions of empty ones costs no more memory than its bytes. Returns where
-/// the list stands, and how many items there were.
+/// Reads a page, and tells each item as it passes. Returns where the list stands, and how many items there were.
+///
+/// *Errors*: broken JSON, and a page of millions of items that are no objects: nothing else would get a turn while they pass.
 pub(super) fn read(bytes: &[u8], mut tell: impl FnMut(&RawValue)) -> Result<(ListMeta, usize), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let page = Page(&mut tell).deserialize(&mut deserializer)?;
@@ -149,9 +155,13 @@ impl<'de, F: FnMut(&RawValue)> Visitor<'de> for Items<'_, F> {
         Ok(0)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<usize, A::Error> {
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         while let Some(item) = items.next_element::<&'de RawValue>()? {
             count += 1;
+            bytes += item.get().len();
+            if count > SMALL_ITEMS && bytes < count * LEAST_BYTES {
+                return Err(A::Error::custom("the list has too many items that are no objects"));
+            }
             (self.0)(item);
         }
         Ok(count)
