@@ -7,6 +7,7 @@
 pub mod args;
 pub mod brake;
 pub mod breaker;
+pub mod bucket;
 pub mod engine;
 pub mod events;
 pub mod gc;

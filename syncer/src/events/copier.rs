@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::outbox::{Allowance, Outbox, Post};
 use super::receipt::Slip;
+use crate::bucket::Rate;
 use crate::index::Slot;
 use crate::informer::Told;
 use crate::metrics::SyncMetrics;
@@ -24,7 +25,7 @@ use crate::work::Lane;
 use crate::writer::Fence;
 
 /// Enough for a rollout of some tens of Pods at once (each brings about five Events), then what a busy tenant brings.
-const ALLOWANCE: Allowance = Allowance { burst: 50, refill: Duration::from_millis(100), waiting: 1000 };
+const ALLOWANCE: Allowance = Allowance { rate: Rate { burst: 50, refill: Duration::from_millis(100) }, waiting: 1000 };
 
 /// Copies Events of the super cluster to the tenants whose objects they are about.
 pub struct Copier {

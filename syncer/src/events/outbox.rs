@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::receipt::Slip;
+use crate::bucket::{Bucket, Rate};
 use crate::metrics::SyncMetrics;
 use crate::remote::{CallError, Patch};
 use crate::tenant::Attached;
@@ -40,10 +41,8 @@ pub(super) struct Post {
 /// How much a tenant is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
-    /// Events at once.
-    pub(super) burst: u32,
-    /// Time until another one is allowed.
-    pub(super) refill: Duration,
+    /// Events at once, and how many go on being written.
+    pub(super) rate: Rate,
     /// Events that wait at most.
     pub(super) waiting: usize,
 }
@@ -74,32 +73,6 @@ struct Box {
     there: HashSet<String>,
     order: VecDeque<String>,
     busy: bool,
-}
-
-/// A token bucket.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    left: u32,
-    /// When the last token was earned.
-    since: Instant,
-}
-
-impl Bucket {
-    /// Takes a token, or says when there is one.
-    fn take(&mut self, allowance: &Allowance, now: Instant) -> Result<(), Instant> {
-        let earned = now.saturating_duration_since(self.since).as_nanos() / allowance.refill.as_nanos().max(1);
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        if self.left.saturating_add(earned) >= allowance.burst {
-            *self = Self { left: allowance.burst, since: now };
-        } else {
-            *self = Self { left: self.left + earned, since: self.since + allowance.refill * earned };
-        }
-        if self.left == 0 {
-            return Err(self.since + allowance.refill);
-        }
-        self.left -= 1;
-        Ok(())
-    }
 }
 
 /// What comes next of a tenant's queue.
@@ -270,7 +243,7 @@ impl Box {
         Self {
             attached: attached.clone(),
             waiting: VecDeque::new(),
-            bucket: Bucket { left: allowance.burst, since: Instant::now() },
+            bucket: Bucket::full(&allowance.rate),
             there: HashSet::new(),
             order: VecDeque::new(),
             busy: false,
@@ -284,7 +257,7 @@ impl Box {
         if self.waiting.is_empty() {
             return Next::Empty;
         }
-        if let Err(until) = self.bucket.take(allowance, Instant::now()) {
+        if let Err(until) = self.bucket.take(&allowance.rate, Instant::now()) {
             return Next::Wait(until);
         }
         match self.waiting.pop_front() {
@@ -315,28 +288,4 @@ impl Box {
 
 fn key(post: &Post) -> String {
     format!("{}/{}", post.namespace, post.name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_bucket_gives_a_burst_and_then_its_rate() {
-        let allowance = Allowance { burst: 3, refill: Duration::from_secs(5), waiting: 10 };
-        let start = Instant::now();
-        let mut bucket = Bucket { left: 3, since: start };
-        for _ in 0..3 {
-            assert_eq!(bucket.take(&allowance, start), Ok(()));
-        }
-        let later = start + Duration::from_secs(5);
-        assert_eq!(bucket.take(&allowance, start + Duration::from_secs(4)), Err(later));
-        assert_eq!(bucket.take(&allowance, later), Ok(()));
-        assert_eq!(bucket.take(&allowance, later), Err(later + Duration::from_secs(5)));
-        let much_later = later + Duration::from_mins(10);
-        for _ in 0..3 {
-            assert_eq!(bucket.take(&allowance, much_later), Ok(()));
-        }
-        assert!(bucket.take(&allowance, much_later).is_err());
-    }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::outbox::{Allowance, Outbox, Post};
 use super::receipt::{Receipt, Slip};
+use crate::bucket::Rate;
 use crate::metrics::SyncMetrics;
 use crate::tenant::Attached;
 use crate::writer::Fence;
@@ -50,7 +51,7 @@ const REPEAT: Duration = Duration::from_mins(5);
 /// How many Events are remembered so that the same one is counted instead of made again.
 const REMEMBERED: usize = 8192;
 /// As client-go's spam filter has it in spirit: a burst for a rollout that goes wrong, then a trickle.
-const ALLOWANCE: Allowance = Allowance { burst: 25, refill: Duration::from_secs(5), waiting: 1000 };
+const ALLOWANCE: Allowance = Allowance { rate: Rate { burst: 25, refill: Duration::from_secs(5) }, waiting: 1000 };
 
 /// Tells tenants of refusals and problems.
 pub struct Recorder {
