@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::brake::Brake;
 use crate::breaker::Breaker;
+use crate::bucket::{Bucket, Rate};
 use crate::index::Index;
 use crate::remote::Remote;
 use crate::work::Lane;
@@ -36,6 +37,8 @@ pub struct Tenant {
     pub taken: Mutex<BTreeMap<Arc<str>, Namespace<TenantSide>>>,
     /// Holds deletions that follow from absence.
     pub brake: Mutex<Brake>,
+    /// Paces what is written for it into the super cluster.
+    pub writes: Mutex<Bucket>,
     /// Where the tenant's own API server and name server are in the super cluster.
     pub addresses: Mutex<Addresses>,
 }
@@ -180,6 +183,11 @@ impl Attached {
     }
 }
 
+/// Objects that are made or changed in the super cluster for one tenant: all of a large one at once, then fifty a second. A tenant that
+/// flips a label, or makes and deletes namespaces, for ever, takes no more of the super cluster's etcd than that. Deletions and
+/// statuses are never waited with.
+pub const WRITES: Rate = Rate { burst: 20_000, refill: Duration::from_millis(20) };
+
 impl Tenant {
     fn new(lane: Lane) -> Self {
         Self {
@@ -189,6 +197,7 @@ impl Tenant {
             namespaces: Mutex::default(),
             taken: Mutex::default(),
             brake: Mutex::default(),
+            writes: Mutex::new(Bucket::full(&WRITES)),
             addresses: Mutex::default(),
         }
     }
@@ -226,5 +235,19 @@ impl Tenants {
     /// All tenants now.
     pub fn all(&self) -> Vec<Arc<Tenant>> {
         self.0.iter().map(|entry| entry.value().clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn s34_a_tenant_that_changes_all_the_time_is_written_for_at_a_steady_pace() {
+        let tenant = Tenants::default().entry("acme");
+        let written = || (0..100_000).take_while(|_| tenant.writes.lock().take(&WRITES, Instant::now()).is_ok()).count();
+        assert_eq!(written(), 20_000);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(written(), 50);
     }
 }

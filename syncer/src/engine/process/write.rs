@@ -14,6 +14,7 @@ use crate::engine::intake::learn_address;
 use crate::index::{Slot, Tokens};
 use crate::remote::{CallError, Patch};
 use crate::repeat::Repeat;
+use crate::tenant::WRITES;
 use crate::tokens;
 use crate::writer::is_out_of_range;
 
@@ -21,7 +22,7 @@ impl Job<'_> {
     /// Executes steps in order; then what is held is. `None`: plan again at once.
     pub(super) async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>, held: Option<Hold>) -> Option<End> {
         let mut shown = Shown::default();
-        if let Some(end) = self.repeated(pair, &steps) {
+        if let Some(end) = self.paced(&steps).or_else(|| self.repeated(pair, &steps)) {
             return Some(end);
         }
         let settles = !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. } | Step::DeleteTenant { .. }));
@@ -77,6 +78,15 @@ impl Job<'_> {
             };
         }
         Some(End::Rest)
+    }
+
+    /// The end, if too much was made or changed for this tenant lately.
+    fn paced(&self, steps: &[Step]) -> Option<End> {
+        steps.iter().find(|step| matches!(step, Step::CreateSuper { .. } | Step::UpdateSuper { .. }))?;
+        let now = Instant::now();
+        let until = self.tenant.writes.lock().take(&WRITES, now).err()?;
+        self.engine.0.metrics.failed(self.kind.resource().kind, "paced");
+        Some(End::Retry(until.saturating_duration_since(now)))
     }
 
     /// The loop guard: the end, if these very steps were sent before and nothing has moved since.
