@@ -18,6 +18,7 @@ pub mod nodes;
 pub mod program;
 pub mod remote;
 pub mod repeat;
+pub mod services;
 pub mod tenant;
 pub mod throttle;
 pub mod tokens;

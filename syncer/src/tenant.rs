@@ -21,6 +21,7 @@ use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Rate};
 use crate::index::Index;
 use crate::remote::Remote;
+use crate::services::Services;
 use crate::work::Lane;
 
 /// A tenant, by the label on super objects. Exists as soon as the super cluster or a VirtualCluster speaks of it.
@@ -39,6 +40,8 @@ pub struct Tenant {
     pub brake: Mutex<Brake>,
     /// Paces what is written for it into the super cluster.
     pub writes: Mutex<Bucket>,
+    /// What its Services take of the super cluster.
+    pub services: Mutex<Services>,
     /// Where the tenant's own API server and name server are in the super cluster.
     pub addresses: Mutex<Addresses>,
 }
@@ -198,6 +201,7 @@ impl Tenant {
             taken: Mutex::default(),
             brake: Mutex::default(),
             writes: Mutex::new(Bucket::full(&WRITES)),
+            services: Mutex::default(),
             addresses: Mutex::default(),
         }
     }

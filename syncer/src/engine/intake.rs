@@ -86,6 +86,7 @@ impl Engine {
                     namespaces_missed(kind, &tenant);
                     for key in &missed {
                         forget_address(&tenant, key);
+                        tenant.services.lock().gone(key);
                     }
                     self.0.work.push_each(&tenant.lane, missed);
                 }
@@ -126,6 +127,7 @@ impl Engine {
             self.0.copier.learn_namespace(seen.name, &tenant.lane, key.name.as_str());
         }
         learn_address(&tenant, &key, bytes);
+        tenant.services.lock().seen(&key, bytes);
         if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes)) && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
@@ -152,6 +154,7 @@ impl Engine {
             return;
         }
         forget_address(&tenant, &key);
+        tenant.services.lock().gone(&key);
         if tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
@@ -445,7 +448,11 @@ pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(
     }
     let place = Place { namespace: seen.namespace.into(), name: seen.name.into(), owner };
     let mut index = tenant.index.lock();
-    let moved = !index.is_overtaken(key, &facts, false) && index.super_seen(key, facts.clone(), place, Some(bytes));
+    let is_news = !index.is_overtaken(key, &facts, false);
+    if is_news {
+        tenant.services.lock().seen(key, bytes);
+    }
+    let moved = is_news && index.super_seen(key, facts.clone(), place, Some(bytes));
     drop(index);
     Some((facts, moved))
 }

@@ -120,6 +120,7 @@ impl Job<'_> {
         match step {
             Step::CreateSuper { content, tokens: asks } => return self.create(content, asks, shown).await,
             Step::UpdateSuper { content, uid, version } => {
+                self.tenant.services.lock().ask(self.key, &content)?;
                 let bearer = self.bearer().await?;
                 let namespace = self.namespace.as_ref().map(Namespace::as_str);
                 let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
@@ -176,6 +177,7 @@ impl Job<'_> {
     ) -> Result<bool, CallError> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
         self.addresses_known()?;
+        self.tenant.services.lock().ask(self.key, &content)?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
         let batch =
             if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
