@@ -241,6 +241,16 @@ impl Index {
         }
     }
 
+    /// A list of super copies could not look into these namespaces: what is known to be there stays.
+    pub fn not_listed(&mut self, kind: KindId, namespaces: &[Arc<str>]) {
+        let epoch = self.sup.get(&kind).copied().unwrap_or_default().epoch;
+        for (_, entry) in self.entries.iter_mut().filter(|(key, _)| key.kind == kind) {
+            if matches!(&entry.sup, Slot::Here(_, place) if namespaces.contains(&place.namespace)) {
+                entry.sup_epoch = epoch;
+            }
+        }
+    }
+
     /// A list of a kind is complete: the keys that it did not name, now absent by inference.
     pub fn list_ends(&mut self, kind: KindId, tenant_side: bool) -> Vec<Key> {
         let sync = if tenant_side { self.tenant.entry(kind) } else { self.sup.entry(kind) }.or_default();

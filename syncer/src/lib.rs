@@ -22,6 +22,7 @@ pub mod services;
 pub mod tenant;
 pub mod throttle;
 pub mod tokens;
+mod turn;
 pub mod virtual_cluster;
 pub mod work;
 pub mod writer;

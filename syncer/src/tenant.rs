@@ -22,6 +22,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::index::Index;
 use crate::remote::Remote;
 use crate::services::Services;
+use crate::turn::Turn;
 use crate::work::Lane;
 
 /// A tenant, by the label on super objects. Exists as soon as the super cluster or a VirtualCluster speaks of it.
@@ -44,6 +45,8 @@ pub struct Tenant {
     pub services: Mutex<Services>,
     /// Where the tenant's own API server and name server are in the super cluster.
     pub addresses: Mutex<Addresses>,
+    /// When what is not watched is listed.
+    pub turn: Mutex<Turn>,
 }
 
 /// Addresses of the Services that each Pod of a tenant is told of.
@@ -203,6 +206,7 @@ impl Tenant {
             writes: Mutex::new(Bucket::full(&WRITES)),
             services: Mutex::default(),
             addresses: Mutex::default(),
+            turn: Mutex::default(),
         }
     }
 

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Namespace, Uid};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use mirror::facts::Seen;
 use mirror::kind::{Downward, KindId, Observe};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::intake::{chain, is_in_place, key_of};
+use super::process::backoff;
 use super::{Engine, downward_kinds};
 use crate::index::{Key, Place, Slot, Tokens};
 use crate::remote::{CallError, ListMeta};
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
+use crate::turn::{Left, What};
 use crate::writer::without_content;
 
 /// Every so many patrols the kinds that are not watched are listed again.
@@ -27,6 +32,15 @@ const DEEP_IN_ALL: usize = 60;
 
 /// How often the right to read in one namespace is asked for in a row: a RoleBinding takes a moment to count.
 const REGAIN: u32 = 5;
+
+/// The longest time between two lists, however long the interval is: a time can be told by then.
+const SELDOM: Duration = Duration::from_hours(24 * 365);
+/// Tenants whose lists run at once.
+const AT_ONCE: usize = 8;
+/// How often it is looked whose turn it is.
+const LOOK: Duration = Duration::from_millis(250);
+/// So many namespaces of a tenant that cannot be listed, one after the other, are not about the namespaces.
+const GIVE_UP: usize = 3;
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -40,78 +54,124 @@ struct Page<'a> {
 impl Engine {
     /// Patrols for ever, until dropped.
     pub(super) async fn patrol_for_ever(&self) {
+        tokio::join!(self.list_for_ever(), self.look_for_ever());
+    }
+
+    /// Looks at pairs again, at a steady pace.
+    async fn look_for_ever(&self) {
         let mut round: u32 = 0;
-        let mut first_looks = std::collections::HashSet::new();
         loop {
             let tenants = self.0.tenants.all();
             for (at, tenant) in tenants.iter().enumerate() {
-                let Some(attached) = tenant.attached() else {
-                    first_looks.remove(&tenant.lane);
-                    continue;
-                };
-                if attached.is_halted() || !self.super_synced() {
-                    continue;
-                }
-                let first = !first_looks.contains(&tenant.lane) || !has_patrolled(tenant);
-                if (first || round.is_multiple_of(LIST_EVERY)) && self.list_patrolled(tenant, &attached).await.is_ok() {
-                    first_looks.insert(tenant.lane.clone());
-                }
+                let Some(attached) = tenant.attached().filter(|attached| !attached.is_halted() && self.super_synced()) else { continue };
                 self.look_at_taken(tenant).await;
-                if round > 0 {
-                    if round.is_multiple_of(BIND_EVERY) {
-                        tenant.namespaces.lock().values_mut().for_each(|known| known.bound = false);
-                    }
-                    if tenant.index.lock().has_room_again() {
-                        tracing::info!(tenant = %tenant.lane, "there is room for what was left out, listing anew");
-                        attached.relist.notify_waiters();
-                    }
-                    self.look_again(tenant, round, deep_share(tenants.len(), at, round));
+                if round == 0 {
+                    continue;
                 }
+                if round.is_multiple_of(BIND_EVERY) {
+                    tenant.namespaces.lock().values_mut().for_each(|known| known.bound = false);
+                }
+                if tenant.index.lock().has_room_again() {
+                    tracing::info!(tenant = %tenant.lane, "there is room for what was left out, listing anew");
+                    attached.relist.notify_waiters();
+                }
+                self.look_again(tenant, round, deep_share(tenants.len(), at, round));
             }
             round = round.wrapping_add(1);
-            self.pause().await;
+            tokio::time::sleep(self.0.options.patrol_interval).await;
         }
     }
 
-    /// Waits for the next patrol; shorter while a tenant still waits for its first list.
-    async fn pause(&self) {
-        let end = tokio::time::Instant::now() + self.0.options.patrol_interval;
-        while tokio::time::Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            let waits = |tenant: &Arc<Tenant>| tenant.attached().is_some_and(|a| !a.is_halted()) && !has_patrolled(tenant);
-            if self.super_synced() && self.0.tenants.all().iter().any(waits) {
-                for tenant in self.0.tenants.all().iter().filter(|tenant| waits(tenant)) {
-                    if let Some(attached) = tenant.attached() {
-                        let _ = self.list_patrolled(tenant, &attached).await;
+    /// Lists what is not watched, several tenants at once: one whose lists take long, or fail, keeps no other waiting.
+    async fn list_for_ever(&self) {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            if self.super_synced() {
+                for tenant in self.0.tenants.all() {
+                    if under_way.len() >= AT_ONCE {
+                        break;
                     }
+                    let Some(attached) = tenant.attached().filter(|attached| !attached.is_halted()) else { continue };
+                    let what = tenant.turn.lock().begin(attached.since, Instant::now());
+                    under_way.extend(what.map(|what| self.take_turn(tenant, attached, what)));
                 }
             }
+            tokio::select! {
+                Some(()) = under_way.next() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
+    }
+
+    async fn take_turn(&self, tenant: Arc<Tenant>, attached: Arc<Attached>, what: What) {
+        let left = self.list_patrolled(&tenant, &attached, &what).await;
+        let interval = self.0.options.patrol_interval.saturating_mul(LIST_EVERY).min(SELDOM);
+        tenant.turn.lock().end(&what, left, Instant::now(), interval, backoff);
     }
 
     /// Lists the kinds that are not watched, metadata-only, a namespace at a time, as the tenant's own writer.
-    async fn list_patrolled(&self, tenant: &Arc<Tenant>, attached: &Arc<Attached>) -> Result<(), CallError> {
+    async fn list_patrolled(&self, tenant: &Arc<Tenant>, attached: &Arc<Attached>, what: &What) -> Left {
+        let mut left = Left::default();
         for kind in patrolled_kinds() {
-            let namespaces: Vec<Arc<str>> = {
-                let namespaces = tenant.namespaces.lock();
-                namespaces.iter().filter(|(_, known)| !known.deleting).map(|(name, _)| name.clone()).collect()
-            };
             let mut tokens = known_tokens(tenant);
-            tenant.index.lock().list_begins(kind, false);
-            for namespace in namespaces {
-                if let Err(error) = self.list_namespace(tenant, attached, kind, &namespace, &mut tokens).await {
-                    tracing::warn!(tenant = %tenant.lane, namespace = %namespace, error = %chain(&error), "could not patrol");
-                    return Err(error);
+            let namespaces = match what {
+                What::All => {
+                    tenant.index.lock().list_begins(kind, false);
+                    namespaces(tenant)
                 }
+                What::These(namespaces) => namespaces.clone(),
+            };
+            self.list_namespaces(tenant, attached, kind, namespaces, &mut tokens, &mut left).await;
+            tenant.turn.lock().note(&left);
+            if *what == What::All {
+                let missed = {
+                    let mut index = tenant.index.lock();
+                    index.not_listed(kind, &left.namespaces);
+                    index.list_ends(kind, false)
+                };
+                self.0.work.push_each(&tenant.lane, missed);
+                let is_listed = |key: &Key| {
+                    let within = key.namespace.as_ref().map(|namespace| attached.id.namespace(namespace));
+                    within.is_some_and(|within| left.namespaces.iter().all(|namespace| **namespace != *within.as_str()))
+                };
+                tokens.retain(|_, key| is_listed(key));
+                self.tokens_missed(tenant, tokens);
             }
-            let missed = tenant.index.lock().list_ends(kind, false);
-            self.0.work.push_each(&tenant.lane, missed);
             self.push_kind(tenant, kind);
-            self.tokens_missed(tenant, tokens);
         }
         // They wait for what was found of their tokens.
         downward_kinds().filter(|id| id.downward().is_some_and(Downward::graceful)).for_each(|kind| self.push_kind(tenant, kind));
-        Ok(())
+        left
+    }
+
+    /// Lists one namespace after the other. Where several in a row fail, the rest would too, and is left.
+    async fn list_namespaces(
+        &self,
+        tenant: &Tenant,
+        attached: &Attached,
+        kind: KindId,
+        namespaces: Vec<Arc<str>>,
+        tokens: &mut HashMap<Uid, Key>,
+        left: &mut Left,
+    ) {
+        let mut in_a_row = 0;
+        for namespace in namespaces {
+            if in_a_row >= GIVE_UP {
+                left.namespaces.push(namespace);
+                continue;
+            }
+            match self.list_namespace(tenant, attached, kind, &namespace, tokens).await {
+                Ok(()) => in_a_row = 0,
+                Err(error) => {
+                    tracing::warn!(tenant = %tenant.lane, namespace = %namespace, error = %chain(&error), "could not patrol");
+                    in_a_row += 1;
+                    if let CallError::Status { retry_after: Some(wait), .. } = error {
+                        left.wait = left.wait.max(wait);
+                    }
+                    left.namespaces.push(namespace);
+                }
+            }
+        }
     }
 
     fn push_kind(&self, tenant: &Tenant, kind: KindId) {
@@ -201,7 +261,7 @@ impl Engine {
             if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share)) {
                 tenant.index.lock().entry(&key).tokens = tokens;
                 if let Tokens::Good { renew, .. } = tokens {
-                    self.0.work.push_after(&tenant.lane, key, renew.saturating_duration_since(tokio::time::Instant::now()));
+                    self.0.work.push_after(&tenant.lane, key, renew.saturating_duration_since(Instant::now()));
                 }
             }
             return;
@@ -255,6 +315,11 @@ impl Engine {
         }
         self.0.work.push_each(&tenant.lane, unsettled.into_iter().chain(deep));
     }
+}
+
+fn namespaces(tenant: &Tenant) -> Vec<Arc<str>> {
+    let namespaces = tenant.namespaces.lock();
+    namespaces.iter().filter(|(_, known)| !known.deleting).map(|(name, _)| name.clone()).collect()
 }
 
 /// The token Secrets that are known to be there, and whose they are.

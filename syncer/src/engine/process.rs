@@ -152,7 +152,8 @@ impl Engine {
 
     async fn work_on(&self, tenant: &Arc<Tenant>, key: &Key) {
         let (Some(attached), Some(kind)) = (tenant.attached(), key.kind.downward()) else { return };
-        if attached.is_halted() || self.is_excluded(key) || !self.may_look(tenant, key, kind) {
+        let namespace = key.namespace.as_ref().map(|ns| attached.id.namespace(ns));
+        if attached.is_halted() || self.is_excluded(key) || !self.may_look(tenant, key, kind, namespace.as_ref()) {
             return;
         }
         let silent = attached.breaker.lock().wait(Instant::now());
@@ -160,7 +161,6 @@ impl Engine {
             self.0.work.push_after(&tenant.lane, key.clone(), wait.mul_f64(rand::rng().random_range(1.0..2.0)));
             return;
         }
-        let namespace = key.namespace.as_ref().map(|ns| attached.id.namespace(ns));
         let name = match kind.demand() {
             Demand::Contents => Name::of_namespace(&attached.id, &key.name),
             Demand::Always | Demand::Referenced => kind.rename(&key.name),
@@ -184,18 +184,19 @@ impl Engine {
     }
 
     /// Whether both sides of a kind have been listed, so that absence counts; for Pods that of their tokens too.
-    fn may_look(&self, tenant: &Tenant, key: &Key, kind: &dyn Downward) -> bool {
+    fn may_look(&self, tenant: &Tenant, key: &Key, kind: &dyn Downward, namespace: Option<&Namespace<Super>>) -> bool {
+        let waits = || namespace.is_some_and(|namespace| tenant.turn.lock().waits(namespace.as_str()));
         let listed = match kind.observe() {
-            Observe::Watched if kind.graceful() => self.super_synced() && has_patrolled(tenant),
+            Observe::Watched if kind.graceful() => self.super_synced() && has_patrolled(tenant) && !waits(),
             Observe::Watched => self.super_synced(),
-            Observe::Patrolled => self.super_synced() && tenant.index.lock().synced(key.kind, true),
+            Observe::Patrolled => self.super_synced() && tenant.index.lock().synced(key.kind, true) && !waits(),
         };
         listed && tenant.index.lock().synced(key.kind, false)
     }
 }
 
 /// Full jitter over a doubling cap.
-fn backoff(failures: u32) -> Duration {
+pub(super) fn backoff(failures: u32) -> Duration {
     let cap = Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(LONGEST);
     cap.mul_f64(rand::rng().random_range(0.5..1.0))
 }

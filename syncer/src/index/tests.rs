@@ -110,6 +110,19 @@ fn r18_what_a_list_shows_waits_for_its_end_and_nothing_that_moved_meanwhile_is_l
 }
 
 #[test]
+fn what_could_not_be_listed_is_not_taken_for_gone() {
+    let mut index = Index::default();
+    let pod = key("a").kind;
+    let elsewhere = Place { namespace: "vc-y".into(), ..place(2) };
+    index.super_seen(&key("a"), facts(50, 3), place(1), None);
+    index.super_seen(&key("b"), facts(51, 3), elsewhere, None);
+    index.list_begins(pod, false);
+    index.not_listed(pod, &["vc-x".into()]);
+    assert_eq!(index.list_ends(pod, false), [key("b")]);
+    assert!(matches!(index.get(&key("a")).unwrap().sup, Slot::Here(..)));
+}
+
+#[test]
 fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
     let mut index = Index::default();
     let body = Bytes::from(vec![b' '; 1024 * 1024]);
