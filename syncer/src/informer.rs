@@ -108,7 +108,9 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
             let follows = !lists || stream_lists;
             let outcome = if follows { self.follow(&mut next).await } else { self.list(&mut next).await };
             match outcome {
-                Ok(()) if follows && begun.elapsed() < BRIEF => {}
+                // A list says nothing of whether a watch goes well from there.
+                Ok(()) if !follows => continue,
+                Ok(()) if begun.elapsed() < BRIEF => {}
                 Ok(()) => {
                     backoff = builder.build();
                     continue;
@@ -229,6 +231,8 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
                 check_version::<S>(&version)?;
                 (self.sink)(Told::ListEnds(version.clone()));
                 *next = Next::Watch(version);
+                // The last page is paid for too, before anything more is asked for: most lists have no other.
+                self.pause(objects, length).await;
                 return Ok(());
             }
             if meta.next == from {
@@ -255,7 +259,7 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
     /// Waits where a tenant's API server says more than is looked at.
     async fn pause(&mut self, objects: usize, bytes: usize) {
         if S::NAME == Tenant::NAME
-            && let Some(wait) = self.throttle.take_many(objects, bytes, Instant::now())
+            && let Some(wait) = self.throttle.take(objects, bytes, Instant::now())
         {
             tokio::time::sleep(wait).await;
         }

@@ -28,13 +28,9 @@ impl Default for Throttle {
 }
 
 impl Throttle {
-    /// Takes what a line of this length costs; how long to wait before it is looked at, if it comes too fast.
-    pub fn take(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
-        self.take_many(1, bytes, now)
-    }
-
-    /// The same for a page of so many objects; how long to wait before the next one.
-    pub fn take_many(&mut self, objects: usize, bytes: usize, now: Instant) -> Option<Duration> {
+    /// Takes what so many objects cost, of so many bytes together: a line of a watch is one, a page of a list many. How long to wait
+    /// before more is looked at, if they come too fast.
+    pub fn take(&mut self, objects: usize, bytes: usize, now: Instant) -> Option<Duration> {
         let cost = u64::try_from(objects.saturating_add(bytes / BYTES)).unwrap_or(u64::MAX / 2).max(1);
         if self.left < cost {
             let earned =
@@ -63,15 +59,15 @@ mod tests {
     async fn s34_a_flood_is_looked_at_at_a_steady_pace_after_its_burst() {
         let mut throttle = Throttle::default();
         let start = Instant::now();
-        assert!((0..BURST).all(|_| throttle.take(100, Instant::now()).is_none()));
+        assert!((0..BURST).all(|_| throttle.take(1, 100, Instant::now()).is_none()));
         for _ in 0..10 * PER_SECOND {
-            if let Some(wait) = throttle.take(100, Instant::now()) {
+            if let Some(wait) = throttle.take(1, 100, Instant::now()) {
                 tokio::time::advance(wait).await;
             }
         }
         assert_eq!(start.elapsed().as_secs(), 10);
         // Large lines cost what they weigh.
-        let wait = throttle.take(4 * 1024 * 1024, Instant::now()).unwrap();
+        let wait = throttle.take(1, 4 * 1024 * 1024, Instant::now()).unwrap();
         assert!(wait >= Duration::from_millis(100), "{wait:?}");
     }
 
@@ -81,7 +77,7 @@ mod tests {
         let start = Instant::now();
         // Twice the burst in pages of as many objects as fit into one page at all: the second half takes its time.
         for _ in 0..4 {
-            if let Some(wait) = throttle.take_many(100_000, 300_000, Instant::now()) {
+            if let Some(wait) = throttle.take(100_000, 300_000, Instant::now()) {
                 tokio::time::advance(wait).await;
             }
         }
@@ -92,8 +88,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_was_quiet_may_list_again() {
         let mut throttle = Throttle::default();
-        while throttle.take(0, Instant::now()).is_none() {}
+        while throttle.take(1, 0, Instant::now()).is_none() {}
         tokio::time::advance(Duration::from_mins(2)).await;
-        assert!((0..BURST).all(|_| throttle.take(0, Instant::now()).is_none()));
+        assert!((0..BURST).all(|_| throttle.take(1, 0, Instant::now()).is_none()));
     }
 }

@@ -1,7 +1,8 @@
 //! Lists without end, and pages that are too large.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runtime::transport::Limits;
@@ -48,6 +49,43 @@ async fn p10_s39_a_list_without_end_is_given_up_and_what_is_known_is_kept() {
         assert_eq!(heard.standing(), (3, 0, 0));
     }
     peak.at_most_mib(24);
+}
+
+#[tokio::test]
+async fn s34_lists_of_one_page_behind_which_no_watch_comes_are_asked_for_at_a_growing_pace() {
+    let server = server(|request| {
+        if asked(request, "watch").is_some() { reply(410, &[], r#"{"reason":"Expired"}"#) } else { page(&[object(1, "5", 0)], "7", "") }
+    })
+    .await;
+    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(heard.next().await.unwrap(), "7");
+        assert!(heard.next().await.is_err(), "the watch is too old");
+    }
+    // 200 + 400 + 800 ms at least; three times the first pause would be 1200 ms at most.
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn s34_a_list_of_one_page_is_paid_for_before_its_watch_is_opened() {
+    const OBJECTS: usize = 216_000;
+    let (listed, watched) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+    let (lists, watches) = (listed.clone(), watched.clone());
+    let server = server(move |request| {
+        if asked(request, "watch").is_some() {
+            watches.get_or_init(Instant::now);
+            return reply(410, &[], r#"{"reason":"Expired"}"#);
+        }
+        lists.get_or_init(Instant::now);
+        reply(200, &[], format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{}7]}}"#, "7,".repeat(OBJECTS - 1)))
+    })
+    .await;
+    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+    assert_eq!(heard.next().await.unwrap(), "7");
+    assert!(heard.next().await.is_err(), "the watch is too old");
+    let between = watched.get().unwrap().duration_since(*listed.get().unwrap());
+    assert!(between >= Duration::from_secs(3), "16,000 objects beyond the burst, 4000 a second: {between:?}");
 }
 
 #[tokio::test]
