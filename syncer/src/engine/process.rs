@@ -217,7 +217,9 @@ impl Job<'_> {
                 let borne = self.tenant.index.lock().hold(self.key, &references);
                 match borne {
                     Ok(moved) => self.engine.0.work.push_each(&self.tenant.lane, moved),
-                    Err(hold) => return self.hold(&pair, &hold),
+                    Err(hold) if is_kept_out(&pair) => return self.hold(&pair, &hold),
+                    // It is told, and served as before: while it does not count as asked, nothing below counts as unwanted.
+                    Err(hold) => drop(self.hold(&pair, &hold)),
                 }
             }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
@@ -381,6 +383,11 @@ impl Job<'_> {
     }
 }
 
+/// Whether an object whose references are too many is kept out: only while nothing of it is below. What runs is served as before.
+fn is_kept_out(pair: &Pair) -> bool {
+    matches!(pair.sup, SuperSide::Absent(_))
+}
+
 /// The tenant's copy as it was planned on, with the status that we wrote since. The rest of what our write was answered with may be
 /// somebody else's change between the two, which nobody has planned on yet.
 fn mark_after(planned: &Facts, written: Option<&Facts>) -> Mark {
@@ -419,6 +426,23 @@ mod tests {
         assert!(matches!(End::Retry(REFUSED).or(End::At(late)), End::Retry(REFUSED)));
         assert!(matches!(End::Rest.or(End::At(late)), End::At(when) if when == late));
         assert!(matches!(End::Rest.or(End::Rest), End::Rest));
+    }
+
+    #[test]
+    fn an_object_that_runs_is_served_although_its_references_are_too_many() {
+        let facts =
+            Seen::of(br#"{"metadata":{"name":"a","uid":"00000000-0000-4000-8000-000000000001","resourceVersion":"1"}}"#).unwrap().facts;
+        let owner = common::Owner { tenant: facts.uid, namespace: None, name: Name::parse("a").unwrap(), uid: facts.uid };
+        let with = |sup| Pair {
+            tenant: TenantSide::Here(Copy { facts: facts.clone(), body: None }),
+            sup,
+            settled: None,
+            wanted: true,
+            ran: false,
+        };
+        assert!(is_kept_out(&with(SuperSide::Absent(Evidence::Seen))) && is_kept_out(&with(SuperSide::Absent(Evidence::Inferred))));
+        assert!(!is_kept_out(&with(SuperSide::Ours(Copy { facts: facts.clone(), body: None }, owner))));
+        assert!(!is_kept_out(&with(SuperSide::Foreign)), "that is told instead");
     }
 
     #[test]
