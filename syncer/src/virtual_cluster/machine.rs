@@ -25,9 +25,9 @@ use tracing::{info, warn};
 use super::Shared;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::{self, Answer, Trouble};
-use super::decide::{Accepted, Life, State, Why, is_doubtful, life, unserved};
+use super::decide::{Accepted, Life, State, Why, is_doubtful, life};
 use super::kubeconfig::{Found, find};
-use super::note;
+use super::note::{self, About, Note};
 use super::pace::Pace;
 use super::status::{Facts, Speaker};
 use crate::engine::AttachSpec;
@@ -180,13 +180,13 @@ impl Machine {
         let accepted = Accepted::of(vc);
         self.same_life(&connection, accepted).await?;
         self.not_set_back(&connection, accepted)?;
-        let (slice, note) = self.slice(vc);
+        let (slice, range) = self.slice(vc);
         let attached = self.attach(vc, &connection, slice);
         let accepted_version =
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, self.taken().or(note).or_else(|| unserved(&vc.spec)))
+        self.supervise(vc, &connection, accepted, range)
     }
 
     /// Reads the kubeconfig, if it is time.
@@ -408,7 +408,7 @@ impl Machine {
     }
 
     /// The range of service addresses, and what is wrong with the one asked for.
-    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<(&'static str, String)>) {
+    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<Note>) {
         let Some(text) = wanted_cidr(vc) else {
             self.shared.slices.release(self.id.uid());
             return (None, None);
@@ -428,13 +428,6 @@ impl Machine {
                 (None, Some(("ServiceCidrTaken", message)))
             }
         }
-    }
-
-    /// What to tell the administrator about super namespaces that the tenant cannot have.
-    fn taken(&self) -> Option<(&'static str, String)> {
-        let tenant = self.shared.engine.tenants().get(self.id.as_str())?;
-        let taken = tenant.taken.lock().clone();
-        note::taken(&taken)
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
@@ -498,7 +491,7 @@ impl Machine {
         vc: &VirtualCluster,
         connection: &Connection,
         accepted: Option<Accepted>,
-        note: Option<(&'static str, String)>,
+        range: Option<Note>,
     ) -> Result<State, State> {
         let id = self.id.as_str();
         let Some(health) = self.shared.engine.health(id) else {
@@ -522,7 +515,9 @@ impl Machine {
         if !health.synced {
             return Err(State::Starting { connected: true });
         }
-        Ok(State::Synced { note: note.or_else(|| note::of(&self.id, &health)) })
+        let taken = self.shared.engine.tenants().get(id).map(|tenant| tenant.taken.lock().clone()).unwrap_or_default();
+        let about = About { id: &self.id, health: &health, taken: &taken, range, spec: &vc.spec };
+        Ok(State::Synced { note: note::of(about) })
     }
 
     fn facts(&self, vc: &VirtualCluster, state: &State) -> Facts {

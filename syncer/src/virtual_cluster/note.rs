@@ -3,43 +3,63 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::api::{NodeMode, VirtualClusterSpec};
 use common::{Namespace, Tenant, TenantId, keys};
 
 use crate::engine::TenantHealth;
 
-/// One word, and what happened and what to do; the gravest first.
-pub(super) fn of(id: &TenantId, health: &TenantHealth) -> Option<(&'static str, String)> {
-    if let Some((namespace, said)) = &health.denied {
-        let message = format!(
-            "the super cluster refuses the tenant's writer in namespace {namespace}: {said}; it needs the RoleBinding {role} of that \
-             namespace, to the ServiceAccount {writers}/{writer}, and what manifests/rbac.yaml and manifests/admission.yaml say of it",
-            role = keys::WRITER_ROLE,
-            writers = keys::WRITERS_NAMESPACE,
-            writer = id.writer(),
-        );
-        return Some(("WriterForbidden", message));
-    }
-    if health.deletions_paused {
-        let message = "many objects are gone from the control plane without a trace: nothing is deleted in the super cluster for it until \
-                       they have been read once more, a minute later; if they should not be gone, set spec.paused now";
-        return Some(("DeletionsPaused", message.to_owned()));
-    }
-    if health.left_out > 0 {
-        let message = format!(
-            "the control plane has at least {} objects more than are followed for one tenant, and those are not synced: delete what is not \
-             needed, and they are taken in",
-            health.left_out
-        );
-        return Some(("TooManyObjects", message));
-    }
-    None
+/// One word, and what happened and what to do.
+pub(super) type Note = (&'static str, String);
+
+/// Everything that there may be to say of a tenant that is synced.
+pub(super) struct About<'a> {
+    pub id: &'a TenantId,
+    pub health: &'a TenantHealth,
+    /// Super namespaces that are somebody else's: super name → the tenant namespace that waits for it.
+    pub taken: &'a BTreeMap<Arc<str>, Namespace<Tenant>>,
+    /// What is wrong with the range of service addresses that is asked for.
+    pub range: Option<Note>,
+    pub spec: &'a VirtualClusterSpec,
+}
+
+/// What to say, the gravest first: a condition holds one word, and what a person has to do at once comes before what stays.
+pub(super) fn of(about: About<'_>) -> Option<Note> {
+    let About { id, health, taken, range, spec } = about;
+    let notes = [denied(id, health), deletions_paused(health), taken_by_others(taken), left_out(health), range, unserved(spec)];
+    notes.into_iter().flatten().next()
+}
+
+fn denied(id: &TenantId, health: &TenantHealth) -> Option<Note> {
+    let (namespace, said) = health.denied.as_ref()?;
+    let message = format!(
+        "the super cluster refuses the tenant's writer in namespace {namespace}: {said}; it needs the RoleBinding {role} of that \
+         namespace, to the ServiceAccount {writers}/{writer}, and what manifests/rbac.yaml and manifests/admission.yaml say of it",
+        role = keys::WRITER_ROLE,
+        writers = keys::WRITERS_NAMESPACE,
+        writer = id.writer(),
+    );
+    Some(("WriterForbidden", message))
+}
+
+fn deletions_paused(health: &TenantHealth) -> Option<Note> {
+    let message = "many objects are gone from the control plane without a trace: nothing is deleted in the super cluster for it until \
+                   they have been read once more, a minute later; if they should not be gone, set spec.paused now";
+    health.deletions_paused.then(|| ("DeletionsPaused", message.to_owned()))
+}
+
+fn left_out(health: &TenantHealth) -> Option<Note> {
+    let message = format!(
+        "the control plane has at least {} objects more than are followed for one tenant, and those are not synced: delete what is not \
+         needed, and they are taken in",
+        health.left_out
+    );
+    (health.left_out > 0).then_some(("TooManyObjects", message))
 }
 
 /// So many names stand in a message at most.
 const NAMED: usize = 3;
 
-/// What to say of super namespaces that are somebody else's: super name → the tenant namespace that waits for it.
-pub(super) fn taken(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<(&'static str, String)> {
+fn taken_by_others(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<Note> {
     let named: Vec<_> = taken.iter().take(NAMED).map(|(name, within)| format!("{name} (for the tenant's {within})")).collect();
     let rest = taken.len().saturating_sub(NAMED);
     let more = if rest == 0 { String::new() } else { format!(" and {rest} more") };
@@ -51,40 +71,61 @@ pub(super) fn taken(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<(&'
     (!taken.is_empty()).then_some(("NamespaceTaken", message))
 }
 
+/// What a spec asks for that this version accepts and does not do: one word and what happens instead.
+fn unserved(spec: &VirtualClusterSpec) -> Option<Note> {
+    match spec.nodes.mode {
+        NodeMode::OnDemand => None,
+        NodeMode::Mirrored => Some((
+            "NodesNotMirrored",
+            "objects flow in both directions, but spec.nodes.mode mirrored is not served by this version: the tenant sees the nodes that \
+             its Pods run on, as with onDemand; set spec.nodes.mode to onDemand, and leave spec.nodes.selector out"
+                .to_owned(),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use common::Uid;
+    use common::api::Nodes;
 
     use super::*;
 
+    fn namespaces(count: usize) -> BTreeMap<Arc<str>, Namespace<Tenant>> {
+        (0..count).map(|i| (format!("vc-a-{i}").into(), Namespace::parse(&format!("a{i}")).unwrap())).collect()
+    }
+
     #[test]
-    fn what_is_less_than_well_is_said_with_what_to_do() {
+    fn what_is_gravest_is_said_whatever_else_there_is_to_say() {
         let id = TenantId::new(Uid::from_bits(7), "acme");
+        let nodes = Nodes { mode: NodeMode::Mirrored, selector: None };
+        let (served, spec) = (VirtualClusterSpec::default(), VirtualClusterSpec { nodes, ..VirtualClusterSpec::default() });
         let well = TenantHealth { synced: true, ..TenantHealth::default() };
-        assert_eq!(of(&id, &well), None);
-        let crowded = TenantHealth { left_out: 3, ..well };
+        let crowded = TenantHealth { left_out: 3, ..well.clone() };
         let paused = TenantHealth { deletions_paused: true, ..crowded.clone() };
         let denied = TenantHealth { denied: Some(("vc-a".into(), "forbidden".to_owned())), ..paused.clone() };
-        let said = |health: &TenantHealth| of(&id, health).unwrap();
-        for (health, reason, words) in [
-            (crowded, "TooManyObjects", "at least 3 objects"),
-            (paused, "DeletionsPaused", "spec.paused"),
-            (denied, "WriterForbidden", "vc-writers/w-"),
+        let range = || Some(("ServiceCidrTaken", "a range of its own".to_owned()));
+        let (none, some) = (namespaces(0), namespaces(1));
+        assert_eq!(of(About { id: &id, health: &well, taken: &none, range: None, spec: &served }), None);
+        // Each line has all that is less grave too.
+        for (health, taken, range, reason, words) in [
+            (&well, &none, None, "NodesNotMirrored", "spec.nodes.mode"),
+            (&well, &none, range(), "ServiceCidrTaken", "a range of its own"),
+            (&crowded, &none, range(), "TooManyObjects", "at least 3 objects"),
+            (&crowded, &some, range(), "NamespaceTaken", "vc-a-0 (for the tenant's a0)"),
+            (&paused, &some, range(), "DeletionsPaused", "spec.paused"),
+            (&denied, &some, range(), "WriterForbidden", "vc-writers/w-"),
         ] {
-            assert_eq!(said(&health).0, reason);
-            assert!(said(&health).1.contains(words), "{}", said(&health).1);
+            let (said, message) = of(About { id: &id, health, taken, range, spec: &spec }).unwrap();
+            assert_eq!(said, reason);
+            assert!(message.contains(words), "{message}");
         }
     }
 
     #[test]
     fn the_administrator_is_told_which_namespaces_are_taken() {
-        let of = |count: usize| -> BTreeMap<Arc<str>, Namespace<Tenant>> {
-            (0..count).map(|i| (format!("vc-a-{i}").into(), Namespace::parse(&format!("a{i}")).unwrap())).collect()
-        };
-        assert_eq!(taken(&of(0)), None);
-        let (reason, message) = taken(&of(5)).unwrap();
-        assert_eq!(reason, "NamespaceTaken");
-        assert!(message.contains("vc-a-0 (for the tenant's a0), ") && message.contains(" and 2 more; "), "{message}");
-        assert!(!taken(&of(3)).unwrap().1.contains("more"));
+        let said = |count| taken_by_others(&namespaces(count)).unwrap().1;
+        assert!(said(5).contains("vc-a-0 (for the tenant's a0), ") && said(5).contains(" and 2 more; "), "{}", said(5));
+        assert!(!said(3).contains("more"));
     }
 }
