@@ -120,6 +120,7 @@ impl Index {
         if !self.has_room(key) {
             return false;
         }
+        self.left_out.gone(key);
         let epoch = self.tenant.get(&key.kind).copied().unwrap_or_default().epoch;
         let room = self.held.clone();
         let entry = self.entry(key);
@@ -305,6 +306,8 @@ impl Index {
             entry.asked = false;
             entry.failures = 0;
             entry.told = None;
+            // How long nobody was attached says nothing about how fast we are.
+            entry.moved = None;
         }
     }
 }

@@ -28,7 +28,7 @@ impl LeftOut {
         }
     }
 
-    /// An object is gone.
+    /// An object is gone, or was taken in.
     pub(super) fn gone(&mut self, key: &Key) {
         if let Some(keys) = self.keys.get_mut(&key.kind) {
             keys.remove(&self.hasher.hash_one(key));

@@ -211,6 +211,15 @@ fn what_is_wanted_or_not_any_more_is_looked_at_if_it_is_there() {
 }
 
 #[test]
+fn the_time_without_an_attachment_does_not_count_as_time_to_agree() {
+    let mut index = Index::default();
+    index.tenant_seen(&key("a"), facts(1, 1), &[]);
+    assert!(index.get(&key("a")).unwrap().moved.is_some());
+    index.reset_tenant();
+    assert!(index.get(&key("a")).unwrap().moved.is_none());
+}
+
+#[test]
 fn after_a_new_attachment_every_holder_is_asked_again() {
     let mut index = Index::default();
     let pods = key("a").kind;
@@ -245,6 +254,8 @@ fn s34_objects_without_end_are_not_taken_in() {
         index.forget(&key(&format!("a{i}")));
     }
     assert!(!index.has_room_again(), "some would be left out again");
+    assert!(index.tenant_seen(&key(&format!("a{}", PAIRS + 1)), some.clone(), &[]));
+    assert_eq!(index.left_out(), 4, "what came in by its next event is not left out");
     index.tenant_gone(&key(&format!("a{PAIRS}")), Some(uid(1)));
     assert!(index.has_room_again());
     index.list_begins(key("a").kind, true);
