@@ -351,7 +351,7 @@ impl Engine {
             regression,
             other_life: seen.other_life.load(Ordering::Relaxed),
             unauthorized: seen.unauthorized.load(Ordering::Relaxed),
-            denied: attached.lasting_denial(),
+            denied: attached.denied.lock().lasting(Instant::now()),
             deletions_paused,
             left_out,
         })

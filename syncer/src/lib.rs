@@ -8,6 +8,7 @@ pub mod args;
 pub mod brake;
 pub mod breaker;
 pub mod bucket;
+pub mod denials;
 pub mod engine;
 pub mod events;
 pub mod gc;

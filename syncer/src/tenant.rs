@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::brake::Brake;
 use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Rate};
+use crate::denials::Denials;
 use crate::index::Index;
 use crate::remote::Remote;
 use crate::services::Services;
@@ -75,22 +75,6 @@ pub struct SuperNamespace {
     pub bound: bool,
 }
 
-/// The writer may not write into one super namespace.
-#[derive(Clone, Debug)]
-pub struct Denied {
-    /// Since when.
-    pub since: Instant,
-    /// When that was last seen.
-    pub last: Instant,
-    /// What the super API server said.
-    pub message: String,
-}
-
-/// A writer is without its right for a moment after its binding was made, and for longer where somebody took it.
-const LASTING: Duration = Duration::from_secs(10);
-/// What failed is tried again every minute at least; what was not seen for longer is over.
-const OVER: Duration = Duration::from_secs(75);
-
 /// A tenant's control plane, attached.
 pub struct Attached {
     /// The identity that names are made from.
@@ -121,8 +105,8 @@ pub struct Attached {
     pub alarm: Notify,
     /// Tells its informers to list anew.
     pub relist: Notify,
-    /// What the super cluster refuses to the tenant's writer, by super namespace.
-    pub denied: Mutex<BTreeMap<Arc<str>, Denied>>,
+    /// What the super cluster refuses to the tenant's writer.
+    pub denied: Mutex<Denials>,
     /// One super namespace is made at a time.
     pub making_namespace: tokio::sync::Mutex<()>,
 }
@@ -146,31 +130,6 @@ impl Attached {
         let news = profile != **slot;
         *slot = Arc::new(profile);
         news
-    }
-
-    /// The writer was refused in this super namespace.
-    pub fn denied(&self, namespace: &str, message: &str) {
-        let now = Instant::now();
-        let mut all = self.denied.lock();
-        all.retain(|_, denied| now.duration_since(denied.last) < OVER);
-        let denied = all.entry(namespace.into()).or_insert_with(|| Denied { since: now, last: now, message: String::new() });
-        denied.last = now;
-        message.clone_into(&mut denied.message);
-    }
-
-    /// The writer has written into this super namespace.
-    pub fn let_in(&self, namespace: &str) {
-        let mut all = self.denied.lock();
-        if !all.is_empty() {
-            all.remove(namespace);
-        }
-    }
-
-    /// Where the writer has been refused for a while, and what was said.
-    pub fn lasting_denial(&self) -> Option<(Arc<str>, String)> {
-        let all = self.denied.lock();
-        let lasting = all.iter().find(|(_, denied)| denied.last.duration_since(denied.since) >= LASTING && denied.last.elapsed() < OVER);
-        lasting.map(|(namespace, denied)| (namespace.clone(), denied.message.clone()))
     }
 
     /// The vNodes in the tenant's node list.

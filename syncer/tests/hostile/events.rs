@@ -1,6 +1,6 @@
 //! Events that a tenant's API server does not take: nothing is lost for good.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn attached(server: &Server) -> Arc<Attached> {
         breaker: Mutex::default(),
         alarm: Notify::new(),
         relist: Notify::new(),
-        denied: Mutex::new(BTreeMap::new()),
+        denied: Mutex::default(),
         making_namespace: tokio::sync::Mutex::new(()),
     })
 }

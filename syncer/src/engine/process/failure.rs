@@ -111,7 +111,7 @@ impl Job<'_> {
         if message.contains("is being terminated") {
             return;
         }
-        self.attached.denied(into.as_str(), message);
+        self.attached.denied.lock().refused(into.as_str(), self.kind.resource().kind, message, Instant::now());
         let failures = self.tenant.index.lock().get(self.key).map_or(0, |entry| entry.failures);
         if failures >= CONTESTED {
             self.tell_scrubbed("WriterForbidden", &format!("{message}; the administrator of the super cluster has to mend that"));

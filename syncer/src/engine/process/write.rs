@@ -38,7 +38,7 @@ impl Job<'_> {
                 Ok(true) => {
                     match (side, &self.namespace) {
                         ("tenant", _) => self.attached.breaker.lock().answered(),
-                        (_, Some(into)) => self.attached.let_in(into.as_str()),
+                        (_, Some(into)) => self.attached.denied.lock().let_in(into.as_str(), self.kind.resource().kind),
                         (_, None) => {}
                     }
                     if is_update && before == shown.versions(pair) {
