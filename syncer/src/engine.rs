@@ -273,6 +273,7 @@ impl Engine {
                 attached.cancel.cancel();
             }
             tenant.index.lock().reset_tenant();
+            tenant.taken.lock().clear();
             self.0.work.remove(&tenant.lane);
             self.0.health.remove(&tenant.lane);
         }

@@ -64,7 +64,7 @@ impl Engine {
             let tenants = self.0.tenants.all();
             for (at, tenant) in tenants.iter().enumerate() {
                 let Some(attached) = tenant.attached().filter(|attached| !attached.is_halted() && self.super_synced()) else { continue };
-                self.look_at_taken(tenant).await;
+                self.look_at_taken(tenant, &attached).await;
                 if round == 0 {
                     continue;
                 }
@@ -274,7 +274,12 @@ impl Engine {
     }
 
     /// Looks whether the namespaces are free by now that were somebody else's: nobody tells us, since they are not ours.
-    async fn look_at_taken(&self, tenant: &Tenant) {
+    /// What the tenant does not have any more waits for nothing.
+    async fn look_at_taken(&self, tenant: &Tenant, attached: &Attached) {
+        let is_listed = KindId::named("Namespace").is_some_and(|kind| tenant.index.lock().synced(kind, false));
+        if is_listed {
+            tenant.taken.lock().retain(|_, within| attached.tenant_namespaces.contains_key(within));
+        }
         let taken = tenant.taken.lock().clone();
         for (name, within) in taken {
             let found = self.sup().get(&format!("/api/v1/namespaces/{name}"), None).await;
