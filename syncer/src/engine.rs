@@ -97,10 +97,12 @@ pub(crate) struct Watchfulness {
 }
 
 impl Watchfulness {
-    /// The tenant's API server does not take our credentials: whoever reads kubeconfigs hears of it at once.
-    pub(crate) fn unauthorized(&self, attached: &Attached) {
-        self.unauthorized.store(true, Ordering::Relaxed);
-        attached.alarm.notify_one();
+    /// The tenant's API server does not take our credentials: whoever reads kubeconfigs hears of it at once, and once. A late answer to
+    /// an attachment that has ended says nothing of the credentials that came after.
+    pub(crate) fn note_unauthorized(&self, attached: &Attached) {
+        if !attached.cancel.is_cancelled() && !self.unauthorized.swap(true, Ordering::Relaxed) {
+            attached.alarm.notify_one();
+        }
     }
 }
 

@@ -238,7 +238,7 @@ impl Engine {
             Told::Failed(error) => {
                 tracing::warn!(tenant = %tenant.lane, kind = kind.kind().resource().kind, error = %chain(&error), "tenant informer failed");
                 if error.code() == Some(401) {
-                    seen.unauthorized(attached);
+                    seen.note_unauthorized(attached);
                 }
                 *seen.unreachable.lock() = Some(chain(&error));
             }

@@ -18,7 +18,7 @@ use mirror::cx::Profile;
 use rand::Rng;
 use runtime::log::Chain;
 use runtime::task::Tasks;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -146,6 +146,7 @@ impl Machine {
                     return;
                 }
             };
+            let looked = Instant::now();
             let state = tokio::select! {
                 state = self.look(&vc) => state,
                 () = stop.cancelled() => return,
@@ -155,7 +156,7 @@ impl Machine {
             let pause = if matches!(state, State::Synced { .. } | State::Paused | State::SameControlPlane { .. }) { LATER } else { SOON };
             tokio::select! {
                 changed = self.presence.changed() => if changed.is_err() { return },
-                () = alarm(self.attached.as_ref().map(|(_, attached)| attached.as_ref())) => {}
+                () = alarm(self.attached.as_ref().map(|(_, attached)| &attached.alarm), looked) => {}
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
@@ -579,12 +580,14 @@ fn shows_other_life(attached: &Attached) -> bool {
     is_other
 }
 
-/// Waits until the control plane does not take our credentials.
-async fn alarm(attached: Option<&Attached>) {
-    match attached {
-        Some(attached) => attached.alarm.notified().await,
+/// Waits until the control plane does not take our credentials, and at least a moment since the last look: how often it says so is its
+/// own to choose.
+async fn alarm(bell: Option<&Notify>, looked: Instant) {
+    match bell {
+        Some(bell) => bell.notified().await,
         None => std::future::pending().await,
     }
+    tokio::time::sleep_until(looked + SOON).await;
 }
 
 fn unreachable(trouble: &Trouble) -> State {
@@ -624,4 +627,25 @@ pub(super) fn label(vc: &VirtualCluster) -> String {
 /// When it was made, in seconds since 1970.
 pub(super) fn created(vc: &VirtualCluster) -> i64 {
     vc.creation_timestamp().map(|time| time.0.as_second()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn s34_an_alarm_without_end_leads_to_one_look_a_second() {
+        let (bell, begun) = (Notify::new(), Instant::now());
+        for _ in 0..5 {
+            let looked = Instant::now();
+            bell.notify_one();
+            alarm(Some(&bell), looked).await;
+        }
+        assert_eq!(begun.elapsed(), 5 * SOON);
+        // After a while of quiet it counts at once.
+        bell.notify_one();
+        let now = Instant::now();
+        alarm(Some(&bell), begun).await;
+        assert_eq!(now.elapsed(), Duration::ZERO);
+    }
 }

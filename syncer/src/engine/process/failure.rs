@@ -129,7 +129,7 @@ impl Job<'_> {
             CallError::Status { side: "tenant", code: 401, .. } => {
                 self.attached.breaker.lock().failed(Instant::now());
                 if let Some(seen) = self.engine.0.health.get(&self.tenant.lane) {
-                    seen.unauthorized(self.attached);
+                    seen.note_unauthorized(self.attached);
                 }
             }
             CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
