@@ -168,7 +168,7 @@ async fn binding(story: &Story) -> anyhow::Result<()> {
 async fn forbidden(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let roles = Api::<ClusterRole>::all(story.bed.sup.client());
-    let rules = roles.get(keys::WRITER_ROLE).await?.rules;
+    let rights = roles.get(keys::WRITER_ROLE).await?.rules;
     edit(&roles, keys::WRITER_ROLE, json!({ "rules": [] })).await?;
     let place = tenant.namespace_below("bound");
     let user = format!("system:serviceaccount:{}:{}", keys::WRITERS_NAMESPACE, tenant.id.writer());
@@ -184,7 +184,7 @@ async fn forbidden(story: &Story) -> anyhow::Result<()> {
     anyhow::ensure!(event.reason.as_deref() == Some("WriterForbidden"), "{event:?}");
     let message = story.standing(0)?.says("Ready", "True", "WriterForbidden").await?;
     anyhow::ensure!(message.contains(&place) && message.contains(keys::WRITER_ROLE), "the condition does not say what to mend: {message}");
-    edit(&roles, keys::WRITER_ROLE, json!({ "rules": rules })).await?;
+    edit(&roles, keys::WRITER_ROLE, json!({ "rules": rights })).await?;
     tenant.holds_below::<Service>("it goes down", "bound", "late", |_| true).await?;
     story.standing(0)?.says("Ready", "True", "Synced").await.map(drop)
 }

@@ -254,7 +254,9 @@ async fn ambiguous(story: &Story) -> anyhow::Result<()> {
 async fn cut_on_and_on(lines: &[&Between]) {
     loop {
         sleep(BETWEEN_CUTS).await;
-        lines.iter().for_each(|line| line.cut());
+        for line in lines {
+            line.cut();
+        }
     }
 }
 
