@@ -11,6 +11,7 @@ pub mod errand;
 pub mod etcd;
 pub mod manifests;
 pub mod nodes;
+pub mod oci;
 pub mod pki;
 pub mod plane;
 pub mod port;
