@@ -1,6 +1,6 @@
 //! A super cluster and tenants, started together and ended together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     env,
     etcd::Etcd,
+    machine::Network,
     plane::{ControlPlane, PlaneOptions, Role},
     programs::Programs,
 };
@@ -42,6 +43,8 @@ pub struct BedOptions {
     pub range: String,
     /// Whether each tenant has an etcd of its own.
     pub separate_etcd: bool,
+    /// Whether the API servers stand on a network of machines, where Pods of real nodes reach them, and not on loopback. Needs root.
+    pub network: bool,
     /// Where the building of the programs shows.
     pub progress: MultiProgress,
 }
@@ -49,11 +52,18 @@ pub struct BedOptions {
 impl BedOptions {
     /// One etcd, `tenants` tenants without care for Nodes.
     pub fn new(name: &str, tenants: usize) -> Self {
-        Self { name: name.to_owned(), tenants, range: "10.128".to_owned(), separate_etcd: false, progress: MultiProgress::new() }
+        Self {
+            name: name.to_owned(),
+            tenants,
+            range: "10.128".to_owned(),
+            separate_etcd: false,
+            network: false,
+            progress: MultiProgress::new(),
+        }
     }
 }
 
-/// Real control planes on loopback; all is ended when it is dropped.
+/// Real control planes, on loopback unless asked otherwise; all is ended when it is dropped.
 ///
 /// Tenant 1 does not serve WatchList, all others do. The super cluster has a `ServiceCIDR` `virtualcluster-tenants` over the ranges of all
 /// tenants, unless they begin otherwise than by default.
@@ -66,6 +76,7 @@ pub struct Bed {
     pub tenants: Vec<ControlPlane>,
     /// The etcd of the super cluster, and of the tenants unless they have their own.
     pub etcd: Arc<Etcd>,
+    network: Option<Network>,
 }
 
 impl Bed {
@@ -77,11 +88,14 @@ impl Bed {
             std::fs::remove_dir_all(&dir).with_context(|| format!("could not empty {}", dir.display()))?;
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
+        let network = options.network.then(Network::claim).transpose()?;
+        let address = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::address);
         let etcd = Arc::new(Etcd::start("etcd", &dir, &programs).await?);
         let sup = async {
             let sup = PlaneOptions {
                 name: "super".to_owned(),
                 role: Role::Super,
+                address,
                 service_cidr: "10.96.0.0/16".to_owned(),
                 api_server_args: Vec::new(),
             };
@@ -89,9 +103,9 @@ impl Bed {
             serve_tenants_addresses(&sup).await?;
             anyhow::Ok(sup)
         };
-        let tenants = (0..options.tenants).map(|i| start_tenant(i, &options, &etcd, &dir, &programs));
+        let tenants = (0..options.tenants).map(|i| start_tenant(i, address, &options, &etcd, &dir, &programs));
         let (sup, tenants) = tokio::try_join!(sup, try_join_all(tenants))?;
-        Ok(Self { dir, programs, sup, tenants, etcd })
+        Ok(Self { dir, programs, sup, tenants, etcd, network })
     }
 
     /// Where its state and logs are.
@@ -102,6 +116,14 @@ impl Bed {
     /// The Kubernetes programs.
     pub fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// The network of machines that the API servers stand on.
+    ///
+    /// # Errors
+    /// If the bed was not started with [`BedOptions::network`].
+    pub fn network(&self) -> anyhow::Result<&Network> {
+        self.network.as_ref().context("the bed has no network")
     }
 
     /// A tenant, from 0.
@@ -172,6 +194,7 @@ where
 
 async fn start_tenant(
     i: usize,
+    address: Ipv4Addr,
     options: &BedOptions,
     shared: &Arc<Etcd>,
     dir: &std::path::Path,
@@ -183,6 +206,7 @@ async fn start_tenant(
     let plane = PlaneOptions {
         name,
         role: Role::Tenant,
+        address,
         service_cidr: format!("{}.{i}.0/24", options.range),
         // Tenant 1 is an API server that streams no lists: what holds for two tenants holds with and without WatchList.
         api_server_args: if i == 1 { vec!["--feature-gates=WatchList=false".to_owned()] } else { Vec::new() },

@@ -1,7 +1,8 @@
-//! The real bed: etcd, API servers, controllers and fake nodes of a test, as a library.
+//! The real bed: etcd, API servers, controllers, fake and real nodes of a test, as a library.
 //!
-//! A [`Bed`](bed::Bed) is a super cluster and some tenants on loopback. Every server is a [`Process`](process::Process) of ours
-//! that ends with us, whatever ends us. Several beds run side by side: ports are claimed, state lies in a directory a bed.
+//! A [`Bed`](bed::Bed) is a super cluster and some tenants, on loopback or where the Pods of [real nodes](real_nodes) reach them. Every
+//! server is a [`Process`](process::Process) of ours that ends with us, whatever ends us. Several beds run side by side: ports and
+//! networks are claimed, state lies in a directory a bed.
 
 pub mod audit;
 pub mod bed;
@@ -9,6 +10,8 @@ pub mod between;
 pub mod env;
 pub mod errand;
 pub mod etcd;
+pub mod images;
+pub mod machine;
 pub mod manifests;
 pub mod nodes;
 pub mod oci;
@@ -17,6 +20,7 @@ pub mod plane;
 pub mod port;
 pub mod process;
 pub mod programs;
+pub mod real_nodes;
 pub mod story;
 pub mod syncer;
 pub mod wait;

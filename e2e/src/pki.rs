@@ -49,15 +49,20 @@ impl Authority {
         &self.dir
     }
 
-    /// A certificate for an API server on loopback whose Services start at `first_service`; writes `apiserver.{crt,key}`.
-    pub fn server(&self, first_service: Ipv4Addr) -> anyhow::Result<Identity> {
-        let names = ["127.0.0.1", &first_service.to_string(), "localhost", "kubernetes.default", "kubernetes.default.svc"];
+    /// A certificate for an API server at `address` whose Services start at `first_service`; writes `apiserver.{crt,key}`.
+    pub fn server(&self, address: Ipv4Addr, first_service: Ipv4Addr) -> anyhow::Result<Identity> {
+        let names = [&address.to_string(), &first_service.to_string(), "localhost", "kubernetes.default", "kubernetes.default.svc"];
         self.issue("apiserver", "kube-apiserver", None, names.map(str::to_owned).to_vec())
     }
 
     /// A client certificate; writes `<file>.{crt,key}`.
     pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> anyhow::Result<Identity> {
         self.issue(file, user, group, Vec::new())
+    }
+
+    /// A certificate for a kubelet at `address`, as client and server; writes `<node>.{crt,key}`.
+    pub fn kubelet(&self, node: &str, address: Ipv4Addr) -> anyhow::Result<Identity> {
+        self.issue(node, &format!("system:node:{node}"), Some("system:nodes"), vec![address.to_string(), node.to_owned()])
     }
 
     /// A key that signs `ServiceAccount` tokens; writes `sa.{key,pub}`.

@@ -42,6 +42,8 @@ pub struct PlaneOptions {
     pub name: String,
     /// What it is for.
     pub role: Role,
+    /// Where its API server listens: on loopback, or where Pods of real nodes reach it.
+    pub address: Ipv4Addr,
     /// The range of its Services' addresses.
     pub service_cidr: String,
     /// Further flags of kube-apiserver.
@@ -74,7 +76,7 @@ impl ControlPlane {
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         let ports = [Port::claim()?, Port::claim()?, Port::claim()?];
         let numbers = [&ports[0], &ports[1], &ports[2]].map(Port::number);
-        let server = format!("https://127.0.0.1:{}", numbers[0]);
+        let server = format!("https://{}:{}", options.address, numbers[0]);
         let authority = credentials(&options, &server, &dir)?;
         let kubeconfig = dir.join("admin.kubeconfig");
         let client = client(&kubeconfig).await?;
@@ -118,6 +120,11 @@ impl ControlPlane {
         let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let identity = self.authority.client(&file, user, group)?;
         Ok(kubeconfig(&self.server, &self.authority.pem(), &Credentials::Certificate(&identity)))
+    }
+
+    /// Its certificate authority.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// Its certificate authority, as PEM.
@@ -234,7 +241,7 @@ async fn ready(client: &Client, api_server: &Process) -> anyhow::Result<()> {
 
 fn credentials(options: &PlaneOptions, server: &str, dir: &Path) -> anyhow::Result<Authority> {
     let authority = Authority::create(&format!("{}-ca", options.name), dir)?;
-    authority.server(first_service(&options.service_cidr)?)?;
+    authority.server(options.address, first_service(&options.service_cidr)?)?;
     authority.service_account_key()?;
     let users = [
         ("admin", "admin", Some("system:masters")),
@@ -264,9 +271,7 @@ fn api_server(options: &PlaneOptions, port: u16, etcd: &Etcd, dir: &Path, progra
         format!("--etcd-servers={}", etcd.url()),
         format!("--etcd-prefix=/{}", options.name),
         format!("--secure-port={port}"),
-        "--bind-address=127.0.0.1".to_owned(),
-        // The address to advertise may not be a loopback one, so nothing is advertised.
-        "--endpoint-reconciler-type=none".to_owned(),
+        format!("--bind-address={}", options.address),
         format!("--service-cluster-ip-range={}", options.service_cidr),
         format!("--client-ca-file={}", file("ca.crt")),
         format!("--tls-cert-file={}", file("apiserver.crt")),
@@ -285,7 +290,9 @@ fn api_server(options: &PlaneOptions, port: u16, etcd: &Etcd, dir: &Path, progra
         "--audit-log-maxsize=4000".to_owned(),
         "--profiling=false".to_owned(),
     ];
-    let args = args.into_iter().chain(options.api_server_args.iter().cloned());
+    // The address to advertise may not be a loopback one.
+    let unadvertised = options.address.is_loopback().then(|| "--endpoint-reconciler-type=none".to_owned());
+    let args = args.into_iter().chain(unadvertised).chain(options.api_server_args.iter().cloned());
     Spec::new("kube-apiserver", &programs.kube_apiserver(), args, dir)
 }
 

@@ -34,6 +34,7 @@ pub use witness::Witness;
 use crate::{
     bed::{Bed, BedOptions},
     nodes::{FakeNodes, NodeOptions},
+    real_nodes::{self, RealNode, RealNodeOptions},
     syncer::{SyncerOptions, SyncerProcess},
 };
 
@@ -47,8 +48,10 @@ pub const NO_PATROL: &str = "--patrol-interval=10m";
 pub struct Plot {
     /// The control planes.
     pub bed: BedOptions,
-    /// The nodes of the super cluster.
+    /// The fake nodes of the super cluster.
     pub nodes: NodeOptions,
+    /// Its real nodes, if it has any.
+    pub real: Option<RealNodeOptions>,
     /// The syncer.
     pub syncer: SyncerOptions,
 }
@@ -56,12 +59,23 @@ pub struct Plot {
 impl Plot {
     /// A bed of that name, two nodes, and a syncer with the default flags that logs each step.
     pub fn new(name: &str, tenants: usize) -> Self {
-        Self { bed: BedOptions::new(name, tenants), nodes: NodeOptions::new(2), syncer: Self::syncer("vc-syncer") }
+        Self { bed: BedOptions::new(name, tenants), nodes: NodeOptions::new(2), real: None, syncer: Self::syncer("vc-syncer") }
     }
 
     /// A syncer of that name with the default flags that logs each step.
     pub fn syncer(name: &str) -> SyncerOptions {
         SyncerOptions { name: name.to_owned(), log: Some("info,syncer=debug,vc_syncer=debug".to_owned()), ..SyncerOptions::default() }
+    }
+
+    /// As [`Plot::new`], with that many real nodes and no fake one. Needs root: see [`machine::may_be_made`](crate::machine::may_be_made).
+    pub fn real(name: &str, tenants: usize, count: u8) -> Self {
+        let plot = Self::new(name, tenants);
+        Self {
+            bed: BedOptions { network: true, ..plot.bed },
+            nodes: NodeOptions::new(0),
+            real: Some(RealNodeOptions::new(count)),
+            syncer: plot.syncer,
+        }
     }
 
     /// With one more flag of the syncer.
@@ -78,8 +92,10 @@ pub struct Story {
     pub syncer: SyncerProcess,
     /// The tenants, as registered.
     pub tenants: Vec<Actor>,
-    /// The nodes of the super cluster.
+    /// The fake nodes of the super cluster.
     pub nodes: FakeNodes,
+    /// Its real nodes.
+    pub real: Vec<RealNode>,
     /// The control planes.
     pub bed: Bed,
 }
@@ -93,6 +109,10 @@ impl Story {
     /// Starts everything, registers all tenants, and waits until they are Ready.
     pub async fn play(plot: Plot) -> anyhow::Result<Self> {
         let bed = Bed::start(plot.bed).await?;
+        let real = match &plot.real {
+            Some(options) => real_nodes::start(&bed, options).await?,
+            None => Vec::new(),
+        };
         let nodes = FakeNodes::start(bed.sup.client(), plot.nodes).await?;
         let syncer = SyncerProcess::start(&bed, plot.syncer).await?;
         syncer.wait_ready(PATIENCE).await?;
@@ -100,7 +120,7 @@ impl Story {
         for i in 0..bed.tenants.len() {
             tenants.push(Actor::register(&bed, i).await?);
         }
-        let story = Self { syncer, tenants, nodes, bed };
+        let story = Self { syncer, tenants, nodes, real, bed };
         let ready = try_join_all(story.tenants.iter().map(|tenant| story.ready(tenant))).await;
         ready.with_context(|| story.tail())?;
         Ok(story)

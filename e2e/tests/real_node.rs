@@ -1,0 +1,66 @@
+//! Pods in real containers on a real node: they run, they are reachable, and what they find inside is their tenant's.
+#![expect(clippy::unwrap_used, reason = "a test may fail so")]
+
+use anyhow::Context as _;
+use e2e::{
+    images::TOOLS,
+    machine,
+    story::{Actor, Plot, Story, chapter, pod},
+};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{Api, ResourceExt as _, api::LogParams};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_pods_run_in_containers() {
+    if machine::skipped() {
+        return;
+    }
+    let story = Story::play(Plot::real("real-node", 2, 1)).await.unwrap();
+    let chapters = vec![chapter("a Deployment runs in real containers, behind a Service", deployment(&story))];
+    story.tell(chapters).await.unwrap();
+}
+
+/// A Pod that does something and ends; what it wrote.
+async fn output(tenant: &Actor, name: &str, image: &str, script: &str) -> anyhow::Result<String> {
+    let container = json!({ "name": "main", "image": image, "command": ["sh", "-c", script] });
+    tenant.apply(&pod(name, &json!({}), &json!({ "restartPolicy": "Never", "containers": [container] }))).await?;
+    let ended = |pod: &Pod| pod.status.as_ref().is_some_and(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
+    let pod = tenant.sees("it ended", "default", name, ended).await?;
+    let below: Api<Pod> = tenant.below("default");
+    let said = below.logs(name, &LogParams::default()).await.context("the kubelet gives no logs")?;
+    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
+    anyhow::ensure!(phase == "Succeeded", "{name} {phase}: {said}");
+    Ok(said)
+}
+
+async fn deployment(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant
+        .apply(&json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+            "spec": { "replicas": 2, "selector": { "matchLabels": { "app": "web" } }, "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{
+                    "name": "web", "image": TOOLS, "command": ["sh", "-c", "hostname > /tmp/index.html; httpd -f -p 8080 -h /tmp"],
+                    "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+                }] },
+            } },
+        }))
+        .await?;
+    let ports = json!([{ "port": 80, "targetPort": 8080 }]);
+    let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": ports } });
+    tenant.apply(&service).await?;
+    let pods = tenant.running("default", "app=web", 2).await?;
+    for pod in &pods {
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).unwrap_or_default();
+        anyhow::ensure!(address.starts_with("10.245."), "the tenant sees the address {address:?}");
+    }
+    let own: Service = tenant.above("default").get("web").await?;
+    let address = own.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
+    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80");
+    let script = format!("for n in 1 2 3 4 5 6 7 8 9 10; do {ask} && exit 0; sleep 1; done; exit 1");
+    let answer = output(tenant, "asks-web", TOOLS, &script).await?;
+    anyhow::ensure!(pods.iter().any(|pod| answer.contains(&pod.name_any())), "the Service answers {answer:?}");
+    Ok(())
+}
