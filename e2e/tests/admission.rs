@@ -439,6 +439,19 @@ async fn secrets_and_services_stay_what_tenants_may_have(a: &Tenant, fence: &mut
         let body = a.object("v1", "Service", "web", json!({"spec": spec}));
         fence.attempt(&format!("A makes a Service {what}"), Who::WriterA, "POST", &a.path("services"), &body, verdict).await;
     }
+    for (what, rest, verdict) in [
+        ("of another name", json!({"metadata": {"name": "web"}}), Policy("only EndpointSlice")),
+        ("of another Service", json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}}), Policy("only EndpointSlice")),
+        ("of names", json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.example"]}]}), Policy("not names")),
+        ("of a node", json!({"endpoints": [{"addresses": ["192.0.2.1"], "nodeName": "n"}]}), Policy("no node")),
+        ("of its API server", json!({}), Allowed),
+    ] {
+        let usual = json!({"metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": [{"port": 6443}]});
+        let body = a.object("discovery.k8s.io/v1", "EndpointSlice", "kubernetes", merged(usual, rest));
+        let path = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", a.namespace);
+        fence.attempt(&format!("A makes an EndpointSlice {what}"), Who::WriterA, "POST", &path, &body, verdict).await;
+    }
     let change = json!({"spec": {"externalIPs": ["192.0.2.1"]}});
     fence
         .attempt("A adds an external address", Who::WriterA, "PATCH", &a.path("services/web"), &change, Policy("no address from outside"))

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use e2e::{
-    images::TOOLS,
+    images::{KUBECTL, TOOLS},
     machine,
     story::{Actor, Plot, Story, chapter, pod},
 };
@@ -17,7 +17,10 @@ async fn a_tenants_pods_run_in_containers() {
         return;
     }
     let story = Story::play(Plot::real("real-node", 2, 1)).await.unwrap();
-    let chapters = vec![chapter("a Deployment runs in real containers, behind a Service", deployment(&story))];
+    let chapters = vec![
+        chapter("a Deployment runs in real containers, behind a Service", deployment(&story)),
+        chapter("a client in a container finds its own API server, and no other takes its token", client(&story)),
+    ];
     story.tell(chapters).await.unwrap();
 }
 
@@ -62,5 +65,29 @@ async fn deployment(story: &Story) -> anyhow::Result<()> {
     let script = format!("for n in 1 2 3 4 5 6 7 8 9 10; do {ask} && exit 0; sleep 1; done; exit 1");
     let answer = output(tenant, "asks-web", TOOLS, &script).await?;
     anyhow::ensure!(pods.iter().any(|pod| answer.contains(&pod.name_any())), "the Service answers {answer:?}");
+    Ok(())
+}
+
+async fn client(story: &Story) -> anyhow::Result<()> {
+    let (tenant, other) = (story.tenant(0)?, story.tenant(1)?);
+    other.apply(&pod("of-another", &json!({}), &json!({ "containers": [{ "name": "main", "image": TOOLS }] }))).await?;
+    tenant
+        .apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "looks" },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
+            "subjects": [{ "kind": "ServiceAccount", "name": "default", "namespace": "default" }],
+        }))
+        .await?;
+    // The endpoints of the API server go their own way; clients in containers try again, and so does this one.
+    let script = format!(
+        "for n in 1 2 3 4 5 6 7 8 9 10; do kubectl get pods --all-namespaces -o name && break; sleep 1; done; \
+         kubectl --server={} --insecure-skip-tls-verify --token=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token) get pods 2>&1; \
+         exit 0",
+        story.bed.sup.server()
+    );
+    let said = output(tenant, "asks-its-server", KUBECTL, &script).await?;
+    anyhow::ensure!(said.contains("pod/asks-its-server"), "it does not find itself: {said}");
+    anyhow::ensure!(!said.contains("of-another"), "it sees another tenant's Pod: {said}");
+    anyhow::ensure!(said.contains("You must be logged in to the server"), "the super API server does not answer 401: {said}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use common::{Namespace, Super, TenantId};
 
@@ -55,6 +55,9 @@ pub struct Policy {
     /// Container fields that only `privileged` tenants use (privileged, capabilities beyond the baseline, host ports) are refused
     /// unless this is set. Pod Security "baseline" is the default.
     pub allow_privileged: bool,
+    /// Ranges in which the endpoints of a tenant's `default/kubernetes` may lie, beside where its kubeconfig leads, as (network
+    /// address, prefix length).
+    pub api_server_endpoints: Vec<(IpAddr, u8)>,
 }
 
 impl Default for Policy {
@@ -67,6 +70,7 @@ impl Default for Policy {
             max_grace_seconds: 3600,
             runtime_class: None,
             allow_privileged: false,
+            api_server_endpoints: Vec::new(),
         }
     }
 }
@@ -78,10 +82,23 @@ pub struct Profile {
     pub cluster_domain: String,
     /// The slice of service addresses recorded for the tenant, as (network address, prefix length).
     pub service_slice: Option<(IpAddr, u8)>,
+    /// Where the registered kubeconfig leads, if it names an address and no host.
+    pub server: Option<SocketAddr>,
     /// The address and port, in the super cluster, of the tenant's `default/kubernetes` Service.
     pub kubernetes: Option<(IpAddr, u16)>,
     /// The address, in the super cluster, of the tenant's name server (`kube-system/kube-dns`).
     pub dns: Option<IpAddr>,
     /// The port on which a vNode's agent listens.
     pub agent_port: u16,
+}
+
+/// Whether the address belongs to the network. Families are never mixed: an IPv4 address in an IPv6 form is an IPv6 address.
+pub(crate) fn lies_in(address: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
+    let (difference, bits) = match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits() ^ n.to_bits()), 32),
+        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    let host_bits = u32::saturating_sub(bits, u32::from(prefix));
+    difference.checked_shr(host_bits).is_none_or(|rest| rest == 0)
 }

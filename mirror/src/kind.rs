@@ -113,6 +113,12 @@ pub trait Downward: Sync {
 
     /// What the super copy reports to the tenant; `None` if the kind reports nothing. `tenant` is at hand when
     /// [`Downward::report_needs_tenant`] says so.
+    /// The namespace and name of the one object of this kind that goes down, if there is only one: no other is looked at. It keeps its
+    /// name.
+    fn only(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
     fn up(&self, _sup: &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
         Ok(None)
     }

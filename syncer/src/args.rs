@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs, Parser};
 use mirror::cx::Policy;
-use runtime::address::AddressArgs;
+use runtime::address::{AddressArgs, Cidr};
 use runtime::args::duration;
 use runtime::lease::LeaseArgs;
 use runtime::log::LogArgs;
@@ -144,6 +144,11 @@ pub struct PolicyArgs {
     #[arg(long, env = "VC_ALLOW_PRIVILEGED", action = ArgAction::Set, default_value_t = false,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_privileged: bool,
+
+    /// Ranges in which the endpoints of a tenant's default/kubernetes may lie, beside the address and port that its kubeconfig names:
+    /// where Pods reach API servers. Never a range of Pods, Services or nodes
+    #[arg(long, env = "VC_API_SERVER_ENDPOINTS", value_delimiter = ',', value_name = "CIDR")]
+    pub api_server_endpoints: Vec<Cidr>,
 }
 
 impl PolicyArgs {
@@ -157,6 +162,7 @@ impl PolicyArgs {
             max_grace_seconds: self.max_grace_seconds,
             runtime_class: self.runtime_class.clone(),
             allow_privileged: self.allow_privileged,
+            api_server_endpoints: self.api_server_endpoints.iter().map(|range| range.parts()).collect(),
         }
     }
 }

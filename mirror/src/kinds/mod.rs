@@ -1,6 +1,7 @@
 //! The table of kinds: a file and a row each.
 
 pub mod config_map;
+pub mod endpoint_slice;
 pub mod event;
 pub mod namespace;
 pub mod node;
@@ -17,6 +18,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&config_map::ConfigMap),
     Kind::Down(&secret::Secret),
     Kind::Down(&service::Service),
+    Kind::Down(&endpoint_slice::EndpointSlice),
     Kind::Down(&pod::Pod),
     Kind::Down(&pod_disruption_budget::PodDisruptionBudget),
     Kind::Up(&node::Node),

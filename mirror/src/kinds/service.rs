@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use common::{InSuper, InTenant};
 use serde_json::{Map, Value, json};
 
-use crate::cx::Cx;
+use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
 use crate::kind::{Downward, Report, Resource};
+use crate::kinds::endpoint_slice::KUBERNETES;
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry};
@@ -38,7 +39,7 @@ const SPEC: &Table = &[
     ("sessionAffinity", Verdict::Copy),
     ("sessionAffinityConfig", Verdict::Object(AFFINITY)),
     ("trafficDistribution", Verdict::Copy),
-    ("type", Verdict::Rewrite("ExternalName is refused")),
+    ("type", Verdict::Rewrite("ExternalName is refused; ClusterIP for default/kubernetes")),
 ];
 
 const PORT: &Table = &[
@@ -77,6 +78,9 @@ impl Downward for Service {
         let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
             return Err(Hold::Malformed("spec is no object".into()));
         };
+        if (cx.namespace, tenant.meta.name.as_str()) == (Some(KUBERNETES.0), KUBERNETES.1) {
+            within(&mut spec);
+        }
         address_down(&mut spec, cx.profile.service_slice);
         if spec.get("ipFamilyPolicy").and_then(Value::as_str) != Some("SingleStack") {
             spec.remove("ipFamilyPolicy");
@@ -120,6 +124,14 @@ impl Downward for Service {
     }
 }
 
+/// The tenant says where this Service leads, see [`EndpointSlice`](super::endpoint_slice::EndpointSlice): no load balancer goes there for it.
+fn within(spec: &mut Map<String, Value>) {
+    for key in ["allocateLoadBalancerNodePorts", "externalTrafficPolicy", "loadBalancerSourceRanges"] {
+        spec.remove(key);
+    }
+    spec.insert("type".to_owned(), json!("ClusterIP"));
+}
+
 /// Leaves the address in only if it is the tenant's to claim.
 fn address_down(spec: &mut Map<String, Value>, slice: Option<(IpAddr, u8)>) {
     let listed = spec.remove("clusterIPs").and_then(|list| list.get(0).and_then(Value::as_str).map(str::to_owned));
@@ -134,17 +146,6 @@ fn address_down(spec: &mut Map<String, Value>, slice: Option<(IpAddr, u8)>) {
         spec.insert("clusterIPs".to_owned(), json!([address]));
         spec.insert("clusterIP".to_owned(), Value::String(address));
     }
-}
-
-/// Whether the address belongs to the network. Families are never mixed: an IPv4 address in an IPv6 form is an IPv6 address.
-fn lies_in(address: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
-    let (difference, bits) = match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits() ^ n.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits() ^ n.to_bits(), 128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-    };
-    let host_bits = u32::saturating_sub(bits, u32::from(prefix));
-    difference.checked_shr(host_bits).is_none_or(|rest| rest == 0)
 }
 
 fn keep_chosen(spec: &mut Map<String, Value>, current: &Map<String, Value>) {

@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -178,6 +178,11 @@ pub(crate) struct Surroundings {
     super_nodes: BTreeSet<String>,
 }
 
+fn network(cidr: &str) -> (std::net::IpAddr, u8) {
+    let (address, prefix) = cidr.split_once('/').expect("a network");
+    (address.parse().unwrap(), prefix.parse().unwrap())
+}
+
 impl Surroundings {
     pub(crate) fn of(given: &Value) -> Self {
         let tenant = TenantId::new(Uid::parse(TENANT_UID).unwrap(), "acme");
@@ -191,16 +196,15 @@ impl Surroundings {
             tolerations_down: texts("tolerationsDown"),
             allow_privileged: given["allowPrivileged"] == true,
             runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
+            api_server_endpoints: given["endpoints"].as_str().map(network).into_iter().collect(),
             ..Policy::default()
         };
         let profile = Profile {
             cluster_domain: "cluster.local".to_owned(),
             kubernetes: given["kubernetes"].as_str().map(|address| (address.parse().unwrap(), 443)),
             dns: given["dns"].as_str().map(|address| address.parse().unwrap()),
-            service_slice: given["serviceCidr"].as_str().map(|cidr| {
-                let (address, prefix) = cidr.split_once('/').expect("a network");
-                (address.parse().unwrap(), prefix.parse().unwrap())
-            }),
+            service_slice: given["serviceCidr"].as_str().map(network),
+            server: given["server"].as_str().map(|server| server.parse().unwrap()),
             agent_port: 10550,
         };
         let mut nodes = texts("nodes");

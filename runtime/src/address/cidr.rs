@@ -17,6 +17,11 @@ pub struct Cidr {
 pub struct InvalidCidr;
 
 impl Cidr {
+    /// The network address and the prefix length.
+    pub fn parts(self) -> (IpAddr, u8) {
+        (self.network, self.prefix_bits)
+    }
+
     /// Whether `address` lies in the range; an address of the other family never does.
     pub fn contains(self, address: IpAddr) -> bool {
         masked(address, self.prefix_bits) == self.network

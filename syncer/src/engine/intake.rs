@@ -30,24 +30,19 @@ impl Engine {
     pub(super) fn watch_super(&self, tasks: &Tasks) {
         for kind in watched_kinds() {
             let engine = self.clone();
-            let source = Source {
-                path: kind.kind().resource().collection(None),
-                selector: Some(keys::TENANT.replace('/', "%2F")),
-                from_now: false,
-                bounds: Bounds::default(),
-            };
+            let source = super_source(kind);
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/nodes".into(), selector: None, fields: None, from_now: false, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Node", &engine.0.noted, &told);
             engine.0.nodes.super_told(told);
         };
         until_stopped(tasks, "super-nodes", run(remote, source, sink));
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/events".into(), selector: None, fields: None, from_now: true, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Event", &engine.0.noted, &told);
             engine.0.copier.super_told(told);
@@ -178,8 +173,7 @@ impl Engine {
         let seen = self.0.health.get(&tenant.lane).map(|entry| entry.value().clone()).unwrap_or_default();
         for kind in downward_kinds() {
             let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
-            let path = kind.kind().resource().collection(None);
-            let source = Source { path, selector: None, from_now: false, bounds: Bounds::default() };
+            let source = tenant_source(kind);
             let cancel = attached.cancel.clone();
             until_stopped(tasks, "tenant-informer", async move {
                 let informers = async {
@@ -199,6 +193,7 @@ impl Engine {
         let source = Source {
             path: "/api/v1/nodes".into(),
             selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
+            fields: None,
             from_now: false,
             bounds: Bounds::default(),
         };
@@ -322,6 +317,9 @@ impl Engine {
             return None;
         }
         let namespace = if namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
+        if kind.downward().and_then(Downward::only).is_some_and(|only| only != (seen.namespace, seen.name)) {
+            return None;
+        }
         let key = Key { kind, namespace, name: Name::parse(seen.name).ok()? };
         (!self.is_excluded(&key)).then_some(key)
     }
@@ -332,6 +330,27 @@ impl Engine {
         let within = key.namespace.as_ref().map_or(key.name.as_str(), Namespace::as_str);
         self.0.options.exclude_namespaces.contains(within)
     }
+}
+
+/// What is watched of a kind in the super cluster: all that bears a tenant's label, in the namespaces of all tenants.
+///
+/// Controllers copy the labels of what they work for: the slices of a tenant's Services bear its label too, and are not looked at.
+fn super_source(kind: KindId) -> Source {
+    let path = kind.kind().resource().collection(None);
+    let selector = Some(keys::TENANT.replace('/', "%2F"));
+    Source { path, selector, fields: only(kind), from_now: false, bounds: Bounds::default() }
+}
+
+/// What is watched of a kind in a tenant: all of it, or the one object that goes down.
+fn tenant_source(kind: KindId) -> Source {
+    let namespace = kind.downward().and_then(Downward::only).map(|(namespace, _)| namespace);
+    let path = kind.kind().resource().collection(namespace);
+    Source { path, selector: None, fields: only(kind), from_now: false, bounds: Bounds::default() }
+}
+
+/// Selects the one object of a kind of which no other goes down; its name is the same on both sides.
+fn only(kind: KindId) -> Option<String> {
+    kind.downward().and_then(Downward::only).map(|(_, name)| format!("metadata.name%3D{name}"))
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.

@@ -447,6 +447,7 @@ impl Machine {
             profile: Profile {
                 cluster_domain: cluster_domain(vc),
                 service_slice: slice,
+                server: connection.remote.transport().server().parse().ok(),
                 agent_port: self.shared.agent_port,
                 ..Profile::default()
             },
