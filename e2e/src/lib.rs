@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod bed;
 pub mod between;
+pub mod dns;
 pub mod env;
 pub mod errand;
 pub mod etcd;

@@ -1,14 +1,20 @@
 //! Pods in real containers on a real node: they run, they are reachable, and what they find inside is their tenant's.
 #![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use e2e::{
-    images::{KUBECTL, TOOLS},
+    dns,
+    images::{COREDNS, KUBECTL, TOOLS},
     machine,
-    story::{Actor, Plot, Story, chapter, pod},
+    story::{Actor, Plot, Story, chapter, is_running, pod},
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::{Api, ResourceExt as _, api::LogParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{LogParams, Patch, PatchParams},
+};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,6 +26,23 @@ async fn a_tenants_pods_run_in_containers() {
     let chapters = vec![
         chapter("a Deployment runs in real containers, behind a Service", deployment(&story)),
         chapter("a client in a container finds its own API server, and no other takes its token", client(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_on_two_nodes_find_each_other_by_name() {
+    if machine::skipped() {
+        return;
+    }
+    let mut plot = Plot::real("real-nodes", 1, 2);
+    plot.real.as_mut().unwrap().images = vec![COREDNS];
+    let story = Story::play(plot).await.unwrap();
+    let tenant = story.tenant(0).unwrap();
+    dns::install(tenant, story.bed.tenant(0).unwrap().service_cidr()).await.unwrap();
+    let chapters = vec![
+        chapter("each of two nodes runs one, and both answer to the name", spread(&story)),
+        chapter("a kubelet that comes again finds its containers as they were", kubelet_again(&story)),
     ];
     story.tell(chapters).await.unwrap();
 }
@@ -65,6 +88,61 @@ async fn deployment(story: &Story) -> anyhow::Result<()> {
     let script = format!("for n in 1 2 3 4 5 6 7 8 9 10; do {ask} && exit 0; sleep 1; done; exit 1");
     let answer = output(tenant, "asks-web", TOOLS, &script).await?;
     anyhow::ensure!(pods.iter().any(|pod| answer.contains(&pod.name_any())), "the Service answers {answer:?}");
+    Ok(())
+}
+
+async fn spread(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let labels = json!({ "app": "everywhere" });
+    let apart = json!([{ "labelSelector": { "matchLabels": labels }, "topologyKey": "kubernetes.io/hostname" }]);
+    let serve = "hostname > /tmp/index.html; httpd -f -p 80 -h /tmp";
+    for name in ["one", "two"] {
+        let spec = json!({
+            "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": apart } },
+            "containers": [{
+                "name": "main", "image": TOOLS, "command": ["sh", "-c", serve],
+                "readinessProbe": { "tcpSocket": { "port": 80 }, "periodSeconds": 1 },
+            }],
+        });
+        tenant.apply(&pod(name, &labels, &spec)).await?;
+    }
+    let service = json!({ "selector": labels, "clusterIP": "None", "ports": [{ "port": 80 }] });
+    tenant.apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "everywhere" }, "spec": service })).await?;
+    let pods = tenant.running("default", "app=everywhere", 2).await?;
+    let nodes: BTreeSet<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
+    anyhow::ensure!(nodes.len() == 2, "they run on {nodes:?}");
+    // Endpoints and the name server's cache follow the Pods.
+    let script = r"
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+            nslookup everywhere.default.svc.cluster.local > /tmp/found
+            ips=$(grep -o '10[.]245[.][0-9.]*' /tmp/found | sort -u)
+            [ $(echo $ips | wc -w) = 2 ] && break
+            sleep 1
+        done
+        cat /etc/resolv.conf /tmp/found
+        for ip in $ips; do printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $ip 80; done";
+    let said = output(tenant, "asks-both", TOOLS, script).await?;
+    let answered = |name: &str| said.lines().any(|line| line.trim() == name);
+    anyhow::ensure!(answered("one") && answered("two"), "by the name it finds: {said}");
+    Ok(())
+}
+
+async fn kubelet_again(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.apply(&pod("steady", &json!({ "app": "steady" }), &json!({ "containers": [{ "name": "main", "image": TOOLS }] }))).await?;
+    let before = tenant.sees("it runs", "default", "steady", is_running).await?;
+    for node in &story.real {
+        node.kubelet.restart().await?;
+        node.wait_ready(&story.bed).await?;
+    }
+    let label = json!({ "metadata": { "labels": { "seen": "yes" } } });
+    tenant.above::<Pod>("default").patch("steady", &PatchParams::default(), &Patch::Merge(&label)).await?;
+    let after = tenant.sees("it still runs", "default", "steady", |pod: &Pod| is_running(pod) && pod.labels().contains_key("seen")).await?;
+    let containers = |pod: &Pod| {
+        let all = pod.status.iter().flat_map(|status| status.container_statuses.clone().unwrap_or_default());
+        all.map(|status| (status.container_id, status.restart_count)).collect::<Vec<_>>()
+    };
+    anyhow::ensure!(containers(&before) == containers(&after), "before {:?}, after {:?}", containers(&before), containers(&after));
     Ok(())
 }
 
