@@ -396,7 +396,7 @@ async fn a_writer_has_no_right_beyond_the_kinds_that_go_down(a: &Tenant, fence: 
         ("binds a Pod", "POST", a.path("pods/x/binding"), &bind),
         ("runs a command", "POST", a.path("pods/x/exec?command=id"), &none),
         ("reads logs", "GET", a.path("pods/x/log"), &none),
-        ("adds a container", "PATCH", a.path("pods/x/ephemeralcontainers"), &none),
+        ("resizes a Pod", "PATCH", a.path("pods/x/resize"), &none),
         ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none),
         ("makes an account", "POST", a.path("serviceaccounts"), &a.object("v1", "ServiceAccount", "x", json!({}))),
         ("binds a role", "POST", rbac, &a.binding(&a.namespace, json!({}))),
@@ -523,6 +523,15 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
         let body = a.pod("web", change);
         fence.attempt(&format!("A makes a Pod with {what}"), Who::WriterA, "POST", &pods, &body, verdict).await;
     }
+    let late = format!("{pods}/web/ephemeralcontainers");
+    for (what, context, verdict) in [
+        ("a privileged container", json!({"privileged": true}), Policy("is not privileged")),
+        ("capabilities", json!({"capabilities": {"add": ["SYS_PTRACE"]}}), Policy("no capability beyond")),
+        ("nothing odd", json!({}), Allowed),
+    ] {
+        let change = json!({"spec": {"ephemeralContainers": [{"name": "late", "image": "web", "securityContext": context}]}});
+        fence.attempt_strategic(&format!("A adds {what} later"), Who::WriterA, &late, &change, verdict).await;
+    }
 }
 
 async fn the_status_of_a_pod_stays_its_nodes(a: &Tenant, fence: &mut Fence<'_>) {
@@ -620,7 +629,7 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
         ("changes its namespace", "PATCH", own.clone(), &labeled("x", json!("y")), Policy("no Namespace")),
         ("deletes its namespace", "DELETE", own, &none, Policy("no Namespace")),
         ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space(), Policy("amespace")),
-        ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("their status, nothing else")),
+        ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("ephemeral containers, nothing else")),
         ("runs a command", "POST", a.path("pods/web/exec?command=id"), &none, Policy("nothing else")),
         ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none, Policy("nothing else")),
         ("writes at home still", "POST", a.path("configmaps"), &map(a), Allowed),

@@ -1,5 +1,4 @@
 //! Pods in real containers on a real node: they run, they are reachable, and what they find inside is their tenant's.
-#![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
 use std::collections::BTreeSet;
 
@@ -8,14 +7,14 @@ use e2e::{
     dns,
     images::{COREDNS, KUBECTL, TOOLS},
     machine,
-    story::{Actor, Plot, Story, chapter, is_running, pod},
+    story::{Actor, Plot, Story, chapter, condition, is_running, pod},
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api, ResourceExt as _,
     api::{LogParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_pods_run_in_containers() {
@@ -26,6 +25,7 @@ async fn a_tenants_pods_run_in_containers() {
     let chapters = vec![
         chapter("a Deployment runs in real containers, behind a Service", deployment(&story)),
         chapter("a client in a container finds its own API server, and no other takes its token", client(&story)),
+        chapter("an ephemeral container runs, and one that may do too much does not", debug(&story)),
     ];
     story.tell(chapters).await.unwrap();
 }
@@ -40,11 +40,8 @@ async fn pods_on_two_nodes_find_each_other_by_name() {
     let story = Story::play(plot).await.unwrap();
     let tenant = story.tenant(0).unwrap();
     dns::install(tenant, story.bed.tenant(0).unwrap().service_cidr()).await.unwrap();
-    let chapters = vec![
-        chapter("each of two nodes runs one, and both answer to the name", spread(&story)),
-        chapter("a kubelet that comes again finds its containers as they were", kubelet_again(&story)),
-    ];
-    story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("each of two nodes runs one, and both answer to the name", spread(&story))]).await.unwrap();
+    story.tell(vec![chapter("a kubelet that comes again finds its containers as they were", kubelet_again(&story))]).await.unwrap();
 }
 
 /// A Pod that does something and ends; what it wrote.
@@ -68,7 +65,7 @@ async fn deployment(story: &Story) -> anyhow::Result<()> {
             "spec": { "replicas": 2, "selector": { "matchLabels": { "app": "web" } }, "template": {
                 "metadata": { "labels": { "app": "web" } },
                 "spec": { "containers": [{
-                    "name": "web", "image": TOOLS, "command": ["sh", "-c", "hostname > /tmp/index.html; httpd -f -p 8080 -h /tmp"],
+                    "name": "web", "image": TOOLS, "command": ["sh", "-c", "mkdir /www; hostname > /www/index.html; httpd -f -p 8080 -h /www"],
                     "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
                 }] },
             } },
@@ -95,7 +92,7 @@ async fn spread(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let labels = json!({ "app": "everywhere" });
     let apart = json!([{ "labelSelector": { "matchLabels": labels }, "topologyKey": "kubernetes.io/hostname" }]);
-    let serve = "hostname > /tmp/index.html; httpd -f -p 80 -h /tmp";
+    let serve = "mkdir /www; hostname > /www/index.html; httpd -f -p 80 -h /www";
     for name in ["one", "two"] {
         let spec = json!({
             "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": apart } },
@@ -112,18 +109,23 @@ async fn spread(story: &Story) -> anyhow::Result<()> {
     let nodes: BTreeSet<_> = pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
     anyhow::ensure!(nodes.len() == 2, "they run on {nodes:?}");
     // Endpoints and the name server's cache follow the Pods.
-    let script = r"
+    let script = r#"
         for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            nslookup everywhere.default.svc.cluster.local > /tmp/found
-            ips=$(grep -o '10[.]245[.][0-9.]*' /tmp/found | sort -u)
+            found=$(nslookup everywhere.default.svc.cluster.local)
+            ips=$(echo "$found" | grep -o '10[.]245[.][0-9.]*' | sort -u)
             [ $(echo $ips | wc -w) = 2 ] && break
             sleep 1
         done
-        cat /etc/resolv.conf /tmp/found
-        for ip in $ips; do printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $ip 80; done";
+        cat /etc/resolv.conf; echo "$found"
+        for ip in $ips; do printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 $ip 80; done"#;
     let said = output(tenant, "asks-both", TOOLS, script).await?;
     let answered = |name: &str| said.lines().any(|line| line.trim() == name);
-    anyhow::ensure!(answered("one") && answered("two"), "by the name it finds: {said}");
+    let mut states = Vec::new();
+    for name in ["one", "two"] {
+        let (above, below) = (tenant.above::<Pod>("default").get(name).await?, tenant.below::<Pod>("default").get(name).await?);
+        states.push((name, condition(&above, "Ready").map(str::to_owned), condition(&below, "Ready").map(str::to_owned)));
+    }
+    anyhow::ensure!(answered("one") && answered("two"), "Ready above and below: {states:?}; by the name it finds: {said}");
     Ok(())
 }
 
@@ -167,5 +169,34 @@ async fn client(story: &Story) -> anyhow::Result<()> {
     anyhow::ensure!(said.contains("pod/asks-its-server"), "it does not find itself: {said}");
     anyhow::ensure!(!said.contains("of-another"), "it sees another tenant's Pod: {said}");
     anyhow::ensure!(said.contains("You must be logged in to the server"), "the super API server does not answer 401: {said}");
+    Ok(())
+}
+
+async fn debug(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.apply(&pod("ailing", &json!({}), &json!({ "containers": [{ "name": "main", "image": TOOLS }] }))).await?;
+    tenant.sees("it runs", "default", "ailing", is_running).await?;
+    let above: Api<Pod> = tenant.above("default");
+    let add = async |container: Value| {
+        let change = json!({ "spec": { "ephemeralContainers": [container] } });
+        above.patch_subresource("ephemeralcontainers", "ailing", &PatchParams::default(), &Patch::Strategic(&change)).await
+    };
+    // Not the debugger's own first process: that of the container that it looks at.
+    let script = "tr '\\0' ' ' < /proc/1/cmdline; echo here as $(hostname)";
+    let made = add(json!({ "name": "debug", "image": TOOLS, "targetContainerName": "main", "command": ["sh", "-c", script] })).await?;
+    let ended = |pod: &Pod| {
+        let all = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+        all.into_iter().any(|one| one.name == "debug" && one.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+    };
+    tenant.sees("the debugger ran", "default", "ailing", ended).await?;
+    let below: Api<Pod> = tenant.below("default");
+    let said = below.logs("ailing", &LogParams { container: Some("debug".to_owned()), ..LogParams::default() }).await?;
+    anyhow::ensure!(said.contains("here as ailing") && said.contains("sleep"), "the debugger says {said:?}");
+    // API servers put the newest first.
+    add(json!({ "name": "breaks-out", "image": TOOLS, "securityContext": { "privileged": true } })).await?;
+    tenant.warned("default", &made.uid().unwrap_or_default(), "spec.ephemeralContainers[0].securityContext.privileged").await?;
+    let list = below.get("ailing").await?.spec.and_then(|spec| spec.ephemeral_containers).unwrap_or_default();
+    let names: Vec<_> = list.into_iter().map(|container| container.name).collect();
+    anyhow::ensure!(names == ["debug"], "the super Pod has {names:?}");
     Ok(())
 }

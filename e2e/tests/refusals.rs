@@ -259,6 +259,8 @@ async fn tamed(story: &Story) -> anyhow::Result<()> {
         json!({ "spec": { "ephemeralContainers": [{ "name": "debug", "image": "debug", "securityContext": { "privileged": true } }] } });
     let above: Api<Pod> = tenant.above("default");
     above.patch_subresource("ephemeralcontainers", "tamed", &PatchParams::default(), &Patch::Strategic(&debugger)).await?;
+    let uid = made.uid().unwrap_or_default();
+    tenant.warned("default", &uid, "spec.ephemeralContainers[0].securityContext.privileged").await?;
     let label = json!({ "metadata": { "labels": { "seen": "yes" } } });
     above.patch("tamed", &PatchParams::default(), &Patch::Merge(&label)).await?;
     let below = tenant.holds_below("a later change went down", "default", "tamed", |pod: &Pod| pod.labels().contains_key("seen")).await?;

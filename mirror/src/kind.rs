@@ -1,7 +1,7 @@
 //! What a kind is: a row of facts, and pure functions from one side to the other.
 
 use common::{InSuper, InTenant, Name, Super, Tenant};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
@@ -87,6 +87,15 @@ pub struct TokenAsk {
     pub expiration_seconds: u32,
 }
 
+/// What is added to a super copy by a subresource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Addition {
+    /// The subresource.
+    pub subresource: &'static str,
+    /// The fields of the spec to be merged into it: lists with a key hold what is new alone.
+    pub spec: Map<String, Value>,
+}
+
 /// What the super copy reports to the tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -104,6 +113,12 @@ pub trait Downward: Sync {
     /// What the tenant's object asks of the super cluster.
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold>;
 
+    /// The namespace and name of the one object of this kind that goes down, if there is only one: no other is looked at. It keeps its
+    /// name.
+    fn only(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
     /// What the existing super copy should become: `asked` as far as the kind can still change, what the super cluster added kept.
     /// The default keeps foreign labels and annotations and replaces the whole body. Equal to the current content means: nothing to
     /// write.
@@ -113,14 +128,19 @@ pub trait Downward: Sync {
 
     /// What the super copy reports to the tenant; `None` if the kind reports nothing. `tenant` is at hand when
     /// [`Downward::report_needs_tenant`] says so.
-    /// The namespace and name of the one object of this kind that goes down, if there is only one: no other is looked at. It keeps its
-    /// name.
-    fn only(&self) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn up(&self, _sup: &InSuper<Object>, _tenant: Option<&InTenant<Object>>, _cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
         Ok(None)
+    }
+
+    /// What of the tenant's copy the super copy still lacks and takes only by a subresource of its own (a Pod's ephemeral containers);
+    /// and what of that is refused, which holds nothing else back. Asked when [`Downward::adds`] says so.
+    fn additions(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
+        (None, None)
+    }
+
+    /// Whether the tenant's copy has anything that goes down so.
+    fn adds(&self, _tenant: &InTenant<Object>) -> bool {
+        false
     }
 
     /// Whether a report depends on the tenant's copy too (readiness gates). Override if it can.

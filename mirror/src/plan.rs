@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cx::Cx;
 use crate::facts::{Built, Facts};
 use crate::hold::{Hold, Missing};
-use crate::kind::{Demand, Downward, Reference, TokenAsk};
+use crate::kind::{Addition, Demand, Downward, Reference, TokenAsk};
 use crate::object::{Content, Object};
 
 /// One copy: what is known of it, and its body while that is at hand.
@@ -112,6 +112,8 @@ pub struct Plan {
     pub outcome: Outcome,
     /// The objects that must go down with this one, if the tenant's body was at hand to say.
     pub references: Option<Vec<Reference>>,
+    /// What is refused beside it and holds nothing else back: see [`Downward::additions`].
+    pub refused: Option<Hold>,
 }
 
 /// The decision on a pair.
@@ -170,6 +172,13 @@ pub enum Step {
         uid: Uid,
         /// The grace period in seconds; `None` for the kind's own.
         grace_seconds: Option<u32>,
+    },
+    /// Add to the super copy by a subresource.
+    AddToSuper {
+        /// The UID that must be met.
+        uid: Uid,
+        /// What to add.
+        addition: Addition,
     },
     /// Write the conditions of the tenant's readiness gates into the super copy's status.
     ConditionsDown {
@@ -235,13 +244,33 @@ pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
         (TenantSide::Here(tenant), SuperSide::Foreign) => foreign(kind, tenant, pair.wanted),
         (TenantSide::Here(_), SuperSide::Absent(_)) if references.as_ref().is_some_and(|all| all.len() > REFERENCES) => {
             let count = references.take().unwrap_or_default().len();
-            return Plan { outcome: too_many(count), references: Some(Vec::new()) };
+            return Plan { outcome: too_many(count), references: Some(Vec::new()), refused: None };
         }
         (TenantSide::Here(tenant), SuperSide::Absent(evidence)) => only_tenant(kind, tenant, *evidence, pair, cx),
         (TenantSide::Here(tenant), SuperSide::Ours(sup, owner)) if owner.uid != tenant.facts.uid => end_super(sup, None),
         (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) => both(kind, tenant, sup, pair, cx),
     };
-    Plan { outcome, references }
+    let (outcome, refused) = with_additions(kind, outcome, pair, cx);
+    Plan { outcome, references, refused }
+}
+
+/// Adds what the super copy takes only by a subresource, and what of that is refused. Where the tenant's copy did not move there is no body
+/// of it, and nothing new.
+fn with_additions(kind: &dyn Downward, outcome: Outcome, pair: &Pair, cx: &Cx<'_>) -> (Outcome, Option<Hold>) {
+    let (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) = (&pair.tenant, &pair.sup) else { return (outcome, None) };
+    let adds = |body: &InTenant<Object>| !tenant.facts.deleting && !sup.facts.deleting && kind.adds(body);
+    let Some(body) = tenant.body.as_ref().filter(|body| adds(body)) else { return (outcome, None) };
+    let (mut steps, reported) = match outcome {
+        Outcome::Settled(reported) => (Vec::new(), reported),
+        Outcome::Write { steps, reported } if !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. })) => (steps, reported),
+        Outcome::Write { .. } | Outcome::Forget | Outcome::Fetch(_) | Outcome::Hold(_) => return (outcome, None),
+    };
+    let Some(current) = &sup.body else {
+        return (Outcome::Fetch(Want::Super), None);
+    };
+    let (addition, refused) = kind.additions(body, current, cx);
+    steps.extend(addition.map(|addition| Step::AddToSuper { uid: sup.facts.uid, addition }));
+    (if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported } }, refused)
 }
 
 fn body_is_going(body: &Object) -> bool {

@@ -101,6 +101,8 @@ pub enum Patch {
     Merge,
     /// RFC 6902.
     Json,
+    /// Kubernetes' own: items of a list are merged by their key.
+    Strategic,
 }
 
 #[derive(Default, Deserialize)]
@@ -172,6 +174,7 @@ impl<S: Side> Remote<S> {
         let content_type = match form {
             Patch::Merge => "application/merge-patch+json",
             Patch::Json => "application/json-patch+json",
+            Patch::Strategic => "application/strategic-merge-patch+json",
         };
         self.call(Method::PATCH, path.to_owned(), content_type, body.to_string().into(), bearer, JSON, Class::Unary).await
     }

@@ -24,8 +24,9 @@ const WRITES: &[&str] = &["create", "delete", "get", "list", "patch", "update"];
 /// What the syncer does to see them.
 const READS: &[&str] = &["get", "list", "watch"];
 
-/// Subresources that writers write, beside the plain resource: conditions of the tenant's readiness gates go down to a super Pod.
-const SUBRESOURCES: &[(&str, &str)] = &[("pods", "pods/status")];
+/// Subresources that writers write, beside the plain resource: conditions of the tenant's readiness gates and ephemeral containers go
+/// down to a super Pod.
+const SUBRESOURCES: &[(&str, &str)] = &[("pods", "pods/status"), ("pods", "pods/ephemeralcontainers")];
 
 /// Writes the files, or with `check` fails if one of them differs.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
@@ -283,7 +284,7 @@ mod tests {
     fn a_writer_has_what_goes_down_and_nothing_else() {
         let grants = grants(&writer_rules(ROWS));
         let resources: BTreeSet<_> = grants.iter().map(|(resource, ..)| resource.as_str()).collect();
-        assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/status", "secrets"]));
+        assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/ephemeralcontainers", "pods/status", "secrets"]));
         assert!(grants.iter().all(|(_, verb, _)| verb != "watch"));
     }
 

@@ -9,6 +9,7 @@ mod affinity;
 mod amend;
 mod dns;
 mod env;
+mod ephemeral;
 mod names;
 mod node;
 mod policy;
@@ -24,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{Downward, Reference, Report, Resource, TokenAsk};
+use crate::kind::{Addition, Downward, Reference, Report, Resource, TokenAsk};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
 use crate::object::{Content, Object};
 use crate::shape::carry;
@@ -49,7 +50,7 @@ impl Downward for Pod {
             }
         }
         let mut annotations = annotations_down(&tenant.meta.annotations, cx.policy);
-        annotations.insert(keys::CONTAINERS.to_owned(), container_names(&spec));
+        annotations.insert(keys::CONTAINERS.to_owned(), container_names(tenant));
         annotations.insert(keys::GENERATION.to_owned(), tenant.meta.generation.to_string());
 
         policy::apply(&mut spec, tenant, cx)?;
@@ -75,6 +76,14 @@ impl Downward for Pod {
         let tenant = tenant.filter(|_| self.report_needs_tenant(sup));
         let node = sup.text("/spec/nodeName").map(str::to_owned);
         Ok(Some(InTenant(Report { node, status: status::up(sup, tenant, cx) })))
+    }
+
+    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
+        ephemeral::missing(tenant, sup, cx)
+    }
+
+    fn adds(&self, tenant: &InTenant<Object>) -> bool {
+        tenant.at("/spec/ephemeralContainers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
     }
 
     fn report_needs_tenant(&self, sup: &InSuper<Object>) -> bool {
@@ -138,7 +147,7 @@ fn carried(spec: Option<&Value>, cx: &Cx<'_>) -> Result<Fields, Hold> {
 }
 
 /// The lists of containers that go down, in the order in which they start.
-const CONTAINER_LISTS: [&str; 2] = ["initContainers", "containers"];
+const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", ephemeral::LIST];
 
 /// Each container with its place, whichever list it stands in.
 fn containers_mut(spec: &mut Fields) -> impl Iterator<Item = (String, &mut Fields)> {
@@ -148,9 +157,10 @@ fn containers_mut(spec: &mut Fields) -> impl Iterator<Item = (String, &mut Field
     })
 }
 
-fn container_names(spec: &Fields) -> String {
-    let names: Vec<&str> =
-        CONTAINER_LISTS.iter().flat_map(|list| objects(spec, list)).filter_map(|container| container.get("name")?.as_str()).collect();
+fn container_names(tenant: &Object) -> String {
+    let spec = tenant.body.get("spec").and_then(Value::as_object);
+    let containers = CONTAINER_LISTS.iter().flat_map(|list| spec.into_iter().flat_map(|spec| objects(spec, list)));
+    let names: Vec<&str> = containers.filter_map(|container| container.get("name")?.as_str()).collect();
     names.join(",")
 }
 

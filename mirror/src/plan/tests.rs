@@ -383,3 +383,50 @@ fn a_body_that_has_passed_is_fetched_when_it_is_needed() {
     passed.body = None;
     assert_eq!(decide(&Graceful, TenantSide::Here(passed), NONE), Outcome::Fetch(Want::Tenant));
 }
+
+/// Asks for nothing of its own, and adds `spec.more` by a subresource unless that is bad.
+struct Growing;
+
+impl Downward for Growing {
+    fn resource(&self) -> Resource {
+        RESOURCE
+    }
+    fn down(&self, tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        asked(tenant)
+    }
+    fn adds(&self, tenant: &InTenant<Object>) -> bool {
+        tenant.at("/spec/more").is_some()
+    }
+    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
+        match (tenant.text("/spec/more"), sup.text("/spec/more")) {
+            (Some("bad"), _) => (None, Some(Hold::refuse("NotSupported", "spec.more", "remove it"))),
+            (Some(more), there) if there != Some(more) => {
+                (Some(Addition { subresource: "more", spec: Map::from_iter([("more".to_owned(), json!(more))]) }), None)
+            }
+            _ => (None, None),
+        }
+    }
+}
+
+#[test]
+fn what_is_added_goes_with_the_rest_and_is_refused_without_it() {
+    let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+    let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+    let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
+    let planned = |spec: Value, sup: &SuperSide| {
+        plan(&Growing, &Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: sup.clone(), settled: None, wanted: true }, &cx)
+    };
+    let names = |plan: &Plan| -> Vec<&str> {
+        let Outcome::Write { steps, .. } = &plan.outcome else { return Vec::new() };
+        steps.iter().map(|step| if matches!(step, Step::AddToSuper { .. }) { "add" } else { "other" }).collect()
+    };
+    let both = planned(json!({"x": 2, "more": "a"}), &sup);
+    assert_eq!((names(&both), both.refused.is_none()), (vec!["other", "add"], true));
+    let bad = planned(json!({"x": 2, "more": "bad"}), &sup);
+    assert_eq!((names(&bad), bad.refused.is_some()), (vec!["other"], true));
+    let there = planned(json!({"x": 1, "more": "a"}), &made(&json!({}), &json!({"x": 1, "more": "a"}), &json!({})));
+    assert!(!names(&there).contains(&"add") && there.refused.is_none(), "{there:?}");
+    let ending =
+        planned(json!({"x": 1, "more": "a"}), &made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), &json!({"x": 1}), &json!({})));
+    assert!(!names(&ending).contains(&"add"), "{ending:?}");
+}

@@ -63,6 +63,14 @@ fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx
         Ok(amended) => changes(&content(&plain(&sup)), &content(&amended)).unwrap_or(json!("nothing to write")),
     };
     out.insert("amend".to_owned(), amended);
+    if kind.adds(&later) {
+        let (addition, refused) = kind.additions(&later, &sup, cx);
+        let added = addition.map_or(json!("nothing to add"), |addition| json!({ addition.subresource: addition.spec }));
+        if let Some(hold) = refused {
+            out.insert("addRefused".to_owned(), hold_text(&hold));
+        }
+        out.insert("add".to_owned(), added);
+    }
     if let Ok(Some(InTenant(report))) = kind.up(&sup, Some(&later), cx) {
         out.insert("up".to_owned(), json!({"node": report.node, "status": report.status}));
         if !kind.report_needs_tenant(&sup) {

@@ -222,6 +222,10 @@ impl Job<'_> {
                     Err(hold) => drop(self.hold(&pair, &hold)),
                 }
             }
+            if let Some(refused) = &planned.refused {
+                // The rest goes on; a change of the object comes here again.
+                let _ = self.hold(&pair, refused);
+            }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
             match planned.outcome {
                 Outcome::Settled(reported) => match self.tokens(&pair, tokens).await {

@@ -14,7 +14,7 @@ pub const SPEC: &Table = &[
     ("dnsConfig", Object(DNS_CONFIG)),
     ("dnsPolicy", Rewrite("the tenant's name server")),
     ("enableServiceLinks", Copy),
-    ("ephemeralContainers", Force("they go by their subresource")),
+    ("ephemeralContainers", Force("they go by their subresource, see `EPHEMERAL_CONTAINER`")),
     ("evictionResponders", Refuse("eviction responders are not supported; remove them")),
     ("hostAliases", List(&[("hostnames", Copy), ("ip", Copy)])),
     ("hostIPC", Refuse("sharing the IPC namespace of the node is not allowed; remove the field")),
@@ -106,6 +106,38 @@ const CONTAINER: &Table = &[
     ("volumeMounts", List(MOUNT)),
     ("workingDir", Copy),
 ];
+
+/// `EphemeralContainer`: API servers allow no others of the fields of a container.
+pub const EPHEMERAL_CONTAINER: &Table = &[
+    ("args", Copy),
+    ("command", Copy),
+    ("env", List(ENV)),
+    ("envFrom", List(ENV_FROM)),
+    ("image", Copy),
+    ("imagePullPolicy", Copy),
+    ("lifecycle", Refuse(NOT_EPHEMERAL)),
+    ("livenessProbe", Refuse(NOT_EPHEMERAL)),
+    ("name", Copy),
+    ("ports", Refuse(NOT_EPHEMERAL)),
+    ("readinessProbe", Refuse(NOT_EPHEMERAL)),
+    ("resizePolicy", Force("API servers set it, and let nobody else")),
+    ("resources", Refuse(NOT_EPHEMERAL)),
+    ("restartPolicy", Refuse(NOT_EPHEMERAL)),
+    ("restartPolicyRules", Refuse(NOT_EPHEMERAL)),
+    ("securityContext", Object(CONTAINER_SECURITY)),
+    ("startupProbe", Refuse(NOT_EPHEMERAL)),
+    ("stdin", Copy),
+    ("stdinOnce", Copy),
+    ("targetContainerName", Copy),
+    ("terminationMessagePath", Copy),
+    ("terminationMessagePolicy", Copy),
+    ("tty", Copy),
+    ("volumeDevices", List(&[("devicePath", Copy), ("name", Copy)])),
+    ("volumeMounts", List(MOUNT)),
+    ("workingDir", Copy),
+];
+
+const NOT_EPHEMERAL: &str = "an ephemeral container has no such field; remove it";
 
 const ENV: &Table = &[("name", Copy), ("value", Copy), ("valueFrom", Object(ENV_SOURCE))];
 
@@ -370,7 +402,7 @@ pub(crate) const OPAQUE: [&str; 5] = [
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+    use k8s_openapi::api::core::v1::{EphemeralContainer, PodSpec, PodStatus};
 
     use super::*;
     use crate::schema::every_leaf_has_a_verdict;
@@ -378,6 +410,11 @@ mod tests {
     #[test]
     fn every_leaf_of_the_spec_has_a_verdict() {
         every_leaf_has_a_verdict::<PodSpec>(SPEC, &OPAQUE);
+    }
+
+    #[test]
+    fn every_leaf_of_an_ephemeral_container_has_a_verdict() {
+        every_leaf_has_a_verdict::<EphemeralContainer>(EPHEMERAL_CONTAINER, &[]);
     }
 
     #[test]

@@ -139,6 +139,13 @@ impl Job<'_> {
                     self.engine.0.work.push(&self.tenant.lane, self.key.clone());
                 }
             }
+            Step::AddToSuper { uid, addition } => {
+                let bearer = self.bearer().await?;
+                let to = format!("{}/{}", self.super_path(), addition.subresource);
+                let more = json!({"metadata": {"uid": uid.to_string()}, "spec": addition.spec});
+                let reply = self.engine.sup().patch(&to, Patch::Strategic, &more, bearer.as_ref()).await?;
+                shown.sup = self.super_read(&reply);
+            }
             Step::ConditionsDown { uid, conditions } => {
                 let bearer = self.bearer().await?;
                 let patch = status_patch(uid, None, "/status/conditions", &conditions);
@@ -248,6 +255,7 @@ fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
             Step::DeleteSuper { uid, grace_seconds } | Step::DeleteTenant { uid, grace_seconds } => {
                 Some(format!("{uid} {grace_seconds:?}"))
             }
+            Step::AddToSuper { addition, .. } => Some(mirror::plan::value_hash(&Value::Object(addition.spec.clone())).to_string()),
             Step::ConditionsDown { conditions: value, .. } | Step::Report { status: value, .. } => {
                 Some(mirror::plan::value_hash(value).to_string())
             }
@@ -272,6 +280,7 @@ fn step_name(step: &Step) -> (&'static str, &'static str) {
         Step::CreateSuper { .. } => ("super", "create"),
         Step::UpdateSuper { .. } => ("super", "update"),
         Step::DeleteSuper { .. } => ("super", "delete"),
+        Step::AddToSuper { .. } => ("super", "add"),
         Step::ConditionsDown { .. } => ("super", "conditions"),
         Step::ShowNode(_) => ("tenant", "show-node"),
         Step::Bind { .. } => ("tenant", "bind"),
