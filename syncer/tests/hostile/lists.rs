@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use runtime::transport::Limits;
@@ -11,6 +11,7 @@ use syncer::remote::CallError;
 use testing::http::{pieces, reply};
 use testing::memory::Peak;
 use testing::server::{Behavior, Server};
+use tokio::time::Instant;
 
 use crate::{Heard, asked, object, page, server};
 
@@ -71,13 +72,13 @@ async fn s34_lists_of_one_page_behind_which_no_watch_comes_are_asked_for_at_a_gr
 async fn s34_a_list_of_one_page_is_paid_for_before_its_watch_is_opened() {
     const OBJECTS: usize = 216_000;
     let (listed, watched) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
-    let (lists, watches) = (listed.clone(), watched.clone());
+    let (first_list, first_watch) = (listed.clone(), watched.clone());
     let server = server(move |request| {
         if asked(request, "watch").is_some() {
-            watches.get_or_init(Instant::now);
+            first_watch.get_or_init(Instant::now);
             return reply(410, &[], r#"{"reason":"Expired"}"#);
         }
-        lists.get_or_init(Instant::now);
+        first_list.get_or_init(Instant::now);
         reply(200, &[], format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{}7]}}"#, "7,".repeat(OBJECTS - 1)))
     })
     .await;
