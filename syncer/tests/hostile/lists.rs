@@ -1,8 +1,7 @@
 //! Lists without end, and pages that are too large.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runtime::transport::Limits;
@@ -66,27 +65,6 @@ async fn s34_lists_of_one_page_behind_which_no_watch_comes_are_asked_for_at_a_gr
     }
     // 200 + 400 + 800 ms at least; three times the first pause would be 1200 ms at most.
     assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
-}
-
-#[tokio::test]
-async fn s34_a_list_of_one_page_is_paid_for_before_its_watch_is_opened() {
-    const OBJECTS: usize = 216_000;
-    let (listed, watched) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
-    let (first_list, first_watch) = (listed.clone(), watched.clone());
-    let server = server(move |request| {
-        if asked(request, "watch").is_some() {
-            first_watch.get_or_init(Instant::now);
-            return reply(410, &[], r#"{"reason":"Expired"}"#);
-        }
-        first_list.get_or_init(Instant::now);
-        reply(200, &[], format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{}7]}}"#, "7,".repeat(OBJECTS - 1)))
-    })
-    .await;
-    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
-    assert_eq!(heard.next().await.unwrap(), "7");
-    assert!(heard.next().await.is_err(), "the watch is too old");
-    let between = watched.get().unwrap().duration_since(*listed.get().unwrap());
-    assert!(between >= Duration::from_secs(3), "16,000 objects beyond the burst, 4000 a second: {between:?}");
 }
 
 #[tokio::test]
