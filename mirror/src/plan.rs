@@ -260,9 +260,11 @@ fn with_additions(kind: &dyn Downward, outcome: Outcome, pair: &Pair, cx: &Cx<'_
     let (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) = (&pair.tenant, &pair.sup) else { return (outcome, None) };
     let adds = |body: &InTenant<Object>| !tenant.facts.deleting && !sup.facts.deleting && kind.adds(body);
     let Some(body) = tenant.body.as_ref().filter(|body| adds(body)) else { return (outcome, None) };
-    let (mut steps, reported) = match outcome {
-        Outcome::Settled(reported) => (Vec::new(), reported),
-        Outcome::Write { steps, reported } if !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. })) => (steps, reported),
+    let (mut steps, reported, held) = match outcome {
+        Outcome::Settled(reported) => (Vec::new(), reported, None),
+        Outcome::Write { steps, reported, held } if !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. })) => {
+            (steps, reported, held)
+        }
         Outcome::Write { .. } | Outcome::Forget | Outcome::Fetch(_) | Outcome::Hold(_) => return (outcome, None),
     };
     let Some(current) = &sup.body else {
@@ -270,7 +272,7 @@ fn with_additions(kind: &dyn Downward, outcome: Outcome, pair: &Pair, cx: &Cx<'_
     };
     let (addition, refused) = kind.additions(body, current, cx);
     steps.extend(addition.map(|addition| Step::AddToSuper { uid: sup.facts.uid, addition }));
-    (if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported } }, refused)
+    (if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported, held } }, refused)
 }
 
 fn body_is_going(body: &Object) -> bool {
