@@ -317,6 +317,7 @@ impl Engine {
         if let Some(health) = self.0.health.get(&tenant.lane) {
             health.other_life.store(true, Ordering::Relaxed);
         }
+        attached.alarm.notify_one();
     }
 
     /// A tenant's control plane was asked who it is, and is the one that is attached.

@@ -102,7 +102,7 @@ pub struct Attached {
     pub since: Instant,
     /// Holds keys while the API server does not answer, or does not take our credentials.
     pub breaker: Mutex<Breaker>,
-    /// Told when the API server does not take our credentials.
+    /// Told when the API server does not take our credentials, or another control plane answers.
     pub alarm: Notify,
     /// Tells its informers to list anew.
     pub relist: Notify,

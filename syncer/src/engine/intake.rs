@@ -21,6 +21,9 @@ use crate::remote::CallError;
 use crate::tenant::{Addresses, Attached, Tenant};
 use crate::writer::{note_namespace, without_content};
 
+/// The namespace whose UID tells one life of a control plane from another.
+const SYSTEM: &str = "kube-system";
+
 /// The Service that leads a tenant's Pods to their own API server, and the one of its name server.
 const KUBERNETES: (&str, &str) = ("default", "kubernetes");
 const NAME_SERVER: (&str, &str) = ("kube-system", "kube-dns");
@@ -275,6 +278,10 @@ impl Engine {
         };
         let Some(key) = self.tenant_key(kind, &object) else { return };
         let uid = object.facts.uid;
+        if is_namespace(kind) && key.name.as_str() == SYSTEM && uid != attached.incarnation {
+            // At once, before anything that its lists miss counts as gone.
+            self.replaced(tenant, attached);
+        }
         let (moved, known) = {
             let mut index = tenant.index.lock();
             (index.tenant_seen(&key, object.facts, bytes), index.get(&key).is_some())

@@ -37,6 +37,14 @@ pub(super) fn read_seen(bytes: &[u8]) -> Result<Seen, CallError> {
     Seen::of(bytes).map(|(_, seen)| seen).map_err(unreadable)
 }
 
+/// A control plane that came back empty has lost its vNodes like all else: they are made in the one that is attached, and in no other.
+async fn is_same_life(attached: &Attached) -> Result<(), CallError> {
+    let unreadable = |source| CallError::Unreadable { side: "tenant", source };
+    let system = attached.remote.get("/api/v1/namespaces/kube-system", None).await?;
+    let uid = mirror::facts::Seen::of(&system).map_err(unreadable)?.facts.uid;
+    if uid == attached.incarnation { Ok(()) } else { Err(unavailable("another control plane answers")) }
+}
+
 /// Makes the vNode with its status, or finds the one that is there.
 pub(super) async fn make(
     attached: &Attached,
@@ -45,6 +53,7 @@ pub(super) async fn make(
     mut content: Content,
     wanted: &Wanted,
 ) -> Result<(Seen, bool), CallError> {
+    is_same_life(attached).await?;
     may_write(attached, fence)?;
     let resource = resource().ok_or_else(|| unavailable("no kind Node"))?;
     content.annotations.insert(keys::NODE_BUILT.to_owned(), wanted.built.clone());
