@@ -411,10 +411,22 @@ impl Downward for Growing {
 #[test]
 fn what_is_added_goes_with_the_rest_and_is_refused_without_it() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-    let cx = Cx { tenant: &id, policy: &policy, profile: &profile, namespace: Some("default"), super_namespace: None, nodes: &nodes };
+    let cx = Cx {
+        tenant: &id,
+        policy: &policy,
+        profile: &profile,
+        namespace: Some("default"),
+        super_namespace: None,
+        nodes: &nodes,
+        super_nodes: &nodes,
+    };
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     let planned = |spec: Value, sup: &SuperSide| {
-        plan(&Growing, &Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: sup.clone(), settled: None, wanted: true }, &cx)
+        plan(
+            &Growing,
+            &Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: sup.clone(), settled: None, wanted: true, ran: false },
+            &cx,
+        )
     };
     let names = |plan: &Plan| -> Vec<&str> {
         let Outcome::Write { steps, .. } = &plan.outcome else { return Vec::new() };

@@ -1,7 +1,7 @@
 //! Lists without end, and pages that are too large.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use runtime::transport::Limits;
