@@ -1,0 +1,183 @@
+//! The node's own kubelet as back end, by a credential for this node alone. Pods are learned from its own list.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::dial::{Answer, Dialer};
+use crate::answer::{Failure, Hop};
+use crate::credentials::Credentials;
+use crate::headers::Upgrade;
+use crate::metrics::AgentMetrics;
+use crate::pods::{Pods, SuperPod};
+use crate::route::{Page, PodRef, Route};
+
+/// For the list of Pods, whole.
+const LIST: Duration = Duration::from_secs(10);
+
+/// For the head of an answer to a stream or a page: the kubelet asks the container runtime first, and statistics are measured.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Largest list of Pods or summary, in bytes: 500 Pods of 100 KB.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+
+/// How we call ourselves.
+pub(super) const AGENT: &str = concat!("vn-agent/", env!("CARGO_PKG_VERSION"));
+
+/// The kubelet of this node.
+pub struct Kubelet {
+    dialer: Dialer,
+    credentials: watch::Receiver<Arc<Credentials>>,
+    metrics: AgentMetrics,
+    known: Mutex<Arc<Pods>>,
+    /// Number of the last caller who asked for a list.
+    asked: AtomicU64,
+    /// One list at a time. Held across its await on purpose: who waits is served by the next one.
+    listing: tokio::sync::Mutex<Listing>,
+}
+
+struct Listing {
+    /// Callers up to this number were there before the list was begun.
+    covers: u64,
+    result: Result<Arc<Pods>, Failure>,
+}
+
+impl Kubelet {
+    /// Behind this dialer.
+    pub fn new(dialer: Dialer, credentials: watch::Receiver<Arc<Credentials>>, metrics: AgentMetrics) -> Self {
+        let listing = Listing { covers: 0, result: Ok(Arc::default()) };
+        Self { dialer, credentials, metrics, known: Mutex::default(), asked: AtomicU64::new(0), listing: tokio::sync::Mutex::new(listing) }
+    }
+
+    /// The caller's Pod of that name, by the last list or, if it is not there, a fresh one.
+    pub async fn find(&self, tenant: common::Uid, pod: &PodRef) -> Result<SuperPod, Failure> {
+        let known = Arc::clone(&self.known.lock());
+        if let Ok(found) = known.find(tenant, pod) {
+            return Ok(found.clone());
+        }
+        let fresh = self.fresh().await?;
+        fresh.find(tenant, pod).cloned().map_err(|error| Failure::refused(StatusCode::NOT_FOUND, format!("pod {pod}: {error}")))
+    }
+
+    /// That this very Pod still has its name, by a list begun from now on.
+    ///
+    /// A kubelet looks a Pod up by its name even where its path names a UID, so what it answered is known to be this Pod's only afterwards.
+    pub async fn confirm(&self, pod: &SuperPod) -> Result<(), Failure> {
+        if self.fresh().await?.still_has(pod) {
+            return Ok(());
+        }
+        let name = format!("{}/{}", pod.tenant_namespace, pod.owner.name);
+        Err(Failure::refused(StatusCode::NOT_FOUND, format!("pod {name}: it was replaced or deleted while the request was on its way")))
+    }
+
+    /// A list that was begun after this call. Callers who come while one is under way share the next.
+    pub async fn fresh(&self) -> Result<Arc<Pods>, Failure> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut listing = self.listing.lock().await;
+        if listing.covers >= number {
+            return listing.result.clone();
+        }
+        let covers = self.asked.load(Ordering::SeqCst);
+        let result = self.list().await.map(Arc::new);
+        self.metrics.listed(result.is_ok());
+        match &result {
+            Ok(pods) => {
+                self.metrics.pods(pods.len());
+                *self.known.lock() = Arc::clone(pods);
+            }
+            Err(error) => warn!(hop = error.hop.name(), reason = error.message, "the node's Pods could not be listed"),
+        }
+        *listing = Listing { covers, result: result.clone() };
+        result
+    }
+
+    async fn list(&self) -> Result<Pods, Failure> {
+        let bytes = self.read(&Page::Pods.at_kubelet(), LIST).await?;
+        Pods::read(&bytes).map_err(|_| self.misunderstood())
+    }
+
+    /// A page of the node, whole.
+    pub async fn page(&self, page: Page) -> Result<Bytes, Failure> {
+        self.read(&page.at_kubelet(), HEAD).await
+    }
+
+    /// A page of the node, as it comes.
+    pub async fn stream(&self, page: Page) -> Result<Answer<'_>, Failure> {
+        let config = self.config()?;
+        let answer = self.dialer.ask(&config, self.request(Method::GET, &page.at_kubelet(), None)?, HEAD).await?;
+        if answer.response.status() == StatusCode::OK { Ok(answer) } else { Err(self.unexpected(answer.response.status())) }
+    }
+
+    async fn read(&self, path: &str, limit: Duration) -> Result<Bytes, Failure> {
+        let whole = async {
+            let config = self.config()?;
+            let Answer { response, back } = self.dialer.ask(&config, self.request(Method::GET, path, None)?, limit).await?;
+            if response.status() != StatusCode::OK {
+                return Err(self.unexpected(response.status()));
+            }
+            let mut body = Limited::new(response.into_body(), MOST_BYTES);
+            let mut bytes = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|_| self.misunderstood())?;
+                if let Some(data) = frame.data_ref() {
+                    bytes.extend_from_slice(data);
+                }
+            }
+            back.keep();
+            Ok(bytes.freeze())
+        };
+        tokio::time::timeout(limit, whole).await.map_err(|_| {
+            Failure::new(StatusCode::GATEWAY_TIMEOUT, Hop::Kubelet, format!("the kubelet did not answer within {} s", limit.as_secs()))
+        })?
+    }
+
+    /// Sends a request about a Pod and gives the head of the answer, whatever its status.
+    pub async fn exchange(&self, route: &Route, pod: &SuperPod, upgrade: Option<&Upgrade>) -> Result<Response<Incoming>, Failure> {
+        let config = self.config()?;
+        // A kubelet takes both for a stream; with POST it asks its API server for the right to create, as for an exec of old.
+        let method = if upgrade.is_some_and(Upgrade::is_spdy) { Method::POST } else { Method::GET };
+        let request = self.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
+        // The log of a container that says nothing has no head yet.
+        let limit = route.is_stream().then_some(HEAD);
+        self.dialer.open_for(&config, request, limit).await
+    }
+
+    fn request(&self, method: Method, path: &str, headers: Option<&HeaderMap>) -> Result<Request<Empty<Bytes>>, Failure> {
+        let invalid = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, Hop::Agent, "the request to the kubelet cannot be formed");
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| invalid())?;
+        let out = request.headers_mut();
+        out.insert(HOST, HeaderValue::try_from(self.dialer.address()).map_err(|_| invalid())?);
+        out.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        out.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        out.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for (name, value) in headers.into_iter().flatten() {
+            out.append(name, value.clone());
+        }
+        Ok(request)
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let config = self.credentials.borrow().kubelet.clone();
+        config.ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, Hop::Agent, "it has no credential for the kubelet"))
+    }
+
+    fn unexpected(&self, status: StatusCode) -> Failure {
+        super::unexpected(Hop::Kubelet, status)
+    }
+
+    fn misunderstood(&self) -> Failure {
+        Failure::new(StatusCode::BAD_GATEWAY, Hop::Kubelet, "the kubelet's answer cannot be read, or is too large")
+    }
+}

@@ -1,0 +1,207 @@
+//! How long a session may go on: while its tenant exists, its certificate is good, something moves, and its time is not over.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Uid;
+use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::credentials::Credentials;
+use crate::identity::Caller;
+use crate::relay::Counters;
+use crate::tenants::Tenants;
+
+/// How often a session is looked at where nothing is known to have changed: a certificate that expires is felt within this.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Bounds of sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions of one tenant at once.
+    pub per_tenant: usize,
+    /// Sessions of all.
+    pub all: usize,
+    /// Longest silence in both directions.
+    pub idle: Duration,
+    /// Longest life.
+    pub total: Duration,
+}
+
+/// Why a session was ended from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The tenant is gone.
+    Revoked,
+    /// The certificate has expired or is revoked.
+    Certificate,
+    /// Nothing moved for too long.
+    Idle,
+    /// Its time is over.
+    Total,
+}
+
+impl End {
+    /// One word, for logs and metrics.
+    pub const fn outcome(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Certificate => "certificate",
+            Self::Idle => "idle",
+            Self::Total => "total",
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Revoked => "the tenant does not exist any more",
+            Self::Certificate => "the client certificate has expired or is revoked",
+            Self::Idle => "nothing was sent for too long",
+            Self::Total => "the session has lasted as long as one may",
+        })
+    }
+}
+
+impl std::error::Error for End {}
+
+/// What a session's right to go on hangs on.
+pub struct Guard {
+    /// Who it is for.
+    pub caller: Caller,
+    /// The certificates that the caller showed, leaf first.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    /// Which tenants there are.
+    pub tenants: watch::Receiver<Arc<Tenants>>,
+    /// Whom certificates must come from.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// How long it may take.
+    pub limits: Limits,
+    /// What has moved.
+    pub counters: Arc<Counters>,
+}
+
+impl Guard {
+    /// Waits until the session must end.
+    pub async fn ended(mut self) -> End {
+        let began = Instant::now();
+        let (mut moved, mut at) = (self.counters.total(), began);
+        let mut tick = interval(INTERVAL.min(self.limits.idle / 4).max(Duration::from_millis(10)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Whoever publishes is gone only when the process ends.
+            tokio::select! {
+                Ok(()) = self.tenants.changed() => {}
+                Ok(()) = self.credentials.changed() => {}
+                _ = tick.tick() => {}
+            }
+            if self.tenants.borrow_and_update().name(self.caller.tenant).is_none() {
+                return End::Revoked;
+            }
+            if !self.credentials.borrow_and_update().is_good(&self.chain) {
+                return End::Certificate;
+            }
+            let now = self.counters.total();
+            if now != moved {
+                (moved, at) = (now, Instant::now());
+            }
+            if at.elapsed() >= self.limits.idle {
+                return End::Idle;
+            }
+            if began.elapsed() >= self.limits.total {
+                return End::Total;
+            }
+        }
+    }
+}
+
+/// How many sessions run, by tenant.
+#[derive(Clone, Default)]
+pub struct Places(Arc<Mutex<HashMap<Uid, usize>>>);
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The tenant has as many as one may have.
+    #[error("this tenant has as many sessions on this node as one may have ({0})")]
+    Tenant(usize),
+    /// The node has.
+    #[error("there are as many sessions on this node as there may be ({0})")]
+    All(usize),
+}
+
+impl Places {
+    /// Takes a place for a session of a tenant.
+    pub fn take(&self, tenant: Uid, limits: &Limits) -> Result<Taken, Full> {
+        let mut places = self.0.lock();
+        if places.values().sum::<usize>() >= limits.all {
+            return Err(Full::All(limits.all));
+        }
+        let own = places.entry(tenant).or_default();
+        if *own >= limits.per_tenant {
+            return Err(Full::Tenant(limits.per_tenant));
+        }
+        *own += 1;
+        Ok(Taken { tenant, places: self.clone() })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.lock().values().sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A place; given back when dropped.
+pub struct Taken {
+    tenant: Uid,
+    places: Places,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut places = self.places.0.lock();
+        if let Some(own) = places.get_mut(&self.tenant) {
+            *own -= 1;
+            if *own == 0 {
+                places.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { per_tenant: 2, all: 3, idle: Duration::from_secs(60), total: Duration::from_secs(600) };
+
+    #[test]
+    fn one_tenant_cannot_take_all_places() {
+        let places = Places::default();
+        let (a, b) = (Uid::from_bits(1), Uid::from_bits(2));
+        let first = places.take(a, &LIMITS).unwrap();
+        let _second = places.take(a, &LIMITS).unwrap();
+        assert_eq!(places.take(a, &LIMITS).err(), Some(Full::Tenant(2)));
+        let _other = places.take(b, &LIMITS).unwrap();
+        assert_eq!(places.take(b, &LIMITS).err(), Some(Full::All(3)));
+        drop(first);
+        assert!(places.take(a, &LIMITS).is_ok());
+    }
+
+    #[test]
+    fn places_are_given_back_without_a_trace() {
+        let places = Places::default();
+        drop(places.take(Uid::from_bits(1), &LIMITS).unwrap());
+        assert!(places.is_empty() && places.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,234 @@
+//! `vn-agent issue`: makes the certificates that vn-agent, its callers and kubelets know each other by. The work is done by the crate `pki`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand};
+use common::Uid;
+use pki::{Authority, Identity, Leaf};
+use runtime::args::duration;
+
+/// Makes the certificates that vn-agent, its callers and kubelets know each other by
+///
+/// A tenant's API server shows vn-agent a certificate that says which tenant it is. The agent CA signs those and the certificates that
+/// vn-agent itself shows; keep its key where no tenant reaches it, and let no tenant use it as a CA of its own. At the kubelet vn-agent
+/// shows a certificate for that one node, signed by a CA that the kubelet believes (its clientCAFile).
+///
+/// Files are written as NAME.crt and NAME.key, readable by their owner alone; a file that is there already is not overwritten
+/// unless --force is given.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct IssueArgs {
+    /// Which certificate.
+    #[command(subcommand)]
+    what: What,
+}
+
+const EXAMPLES: &str = "\
+Examples, in the order of setting up:
+
+  # once: the agent CA
+  vn-agent issue ca --out agent-ca
+
+  # a node: what vn-agent shows its callers there, and what it shows the kubelet
+  vn-agent issue agent --ca agent-ca --node n1 --address 192.0.2.11 --out n1/tls
+  vn-agent issue kubelet-client --ca cluster-ca --node n1 --out n1/client
+  vn-agent issue kubelet-rights --node n1 | kubectl apply -f -
+
+  # a tenant: for its API server (--kubelet-client-certificate, --kubelet-client-key) and its metrics-server
+  uid=$(kubectl -n team-a get virtualcluster team-a -o jsonpath={.metadata.uid})
+  vn-agent issue tenant --ca agent-ca --uid $uid --out team-a/agent-client
+  vn-agent issue tenant --ca agent-ca --uid $uid --metrics --out team-a/metrics-client
+
+The tenant's API server verifies vn-agent with --kubelet-certificate-authority=agent-ca.crt and dials it by
+--kubelet-preferred-address-types=InternalIP.";
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A new agent CA
+    Ca {
+        /// Name of the CA
+        #[arg(long, default_value = "vn-agent")]
+        name: String,
+        /// How long it is valid
+        #[arg(long, value_name = "DURATION", default_value = "43800h", value_parser = duration)]
+        life: Duration,
+        #[command(flatten)]
+        out: Out,
+    },
+    /// What a tenant's API server shows vn-agent
+    Tenant {
+        /// UID of the tenant's `VirtualCluster`
+        #[arg(long, value_name = "UID", value_parser = Uid::parse)]
+        uid: Uid,
+        /// For metrics and stats alone: what the tenant's metrics-server shows
+        #[arg(long)]
+        metrics: bool,
+        #[command(flatten)]
+        signed: Signed,
+        /// How long it is valid; nothing revokes it but a list of revoked certificates or the end of the tenant
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+        life: Duration,
+    },
+    /// What vn-agent on a node shows its callers
+    Agent {
+        #[command(flatten)]
+        node: Node,
+        #[command(flatten)]
+        signed: Signed,
+        /// How long it is valid
+        #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
+        life: Duration,
+    },
+    /// What vn-agent shows the kubelet of a node
+    KubeletClient {
+        /// Name of the node
+        #[arg(long, value_name = "NAME")]
+        node: String,
+        #[command(flatten)]
+        signed: Signed,
+        /// How long it is valid
+        #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
+        life: Duration,
+    },
+    /// The rights of that certificate in the super cluster, as YAML: this node's Pods, streams and metrics
+    KubeletRights {
+        /// Name of the node
+        #[arg(long, value_name = "NAME")]
+        node: String,
+    },
+    /// The list of revoked certificates, for --client-crl-file
+    Revoked {
+        /// A certificate that is revoked; name all that are and have not expired
+        #[arg(value_name = "FILE")]
+        certificates: Vec<PathBuf>,
+        /// Number of the list: larger than the last one's
+        #[arg(long)]
+        number: u64,
+        /// The authority: FILE.crt and FILE.key
+        #[arg(long, value_name = "FILE")]
+        ca: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Node {
+    /// Name of the node
+    #[arg(long = "node", value_name = "NAME")]
+    name: String,
+    /// Address that callers dial: the node's `InternalIP`; may be given again
+    #[arg(long = "address", value_name = "IP", required = true)]
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Args)]
+struct Signed {
+    /// The authority that signs: FILE.crt and FILE.key
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(Debug, Args)]
+struct Out {
+    /// Where to: FILE.crt and FILE.key
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Overwrite what is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Does what was asked.
+pub fn run(args: &IssueArgs) -> anyhow::Result<()> {
+    match &args.what {
+        What::Ca { name, life, out } => {
+            let authority = Authority::create(name, *life)?;
+            write(out, &Identity { certificate: authority.certificate().to_owned(), key: authority.key().to_owned() })
+        }
+        What::Tenant { uid, metrics: false, signed, life } => issue(signed, &Leaf::Tenant(*uid), *life),
+        What::Tenant { uid, metrics: true, signed, life } => issue(signed, &Leaf::TenantMetrics(*uid), *life),
+        What::Agent { node, signed, life } => {
+            issue(signed, &Leaf::Agent { node: node.name.clone(), addresses: node.addresses.clone() }, *life)
+        }
+        What::KubeletClient { node, signed, life } => issue(signed, &Leaf::KubeletClient { node: node.clone() }, *life),
+        What::KubeletRights { node } => print(&rights(node)?),
+        What::Revoked { certificates, number, ca } => {
+            let texts: Vec<String> = certificates.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            print(&load(ca)?.revoked(&texts, *number, Duration::from_hours(24 * 365))?)
+        }
+    }
+}
+
+fn issue(signed: &Signed, leaf: &Leaf, life: Duration) -> anyhow::Result<()> {
+    write(&signed.out, &load(&signed.ca)?.issue(leaf, life)?)
+}
+
+fn load(ca: &Path) -> anyhow::Result<Authority> {
+    let (certificate, key) = (read(&with(ca, "crt"))?, read(&with(ca, "key"))?);
+    Authority::load(&certificate, &key).with_context(|| format!("{} cannot sign", ca.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
+}
+
+fn write(out: &Out, identity: &Identity) -> anyhow::Result<()> {
+    // The certificate last: whoever waits for it finds its key.
+    for (extension, text) in [("key", &identity.key), ("crt", &identity.certificate)] {
+        let path = with(&out.out, extension);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        if out.force {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("could not replace {}", path.display()))?
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("could not write {} (--force overwrites)", path.display()))?;
+    }
+    Ok(())
+}
+
+/// `path` with an extension put after its name, dots in it or not.
+fn with(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
+}
+
+/// What the certificate of a node may: that node's Pods, streams, statistics and metrics, nothing of any other node.
+fn rights(node: &str) -> anyhow::Result<String> {
+    ensure!(common::Name::<common::Tenant>::parse(node).is_ok(), "{node:?} is no name of a node");
+    let user = pki::kubelet_user(node);
+    let rule = |resource: &str, verbs: &str| {
+        format!("- apiGroups: [\"\"]\n  resources: [{resource}]\n  resourceNames: [{node}]\n  verbs: [{verbs}]\n")
+    };
+    let rules =
+        [rule("nodes/proxy", "get, create"), rule("nodes/pods", "get"), rule("nodes/stats", "get"), rule("nodes/metrics", "get")].concat();
+    Ok(format!(
+        "# What vn-agent may do at the kubelet of node {node}: nothing at any other.\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: {user}\nrules:\n{rules}---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata:\n  name: {user}\nroleRef:\n  \
+         apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: {user}\nsubjects:\n- apiGroup: rbac.authorization.k8s.io\n  \
+         kind: User\n  name: {user}\n"
+    ))
+}

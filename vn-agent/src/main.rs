@@ -1,0 +1,40 @@
+//! `vn-agent`: parse, init, run.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use runtime::log::Chain;
+use runtime::shutdown::Shutdown;
+use vn_agent::args::{Args, Command, ServeArgs};
+use vn_agent::{issue, program};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Serve(args) => serve(&args),
+        Command::Issue(args) => issue::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %Chain(error.as_ref()), "vn-agent ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    runtime::log::init(&args.log)?;
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads.get()).enable_all().build();
+    threads.context("could not start threads")?.block_on(async {
+        let shutdown = Shutdown::new(&args.shutdown).context("could not catch signals")?;
+        let stop = shutdown.token();
+        match shutdown.run(Box::pin(program::run(args, stop))).await {
+            Ok(result) => result,
+            Err(cut) => cut.exit(),
+        }
+    })
+}

@@ -1,0 +1,371 @@
+//! One request of one caller, from its head to its last byte.
+//!
+//! ```text
+//! head: one that may pass? ─► caller: a tenant that exists? ─► route ─► Pod: the caller's, by the record? container its own?
+//!   ─► back end answers ─► is it still that very Pod? ─► only now: the head passes, then bytes
+//! ```
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::header::{HeaderMap, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use runtime::log::{Chain, Escaped};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::answer::{Body, BodyError, Failure, Hop, empty};
+use crate::backend::{Backend, Tenant};
+use crate::credentials::Credentials;
+use crate::guard::{End, Guard, Limits, Places, Taken};
+use crate::headers::{self, Upgrade};
+use crate::identity::{Caller, Scope};
+use crate::metrics::AgentMetrics;
+use crate::pods::SuperPod;
+use crate::relay::{Counters, relay};
+use crate::route::{Page, Route, RouteError};
+use crate::tenants::Tenants;
+use crate::{page, text};
+
+/// What all sessions share.
+pub struct Agent {
+    /// The node's name, for people who read errors.
+    pub node: String,
+    /// Who answers.
+    pub backend: Backend,
+    /// Which tenants there are.
+    pub tenants: watch::Receiver<Arc<Tenants>>,
+    /// Whom certificates must come from.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
+    /// Bounds of sessions.
+    pub limits: Limits,
+    /// Who has how many.
+    pub places: Places,
+    /// What is counted.
+    pub metrics: AgentMetrics,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// As the certificate says.
+    pub caller: Caller,
+    /// The certificates shown, leaf first.
+    pub chain: Arc<[CertificateDer<'static>]>,
+}
+
+/// Where a request leaves the stream that its connection becomes.
+pub type Slot = Arc<Mutex<Option<Tunnel>>>;
+
+/// Answers a request. Never fails: what goes wrong is an answer too.
+pub async fn answer(agent: Arc<Agent>, peer: Peer, slot: Slot, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let is_upgrade = request.headers().contains_key(UPGRADE);
+    let result = attempt(&agent, &peer, &slot, request).await;
+    Ok(result.unwrap_or_else(|failure| {
+        agent.metrics.failed(failure.hop.name(), failure.status.as_u16());
+        info!(tenant = %peer.caller.tenant, hop = failure.hop.name(), code = failure.status.as_u16(), reason = failure.message, "not served");
+        failure.response(&agent.node, is_upgrade)
+    }))
+}
+
+async fn attempt(agent: &Arc<Agent>, peer: &Peer, slot: &Slot, mut request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+    let upgrade = headers::check(&request).map_err(|refused| Failure::refused(StatusCode::BAD_REQUEST, refused.to_string()))?;
+    let tenant = admitted(agent, peer)?;
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let route = Route::parse(request.method(), path, query).map_err(|error| refused(&error))?;
+    if peer.caller.scope == Scope::Metrics && !matches!(route, Route::Page(page) if page.is_metrics()) {
+        let message = "this certificate is for metrics and stats alone";
+        return Err(Failure::refused(StatusCode::FORBIDDEN, message));
+    }
+    match (&route, upgrade) {
+        (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, Some(upgrade)) => {
+            let client = hyper::upgrade::on(&mut request);
+            stream(agent, peer, &tenant, route, &upgrade, (slot, client)).await
+        }
+        (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, None) => {
+            Err(Failure::refused(StatusCode::BAD_REQUEST, "this path needs an upgrade to SPDY/3.1 or websocket"))
+        }
+        (Route::Logs { .. } | Route::Page(_), Some(_)) => Err(Failure::refused(StatusCode::BAD_REQUEST, "this path has no upgrade")),
+        (Route::Logs { .. }, None) => logs(agent, peer, &tenant, route).await,
+        (Route::Page(page), None) => pages(agent, peer, &tenant, *page).await,
+    }
+}
+
+/// That the caller's certificate is good now, and its tenant exists now.
+fn admitted(agent: &Agent, peer: &Peer) -> Result<Tenant, Failure> {
+    let forbidden = |end: End| Failure::refused(StatusCode::FORBIDDEN, end.to_string());
+    if !agent.credentials.borrow().is_good(&peer.chain) {
+        return Err(forbidden(End::Certificate));
+    }
+    let uid = peer.caller.tenant;
+    let name = agent.tenants.borrow().name(uid);
+    let name = name.ok_or_else(|| Failure::refused(StatusCode::FORBIDDEN, "the client certificate names no tenant that exists"))?;
+    Ok(Tenant { uid, name })
+}
+
+fn refused(error: &RouteError) -> Failure {
+    let status = match error {
+        RouteError::NotFound => StatusCode::NOT_FOUND,
+        RouteError::Method => StatusCode::METHOD_NOT_ALLOWED,
+        RouteError::Query(_) => StatusCode::BAD_REQUEST,
+    };
+    Failure::refused(status, Chain(error).to_string())
+}
+
+/// The Pod that the route is about, if it and its container are the caller's.
+async fn own_pod(agent: &Agent, tenant: &Tenant, route: &Route) -> Result<SuperPod, Failure> {
+    let Some(asked) = route.pod() else {
+        return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, Hop::Agent, "the route names no Pod"));
+    };
+    let pod = agent.backend.find(tenant, asked).await?;
+    match route.container() {
+        Some(container) if !pod.has(container) => {
+            let message = format!("container {} is not in the spec of pod {asked}", container.as_str());
+            Err(Failure::refused(StatusCode::FORBIDDEN, message))
+        }
+        Some(_) | None => Ok(pod),
+    }
+}
+
+async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route) -> Result<Response<Body>, Failure> {
+    let pod = own_pod(agent, tenant, &route).await?;
+    let session = Session::begin(agent, peer, &route, Some(&pod))?;
+    let mut ended = session.guard().ended().boxed();
+    let exchange = async {
+        let response = agent.backend.exchange(&route, &pod, None).await?;
+        let response = successful(agent, &pod, response).await?;
+        agent.backend.confirm(&pod).await?;
+        Ok(response)
+    };
+    let response = tokio::select! {
+        response = exchange => response,
+        end = &mut ended => Err(Failure::refused(StatusCode::GATEWAY_TIMEOUT, end.to_string())),
+    };
+    let response = session.watch(response)?;
+    session.answered();
+    let (head, inner) = response.into_parts();
+    Ok(passed(StatusCode::OK, headers::answered(&head.headers), Guarded { inner, ended, session }.boxed_unsync()))
+}
+
+async fn stream(
+    agent: &Arc<Agent>,
+    peer: &Peer,
+    tenant: &Tenant,
+    route: Route,
+    upgrade: &Upgrade,
+    (slot, client): (&Slot, OnUpgrade),
+) -> Result<Response<Body>, Failure> {
+    let pod = own_pod(agent, tenant, &route).await?;
+    let session = Session::begin(agent, peer, &route, Some(&pod))?;
+    let exchange = async {
+        let mut response = agent.backend.exchange(&route, &pod, Some(upgrade)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            successful(agent, &pod, response).await?;
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it answered without switching protocols"));
+        }
+        if !upgrade.is_agreed(response.headers()) {
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it switched to another protocol than was asked for"));
+        }
+        agent.backend.confirm(&pod).await?;
+        let backend = hyper::upgrade::on(&mut response);
+        Ok((headers::switched(response.headers()), backend))
+    };
+    let (headers, backend) = session.watch(exchange.await)?;
+    session.answered();
+    *slot.lock() = Some(Tunnel { client, backend, session });
+    Ok(passed(StatusCode::SWITCHING_PROTOCOLS, headers, empty()))
+}
+
+async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page) -> Result<Response<Body>, Failure> {
+    let session = Session::begin(agent, peer, &Route::Page(page), None)?;
+    let answer = page::answer(&agent.backend, tenant, page).await;
+    let (headers, body) = session.watch(answer)?;
+    session.answered();
+    session.counters.received.fetch_add(body.len() as u64, Ordering::Relaxed);
+    session.end("ok");
+    Ok(passed(StatusCode::OK, headers, crate::answer::whole(body)))
+}
+
+/// An answer that is a success; any other is a failure in the tenant's words.
+async fn successful(agent: &Agent, pod: &SuperPod, response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+    if response.status() == StatusCode::OK {
+        return Ok(response);
+    }
+    Err(text::failure(agent.backend.hop(), pod, response).await)
+}
+
+fn passed(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A session that runs; logged and counted once, when it ends, however it does.
+pub struct Session {
+    agent: Arc<Agent>,
+    peer: Peer,
+    verb: &'static str,
+    pod: String,
+    uid: String,
+    container: String,
+    counters: Arc<Counters>,
+    began: Instant,
+    outcome: Mutex<&'static str>,
+    _place: Taken,
+}
+
+impl Session {
+    fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>) -> Result<Self, Failure> {
+        let place = agent.places.take(peer.caller.tenant, &agent.limits);
+        let place = place.map_err(|full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, full.to_string()))?;
+        agent.metrics.session_began(route.verb());
+        Ok(Self {
+            agent: Arc::clone(agent),
+            peer: peer.clone(),
+            verb: route.verb(),
+            pod: pod.map(|pod| format!("{}/{}", pod.tenant_namespace, pod.owner.name)).unwrap_or_default(),
+            uid: pod.map(|pod| pod.uid.to_string()).unwrap_or_default(),
+            container: route.container().map(|container| container.as_str().to_owned()).unwrap_or_default(),
+            counters: Arc::default(),
+            began: Instant::now(),
+            // What is dropped before it has ended was cut off by the caller or by our own end.
+            outcome: Mutex::new("cut"),
+            _place: place,
+        })
+    }
+
+    /// What the session's right to go on hangs on.
+    fn guard(&self) -> Guard {
+        Guard {
+            caller: self.peer.caller,
+            chain: Arc::clone(&self.peer.chain),
+            tenants: self.agent.tenants.clone(),
+            credentials: self.agent.credentials.clone(),
+            limits: self.agent.limits,
+            counters: Arc::clone(&self.counters),
+        }
+    }
+
+    fn answered(&self) {
+        self.agent.metrics.session_answered(self.verb, self.began.elapsed());
+    }
+
+    fn end(&self, outcome: &'static str) {
+        *self.outcome.lock() = outcome;
+    }
+
+    /// Notes that it failed, if it did.
+    fn watch<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        if let Err(failure) = &result {
+            self.end(match failure.hop {
+                Hop::Request => "refused",
+                Hop::Agent | Hop::Kubelet | Hop::ApiServer => "failed",
+            });
+        }
+        result
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let outcome = *self.outcome.lock();
+        let (sent, received) = (self.counters.sent.load(Ordering::Relaxed), self.counters.received.load(Ordering::Relaxed));
+        self.agent.metrics.session_ended(self.verb, outcome, sent, received);
+        info!(
+            tenant = %self.peer.caller.tenant,
+            verb = self.verb,
+            pod = %Escaped(&self.pod),
+            uid = self.uid,
+            container = self.container,
+            sent_bytes = sent,
+            received_bytes = received,
+            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            outcome,
+            "session"
+        );
+    }
+}
+
+/// A body that ends when its session must.
+struct Guarded {
+    inner: Incoming,
+    ended: BoxFuture<'static, End>,
+    session: Session,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(end) = self.ended.poll_unpin(cx) {
+            self.session.end(end.outcome());
+            return Poll::Ready(Some(Err(end.into())));
+        }
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.session.counters.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                // Trailers say nothing that a caller needs.
+                let data = frame.into_data().unwrap_or_default();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => {
+                self.session.end("broken");
+                Poll::Ready(Some(Err(error.into())))
+            }
+            None => {
+                self.session.end("ok");
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+/// Two connections that are one from here on.
+pub struct Tunnel {
+    client: OnUpgrade,
+    backend: OnUpgrade,
+    session: Session,
+}
+
+impl Tunnel {
+    /// Carries bytes until both sides have ended, one has broken, or the session must end.
+    pub async fn run(self) {
+        let Self { client, backend, session } = self;
+        let (client, backend) = match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => (client, backend),
+            Err(error) => {
+                debug!(error = %Chain(&error), "the switch of protocols failed");
+                session.end("broken");
+                return;
+            }
+        };
+        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+        let counters = Arc::clone(&session.counters);
+        tokio::select! {
+            result = relay(&mut client, &mut backend, &counters) => {
+                if let Err(error) = &result {
+                    debug!(error = %Chain(error), "a side of the session broke off");
+                }
+                session.end(if result.is_ok() { "ok" } else { "broken" });
+            }
+            end = session.guard().ended() => session.end(end.outcome()),
+        }
+    }
+}
