@@ -81,6 +81,12 @@ pub const SYSTEM_NAMESPACE: &str = "vc-system";
 /// The ServiceAccount that the syncer runs as.
 pub const SYNCER: &str = "vc-syncer";
 
+/// The namespace of vn-agent, whose Pods mount files of their nodes.
+pub const AGENTS_NAMESPACE: &str = "vc-agents";
+
+/// The ServiceAccount that vn-agent runs as.
+pub const AGENT: &str = "vn-agent";
+
 /// The one ClusterRole that writers are bound to, and the name of the RoleBinding in each super namespace.
 pub const WRITER_ROLE: &str = "vc-tenant-writer";
 

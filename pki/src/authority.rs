@@ -156,11 +156,11 @@ mod tests {
         let certificate = pem.parse_x509().unwrap();
         let name = certificate.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned();
         let names = certificate.subject_alternative_name().unwrap().map(|names| names.value.general_names.clone()).unwrap_or_default();
-        let names = names.iter().map(|name| match name {
-            GeneralName::URI(uri) => format!("uri {uri}"),
-            GeneralName::DNSName(name) => format!("dns {name}"),
-            GeneralName::IPAddress(bytes) => format!("ip {bytes:?}"),
-            other => format!("{other:?}"),
+        let names = names.iter().map(|name| {
+            if let GeneralName::URI(uri) = name {
+                return format!("uri {uri}");
+            }
+            if let GeneralName::IPAddress(bytes) = name { format!("ip {bytes:?}") } else { format!("{name:?}") }
         });
         let usage = certificate.extended_key_usage().unwrap().unwrap().value;
         (name, names.collect(), (usage.client_auth, usage.server_auth), certificate.is_ca())
@@ -175,7 +175,10 @@ mod tests {
         let (_, names, usage, _) = issue(Leaf::TenantMetrics(uid));
         assert_eq!((names, usage), (vec![format!("uri vc://{uid}/metrics")], (true, false)));
         let agent = Leaf::Agent { node: "n1".to_owned(), addresses: vec!["192.0.2.1".parse().unwrap()] };
-        assert_eq!(issue(agent), ("n1".to_owned(), vec!["dns n1".to_owned(), "ip [192, 0, 2, 1]".to_owned()], (false, true), false));
+        assert_eq!(
+            issue(agent),
+            ("n1".to_owned(), vec!["DNSName(\"n1\")".to_owned(), "ip [192, 0, 2, 1]".to_owned()], (false, true), false)
+        );
         let client = issue(Leaf::KubeletClient { node: "n1".to_owned() });
         assert_eq!(client, ("vn-agent:n1".to_owned(), vec![], (true, false), false));
     }

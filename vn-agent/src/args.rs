@@ -30,14 +30,14 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve tenants' API servers on this node
-    Serve(Box<ServeArgs>),
+    Serve(Box<AgentArgs>),
     /// Issue the certificates that vn-agent, its callers and the kubelet know each other by
     Issue(IssueArgs),
 }
 
 /// Flags of serving.
 #[derive(Debug, Clone, clap::Args)]
-pub struct ServeArgs {
+pub struct AgentArgs {
     /// Name of this node
     #[arg(long, env = "VN_NODE_NAME", value_name = "NAME")]
     pub node_name: String,

@@ -2,11 +2,13 @@
 
 pub mod dial;
 pub mod kubelet;
+pub mod sup;
 
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
 use self::kubelet::Kubelet;
+use self::sup::Super;
 use crate::answer::{Failure, Hop};
 use crate::headers::Upgrade;
 use crate::pods::SuperPod;
@@ -16,6 +18,8 @@ use crate::route::{PodRef, Route};
 pub enum Backend {
     /// The node's own kubelet.
     Kubelet(Kubelet),
+    /// The super cluster's API server.
+    Super(Super),
 }
 
 /// The tenant that a request is for.
@@ -32,6 +36,7 @@ impl Backend {
     pub const fn hop(&self) -> Hop {
         match self {
             Self::Kubelet(_) => Hop::Kubelet,
+            Self::Super(_) => Hop::ApiServer,
         }
     }
 
@@ -39,6 +44,7 @@ impl Backend {
     pub async fn find(&self, tenant: &Tenant, pod: &PodRef) -> Result<SuperPod, Failure> {
         match self {
             Self::Kubelet(kubelet) => kubelet.find(tenant.uid, pod).await,
+            Self::Super(sup) => sup.find(tenant, pod).await,
         }
     }
 
@@ -46,6 +52,7 @@ impl Backend {
     pub async fn exchange(&self, route: &Route, pod: &SuperPod, upgrade: Option<&Upgrade>) -> Result<Response<Incoming>, Failure> {
         match self {
             Self::Kubelet(kubelet) => kubelet.exchange(route, pod, upgrade).await,
+            Self::Super(sup) => sup.exchange(route, pod, upgrade).await,
         }
     }
 
@@ -53,6 +60,7 @@ impl Backend {
     pub async fn confirm(&self, pod: &SuperPod) -> Result<(), Failure> {
         match self {
             Self::Kubelet(kubelet) => kubelet.confirm(pod).await,
+            Self::Super(sup) => sup.confirm(pod).await,
         }
     }
 }
@@ -70,4 +78,10 @@ pub(crate) fn unexpected(hop: Hop, status: StatusCode) -> Failure {
         _ => "answered what does not belong here",
     };
     Failure::new(StatusCode::BAD_GATEWAY, hop, format!("{who} {why} (status {})", status.as_u16()))
+}
+
+/// The Pod is not the one that was looked up.
+fn replaced(pod: &SuperPod) -> Failure {
+    let name = format!("{}/{}", pod.tenant_namespace, pod.owner.name);
+    Failure::refused(StatusCode::NOT_FOUND, format!("pod {name}: it was replaced or deleted while the request was on its way"))
 }

@@ -205,10 +205,7 @@ impl Source {
                 Ok(contents) if contents == last => continue,
                 Ok(contents) => {
                     let held = Held(self.paths().into_iter().zip(&contents).collect());
-                    self.build(&held).map(|credentials| {
-                        last.clone_from(&contents);
-                        credentials
-                    })
+                    self.build(&held).inspect(|_| last.clone_from(&contents))
                 }
                 Err(error) => Err(error),
             };
@@ -269,6 +266,21 @@ impl Held<'_> {
         config.resumption = Resumption::in_memory_sessions(KUBELET_SESSIONS);
         Ok(Arc::new(config))
     }
+}
+
+/// How a server is met whom this CA has signed, without a certificate of our own.
+pub fn of_server(ca_pem: &[u8]) -> Result<Arc<ClientConfig>, CredentialError> {
+    let path = Path::new("the kubeconfig");
+    let ca = ca_pem.to_vec();
+    let roots = Held(vec![(path, &ca)]).roots(path)?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(tls("the API server"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::in_memory_sessions(KUBELET_SESSIONS);
+    Ok(Arc::new(config))
 }
 
 fn tls<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl Fn(E) -> CredentialError {

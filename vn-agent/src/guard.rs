@@ -183,7 +183,7 @@ impl Drop for Taken {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { per_tenant: 2, all: 3, idle: Duration::from_secs(60), total: Duration::from_secs(600) };
+    const LIMITS: Limits = Limits { per_tenant: 2, all: 3, idle: Duration::from_mins(1), total: Duration::from_mins(10) };
 
     #[test]
     fn one_tenant_cannot_take_all_places() {

@@ -190,7 +190,7 @@ fn write(out: &Out, identity: &Identity) -> anyhow::Result<()> {
         if out.force {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("could not replace {}", path.display()))?
+                    return Err(error).with_context(|| format!("could not replace {}", path.display()));
                 }
                 Ok(()) | Err(_) => {}
             }
@@ -231,4 +231,39 @@ fn rights(node: &str) -> anyhow::Result<String> {
          apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: {user}\nsubjects:\n- apiGroup: rbac.authorization.k8s.io\n  \
          kind: User\n  name: {user}\n"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s62_the_rights_of_a_node_name_that_node_in_every_rule() {
+        let text = rights("n1").unwrap();
+        let rules: Vec<&str> = text.lines().filter(|line| line.trim_start().starts_with("resources:")).map(str::trim).collect();
+        assert_eq!(
+            rules,
+            ["resources: [nodes/proxy]", "resources: [nodes/pods]", "resources: [nodes/stats]", "resources: [nodes/metrics]"]
+        );
+        let count = |needle: &str| text.matches(needle).count();
+        assert_eq!(count("resourceNames: [n1]"), rules.len(), "{text}");
+        assert_eq!((count("verbs: [get, create]"), count("verbs: [get]")), (1, 3), "{text}");
+        assert_eq!(count("name: vn-agent:n1"), 4, "{text}");
+        for bad in ["", "a]", "a b", "*", "n1\nverbs: [\"*\"]"] {
+            assert!(rights(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn files_are_named_after_the_whole_name_and_not_overwritten() {
+        let dir = std::env::temp_dir().join(format!("vn-agent-issue-{}", std::process::id()));
+        let out = Out { out: dir.join("n1.example"), force: false };
+        let identity = |text: &str| Identity { certificate: text.to_owned(), key: text.to_owned() };
+        write(&out, &identity("first")).unwrap();
+        assert!(write(&out, &identity("second")).is_err());
+        assert_eq!(fs::read_to_string(dir.join("n1.example.crt")).unwrap(), "first");
+        write(&Out { force: true, ..out }, &identity("third")).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("n1.example.key")).unwrap(), "third");
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -12,6 +12,7 @@ pub mod args;
 pub mod backend;
 pub mod credentials;
 pub mod filter;
+pub mod fuzz;
 pub mod guard;
 pub mod headers;
 pub mod identity;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use runtime::log::Chain;
 use runtime::shutdown::Shutdown;
-use vn_agent::args::{Args, Command, ServeArgs};
+use vn_agent::args::{AgentArgs, Args, Command};
 use vn_agent::{issue, program};
 
 #[global_allocator]
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     runtime::log::init(&args.log)?;
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads.get()).enable_all().build();
     threads.context("could not start threads")?.block_on(async {

@@ -12,8 +12,9 @@ use crate::route::Page;
 
 /// What passes of a page, with its headers.
 pub(crate) async fn answer(backend: &Backend, tenant: &Tenant, page: Page) -> Result<(HeaderMap, Vec<u8>), Failure> {
-    let kubelet = match backend {
-        Backend::Kubelet(kubelet) => kubelet,
+    let Backend::Kubelet(kubelet) = backend else {
+        let message = "pages about a node need the kubelet as back end (--backend=kubelet)";
+        return Err(Failure::new(StatusCode::NOT_FOUND, Hop::Agent, message));
     };
     let bytes = kubelet.page(page).await?;
     // Whose Pods are on the page is known by a list that is younger than the page: a name that meanwhile belongs to another is not shown.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use runtime::kubeconfig::Kubeconfig;
 use runtime::metrics::{Build, Registry};
 use runtime::serve::{Health, Server};
@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::answer::Hop;
-use crate::args::ServeArgs;
+use crate::args::AgentArgs;
 use crate::backend::Backend;
 use crate::backend::dial::Dialer;
 use crate::backend::kubelet::Kubelet;
+use crate::backend::sup::Super;
 use crate::credentials::{Credentials, Source};
 use crate::guard::Places;
 use crate::metrics::AgentMetrics;
@@ -37,24 +38,24 @@ const USER_AGENT: &str = concat!("vn-agent/", env!("CARGO_PKG_VERSION"));
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// How often the node's Pods are listed where nobody asks: for readiness and metrics.
-const LIST_INTERVAL: Duration = Duration::from_secs(60);
+const LIST_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Serves until `stop`, then lets sessions finish.
-pub async fn run(args: &ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::new(Build { program: NAME, version: env!("CARGO_PKG_VERSION") });
     let task_metrics = TaskMetrics::register(registry.component());
     let metrics = AgentMetrics::register(registry.component());
     let health = Health::default();
 
     let kubelet_files = args.backend.kubelet_files();
-    if kubelet_files.is_none() {
-        bail!("no credential for this node's kubelet at {}", args.backend.kubelet_client_cert_file.display());
-    }
+    let is_kubelet = kubelet_files.is_some();
     let source = Source::new(args.credentials.clone(), kubelet_files);
     let (credentials, contents) = source.load().await.context("vn-agent serves nobody without certificates that can be used")?;
     let (set_credentials, credentials) = watch::channel(Arc::new(credentials));
     let (set_tenants, tenants) = watch::channel(Arc::new(Tenants::default()));
-    let transport = super_transport(args)?;
+    let kubeconfig = super_kubeconfig(args)?;
+    let transport = Transport::new(TransportConfig::trusted(kubeconfig.clone(), USER_AGENT))
+        .context("the credentials of the super cluster cannot be used")?;
 
     let probes = Tasks::new(&task_metrics);
     let helpers = Tasks::new(&task_metrics);
@@ -64,18 +65,26 @@ pub async fn run(args: &ServeArgs, stop: CancellationToken) -> anyhow::Result<()
     drop(probes.spawn("serve", server.run(probes.stop().clone())));
     drop(helpers.spawn("credentials", source.follow(contents, set_credentials, metrics.clone(), helpers.stop().clone())));
     let known = health.condition("tenants");
-    drop(helpers.spawn("tenants", tenants::follow(transport, set_tenants, known, helpers.stop().clone())));
+    drop(helpers.spawn("tenants", tenants::follow(transport.clone(), set_tenants, known, helpers.stop().clone())));
 
+    let backend = if is_kubelet {
+        Backend::Kubelet(kubelet(args, &credentials, &metrics, &backends)?)
+    } else {
+        Backend::Super(Super::new(&args.node_name, &kubeconfig, transport, Arc::clone(&backends))?)
+    };
+    info!(backend = backend.hop().name(), "who answers");
     let agent = Arc::new(Agent {
         node: args.node_name.clone(),
-        backend: Backend::Kubelet(kubelet(args, &credentials, &metrics, &backends)?),
+        backend,
         tenants,
         credentials,
         limits: args.sessions.limits(),
         places: Places::default(),
         metrics,
     });
-    drop(helpers.spawn("pods", list(Arc::clone(&agent), health.condition("backend"), helpers.stop().clone())));
+    if is_kubelet {
+        drop(helpers.spawn("pods", list(Arc::clone(&agent), health.condition("backend"), helpers.stop().clone())));
+    }
 
     let listener = TcpListener::bind(args.address).await.with_context(|| format!("could not take {}", args.address))?;
     info!(address = %listener.local_addr().context("the port has no address")?, node = args.node_name, "serving");
@@ -90,7 +99,7 @@ pub async fn run(args: &ServeArgs, stop: CancellationToken) -> anyhow::Result<()
 }
 
 fn kubelet(
-    args: &ServeArgs,
+    args: &AgentArgs,
     credentials: &watch::Receiver<Arc<Credentials>>,
     metrics: &AgentMetrics,
     tasks: &Arc<Tasks>,
@@ -103,19 +112,18 @@ fn kubelet(
     Ok(Kubelet::new(dialer, credentials.clone(), metrics.clone()))
 }
 
-fn super_transport(args: &ServeArgs) -> anyhow::Result<Transport> {
-    let kubeconfig = match &args.super_kubeconfig {
+fn super_kubeconfig(args: &AgentArgs) -> anyhow::Result<Kubeconfig> {
+    match &args.super_kubeconfig {
         Some(path) => {
-            Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))?
+            Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))
         }
-        None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig")?,
-    };
-    Transport::new(TransportConfig::trusted(kubeconfig, USER_AGENT)).context("the credentials of the super cluster cannot be used")
+        None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig"),
+    }
 }
 
 /// Lists the node's Pods now and then; ready while that works.
 async fn list(agent: Arc<Agent>, ready: runtime::serve::Condition, stop: CancellationToken) {
-    let Backend::Kubelet(kubelet) = &agent.backend;
+    let Backend::Kubelet(kubelet) = &agent.backend else { return };
     loop {
         let wait = match kubelet.fresh().await {
             Ok(_) => {

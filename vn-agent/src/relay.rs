@@ -219,7 +219,7 @@ mod tests {
                 client.shutdown().await.unwrap();
             };
             let mut read = Vec::new();
-            let (_, result) = tokio::join!(write, backend.read_to_end(&mut read));
+            let ((), result) = tokio::join!(write, backend.read_to_end(&mut read));
             result.unwrap();
             backend.shutdown().await.unwrap();
             read

@@ -103,7 +103,7 @@ impl fmt::Display for PodRef {
 pub struct Container(String);
 
 impl Container {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         // The grammar of a namespace's name is the same.
         Namespace::<Tenant>::parse(text).ok().map(|_| Self(text.to_owned()))
     }

@@ -25,7 +25,7 @@ use crate::session::{self, Agent, Peer, Slot};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// For the head of a request to come, also on a connection that has served others: API servers dial again.
-const HEAD: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_mins(1);
 
 /// Handshakes at a time: they cost CPU before it is known who is calling.
 const HANDSHAKES: usize = 64;
@@ -77,8 +77,9 @@ pub async fn run(listener: TcpListener, agent: Arc<Agent>, tasks: &Tasks, stop: 
 
 async fn connection(stream: TcpStream, agent: Arc<Agent>, handshakes: &Semaphore, stop: CancellationToken) {
     let slot = Slot::default();
-    if let Some((stream, peer)) = shake_hands(stream, &agent, handshakes).await {
-        serve(stream, agent, peer, &slot, stop).await;
+    // Apart, so that a stream does not hold for hours what its beginning needed.
+    if let Some((stream, peer)) = Box::pin(shake_hands(stream, &agent, handshakes)).await {
+        Box::pin(serve(stream, agent, peer, &slot, stop)).await;
     }
     let tunnel = slot.lock().take();
     if let Some(tunnel) = tunnel {

@@ -74,7 +74,8 @@ pub type Slot = Arc<Mutex<Option<Tunnel>>>;
 /// Answers a request. Never fails: what goes wrong is an answer too.
 pub async fn answer(agent: Arc<Agent>, peer: Peer, slot: Slot, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let is_upgrade = request.headers().contains_key(UPGRADE);
-    let result = attempt(&agent, &peer, &slot, request).await;
+    // Apart, so that a stream does not hold for hours what its beginning needed.
+    let result = Box::pin(attempt(&agent, &peer, &slot, request)).await;
     Ok(result.unwrap_or_else(|failure| {
         agent.metrics.failed(failure.hop.name(), failure.status.as_u16());
         info!(tenant = %peer.caller.tenant, hop = failure.hop.name(), code = failure.status.as_u16(), reason = failure.message, "not served");
@@ -94,13 +95,13 @@ async fn attempt(agent: &Arc<Agent>, peer: &Peer, slot: &Slot, mut request: Requ
     match (&route, upgrade) {
         (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, Some(upgrade)) => {
             let client = hyper::upgrade::on(&mut request);
-            stream(agent, peer, &tenant, route, &upgrade, (slot, client)).await
+            Box::pin(stream(agent, peer, &tenant, route, &upgrade, (slot, client))).await
         }
         (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, None) => {
             Err(Failure::refused(StatusCode::BAD_REQUEST, "this path needs an upgrade to SPDY/3.1 or websocket"))
         }
         (Route::Logs { .. } | Route::Page(_), Some(_)) => Err(Failure::refused(StatusCode::BAD_REQUEST, "this path has no upgrade")),
-        (Route::Logs { .. }, None) => logs(agent, peer, &tenant, route).await,
+        (Route::Logs { .. }, None) => Box::pin(logs(agent, peer, &tenant, route)).await,
         (Route::Page(page), None) => pages(agent, peer, &tenant, *page).await,
     }
 }

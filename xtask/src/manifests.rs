@@ -73,6 +73,7 @@ fn generated() -> anyhow::Result<BTreeMap<String, String>> {
         ("crds/virtualclusters.yaml".to_owned(), yaml(&[VirtualCluster::crd()])?),
         ("crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
         ("rbac.yaml".to_owned(), yaml(&identities(&rows))?),
+        ("rbac-vn-agent.yaml".to_owned(), yaml(&agent_identities())?),
     ]))
 }
 
@@ -181,6 +182,30 @@ fn mint_rules() -> Vec<Value> {
     vec![rule("", &["serviceaccounts"], &["create", "delete", "get", "list"]), rule("", &["serviceaccounts/token"], &["create"])]
 }
 
+/// Who vn-agent is in the super cluster: it learns which tenants there are. What it may do at a kubelet is bound to the certificate of that
+/// node (`vn-agent issue kubelet-rights`).
+fn agent_identities() -> Vec<Value> {
+    let subject = json!({"kind": "ServiceAccount", "name": keys::AGENT, "namespace": keys::AGENTS_NAMESPACE});
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": keys::AGENT, "namespace": keys::AGENTS_NAMESPACE},
+        }),
+        cluster_role(keys::AGENT, &agent_rules()),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": keys::AGENT},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::AGENT},
+            "subjects": [subject],
+        }),
+    ]
+}
+
+/// What vn-agent may do as itself, in the whole super cluster.
+fn agent_rules() -> Vec<Value> {
+    vec![rule("tenancy.x-k8s.io", &["virtualclusters"], READS)]
+}
+
 fn by_group<'a>(rows: impl Iterator<Item = &'a Row>) -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut groups: BTreeMap<&'static str, BTreeSet<&'static str>> = BTreeMap::new();
     for row in rows {
@@ -286,6 +311,12 @@ mod tests {
         let resources: BTreeSet<_> = grants.iter().map(|(resource, ..)| resource.as_str()).collect();
         assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/ephemeralcontainers", "pods/status", "secrets"]));
         assert!(grants.iter().all(|(_, verb, _)| verb != "watch"));
+    }
+
+    #[test]
+    fn s62_vn_agent_as_itself_reads_virtual_clusters_and_nothing_else() {
+        let grants = grants(&agent_rules());
+        assert!(grants.iter().all(|(resource, verb, _)| resource == "virtualclusters" && READS.contains(&verb.as_str())), "{grants:?}");
     }
 
     #[test]

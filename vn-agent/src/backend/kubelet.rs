@@ -73,11 +73,7 @@ impl Kubelet {
     ///
     /// A kubelet looks a Pod up by its name even where its path names a UID, so what it answered is known to be this Pod's only afterwards.
     pub async fn confirm(&self, pod: &SuperPod) -> Result<(), Failure> {
-        if self.fresh().await?.still_has(pod) {
-            return Ok(());
-        }
-        let name = format!("{}/{}", pod.tenant_namespace, pod.owner.name);
-        Err(Failure::refused(StatusCode::NOT_FOUND, format!("pod {name}: it was replaced or deleted while the request was on its way")))
+        if self.fresh().await?.still_has(pod) { Ok(()) } else { Err(super::replaced(pod)) }
     }
 
     /// A list that was begun after this call. Callers who come while one is under way share the next.
@@ -103,7 +99,7 @@ impl Kubelet {
 
     async fn list(&self) -> Result<Pods, Failure> {
         let bytes = self.read(&Page::Pods.at_kubelet(), LIST).await?;
-        Pods::read(&bytes).map_err(|_| self.misunderstood())
+        Pods::read(&bytes).map_err(|_| misunderstood())
     }
 
     /// A page of the node, whole.
@@ -115,7 +111,7 @@ impl Kubelet {
     pub async fn stream(&self, page: Page) -> Result<Answer<'_>, Failure> {
         let config = self.config()?;
         let answer = self.dialer.ask(&config, self.request(Method::GET, &page.at_kubelet(), None)?, HEAD).await?;
-        if answer.response.status() == StatusCode::OK { Ok(answer) } else { Err(self.unexpected(answer.response.status())) }
+        if answer.response.status() == StatusCode::OK { Ok(answer) } else { Err(super::unexpected(Hop::Kubelet, answer.response.status())) }
     }
 
     async fn read(&self, path: &str, limit: Duration) -> Result<Bytes, Failure> {
@@ -123,12 +119,12 @@ impl Kubelet {
             let config = self.config()?;
             let Answer { response, back } = self.dialer.ask(&config, self.request(Method::GET, path, None)?, limit).await?;
             if response.status() != StatusCode::OK {
-                return Err(self.unexpected(response.status()));
+                return Err(super::unexpected(Hop::Kubelet, response.status()));
             }
             let mut body = Limited::new(response.into_body(), MOST_BYTES);
             let mut bytes = BytesMut::new();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|_| self.misunderstood())?;
+                let frame = frame.map_err(|_| misunderstood())?;
                 if let Some(data) = frame.data_ref() {
                     bytes.extend_from_slice(data);
                 }
@@ -172,12 +168,8 @@ impl Kubelet {
         let config = self.credentials.borrow().kubelet.clone();
         config.ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, Hop::Agent, "it has no credential for the kubelet"))
     }
+}
 
-    fn unexpected(&self, status: StatusCode) -> Failure {
-        super::unexpected(Hop::Kubelet, status)
-    }
-
-    fn misunderstood(&self) -> Failure {
-        Failure::new(StatusCode::BAD_GATEWAY, Hop::Kubelet, "the kubelet's answer cannot be read, or is too large")
-    }
+fn misunderstood() -> Failure {
+    Failure::new(StatusCode::BAD_GATEWAY, Hop::Kubelet, "the kubelet's answer cannot be read, or is too large")
 }

@@ -32,9 +32,9 @@ struct Node {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Pod {
-    pod_ref: PodRef,
+    #[serde(rename = "podRef")]
+    reference: PodRef,
     #[serde(default)]
     containers: Option<Vec<Map<String, Value>>>,
     #[serde(default, rename = "volume")]
@@ -62,7 +62,7 @@ pub fn filter(json: &[u8], view: &View) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 fn passed(pod: Pod, view: &View) -> Option<Value> {
-    let own = view.at(&pod.pod_ref.namespace, &pod.pod_ref.name).filter(|own| own.uid.to_string() == pod.pod_ref.uid)?;
+    let own = view.at(&pod.reference.namespace, &pod.reference.name).filter(|own| own.uid.to_string() == pod.reference.uid)?;
     let mut out = only(pod.rest, &POD);
     let reference = json!({"name": own.owner.name.as_str(), "namespace": own.tenant_namespace.as_str(), "uid": own.owner.uid.to_string()});
     out.insert("podRef".to_owned(), reference);

@@ -106,6 +106,22 @@ impl Bed {
     }
 
     pub(crate) async fn with_limits(play: Play, limits: Limits) -> Self {
+        Self::start_with(play, limits, false, |address, _, credentials| {
+            let tasks = Arc::new(Tasks::new(&TaskMetrics::default()));
+            let name = ServerName::try_from("127.0.0.1").unwrap();
+            let dialer = Dialer::new(address.to_string(), name, Hop::Kubelet, tasks);
+            Backend::Kubelet(Kubelet::new(dialer, credentials, AgentMetrics::default()))
+        })
+        .await
+    }
+
+    /// With a back end of the test's own, made of the fake's address, its CA and the agent's credentials.
+    pub(crate) async fn start_with(
+        play: Play,
+        limits: Limits,
+        knows_tokens: bool,
+        backend: impl FnOnce(SocketAddr, &Authority, watch::Receiver<Arc<Credentials>>) -> Backend,
+    ) -> Self {
         let name = format!("vn-agent-{}-{:x}", std::process::id(), std::ptr::from_ref(&play).addr());
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
@@ -131,11 +147,11 @@ impl Bed {
             key: write("client.key", &at_kubelet.key),
         };
 
-        let tasks = [(); 3].map(|()| Tasks::new(&TaskMetrics::default()));
-        let [kubelet_tasks, backends, connections] = tasks;
+        let tasks = [(); 2].map(|()| Tasks::new(&TaskMetrics::default()));
+        let [kubelet_tasks, connections] = tasks;
         let (pods, heads, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let serving = ca.issue(&Leaf::KubeletServer { node: "n1".to_owned(), addresses: local }, HOUR).unwrap();
-        let stage = Stage { pods: Arc::clone(&pods), heads: Arc::clone(&heads), open: Arc::clone(&open), play };
+        let stage = Stage { pods: Arc::clone(&pods), heads: Arc::clone(&heads), open: Arc::clone(&open), play, knows_tokens };
         let kubelet_address = stage.run(&ca, &serving, &kubelet_tasks).await;
 
         let source = Source::new(files.clone(), Some(kubelet_files.clone()));
@@ -143,11 +159,9 @@ impl Bed {
         let known = Tenants::from_iter([(tenant(1).uid(), "acme".to_owned()), (tenant(2).uid(), "acme".to_owned())]);
         let (tenants, known) = watch::channel(Arc::new(known));
         let metrics = AgentMetrics::default();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let dialer = Dialer::new(kubelet_address.to_string(), name, Hop::Kubelet, Arc::new(backends));
         let agent = Arc::new(Agent {
             node: "n1".to_owned(),
-            backend: Backend::Kubelet(Kubelet::new(dialer, watched.clone(), metrics.clone())),
+            backend: backend(kubelet_address, &ca, watched.clone()),
             tenants: known,
             credentials: watched,
             limits,
@@ -279,6 +293,8 @@ struct Stage {
     heads: Arc<Mutex<Vec<String>>>,
     open: Arc<AtomicUsize>,
     play: Play,
+    /// Callers may come without a certificate, as to an API server.
+    knows_tokens: bool,
 }
 
 impl Stage {
@@ -286,7 +302,9 @@ impl Stage {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.certificate().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let clients = if self.knows_tokens { clients.allow_unauthenticated() } else { clients };
+        let clients = clients.build().unwrap();
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()

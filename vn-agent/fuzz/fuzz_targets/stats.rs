@@ -1,0 +1,4 @@
+//! Fuzz target: see `vn_agent::fuzz::stats_page`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vn_agent::fuzz::stats_page(data));

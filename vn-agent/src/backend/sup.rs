@@ -1,0 +1,195 @@
+//! The super cluster's API server as back end, by each tenant's own short-lived identity: where nobody wants credentials of kubelets.
+//!
+//! The identity is the tenant's writer, which has rights in this tenant's namespaces alone. So the API server itself refuses what is not
+//! the tenant's, and its audit log names the tenant.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{TenantId, Uid, keys};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use runtime::kubeconfig::{Kubeconfig, Secret};
+use runtime::log::Chain;
+use runtime::task::Tasks;
+use runtime::transport::{Call, Transport};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::dial::Dialer;
+use super::{Tenant, kubelet::AGENT, unexpected};
+use crate::answer::{Failure, Hop};
+use crate::credentials::{CredentialError, of_server};
+use crate::headers::Upgrade;
+use crate::pods::{Pods, SuperPod};
+use crate::route::{PodRef, Route};
+
+/// Life of a token, in seconds: the shortest that API servers give.
+const TOKEN_SECONDS: u64 = 600;
+
+/// How long a token is used: a session asks for it once, at its beginning.
+const TOKEN_USE: Duration = Duration::from_mins(8);
+
+/// For the head of an answer to a stream: API server, kubelet and container runtime answer one after the other.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// The super cluster's API server.
+pub struct Super {
+    node: String,
+    transport: Transport,
+    dialer: Dialer,
+    config: Arc<ClientConfig>,
+    /// Path of the server's URL, without a slash at the end.
+    prefix: String,
+    tokens: Mutex<HashMap<Uid, (Secret, Instant)>>,
+}
+
+/// Why it cannot be a back end.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperError {
+    /// The address in the kubeconfig is none that a stream can be opened to.
+    #[error("the server of the super cluster's kubeconfig has no name that can stand in a certificate")]
+    Server,
+    /// Its CA cannot be used.
+    #[error("the CA of the super cluster's kubeconfig cannot be used")]
+    Ca(#[from] CredentialError),
+}
+
+#[derive(Deserialize)]
+struct Issued {
+    status: IssuedStatus,
+}
+
+#[derive(Deserialize)]
+struct IssuedStatus {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct Placed {
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    node_name: Option<String>,
+}
+
+impl Super {
+    /// For the Pods of `node`; `transport` speaks as vn-agent itself and asks for tokens.
+    pub fn new(node: &str, kubeconfig: &Kubeconfig, transport: Transport, tasks: Arc<Tasks>) -> Result<Self, SuperError> {
+        let host = kubeconfig.server.host_str().ok_or(SuperError::Server)?;
+        let port = kubeconfig.server.port_or_known_default().ok_or(SuperError::Server)?;
+        let name = kubeconfig.tls_server_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| SuperError::Server)?;
+        Ok(Self {
+            node: node.to_owned(),
+            transport,
+            dialer: Dialer::new(format!("{host}:{port}"), name, Hop::ApiServer, tasks),
+            config: of_server(&kubeconfig.ca_pem)?,
+            prefix: kubeconfig.server.path().trim_end_matches('/').to_owned(),
+            tokens: Mutex::default(),
+        })
+    }
+
+    /// The tenant's Pod of that name on this node.
+    pub async fn find(&self, tenant: &Tenant, pod: &PodRef) -> Result<SuperPod, Failure> {
+        let absent = |why: &dyn std::fmt::Display| Failure::refused(StatusCode::NOT_FOUND, format!("pod {pod}: {why}"));
+        let namespace = TenantId::new(tenant.uid, &tenant.name).namespace(&pod.namespace).to_string();
+        let found = self.read(tenant.uid, &namespace, pod.name.same().as_str()).await?;
+        let (pods, is_here) = found.ok_or_else(|| absent(&crate::pods::NotFound::Absent))?;
+        let own = pods.find(tenant.uid, pod).map_err(|error| absent(&error))?;
+        if is_here { Ok(own.clone()) } else { Err(absent(&"it does not run on this node")) }
+    }
+
+    /// That this very Pod still has its name.
+    pub async fn confirm(&self, pod: &SuperPod) -> Result<(), Failure> {
+        match self.read(pod.owner.tenant, &pod.namespace, &pod.name).await? {
+            Some((pods, true)) if pods.still_has(pod) => Ok(()),
+            Some(_) | None => Err(super::replaced(pod)),
+        }
+    }
+
+    /// A Pod by its place, and whether it is on this node. One that the tenant's identity may not see is not there.
+    async fn read(&self, tenant: Uid, namespace: &str, name: &str) -> Result<Option<(Pods, bool)>, Failure> {
+        let token = self.token(tenant).await?;
+        let call = Call { bearer: Some(&token), ..Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}/pods/{name}")) };
+        let reply = self.transport.call(call).await.map_err(|error| unanswered(&error))?;
+        match reply.status {
+            StatusCode::OK => {
+                let unreadable = |_| Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, "the Pod cannot be read");
+                let placed: Placed = serde_json::from_slice(&reply.body).map_err(unreadable)?;
+                let pods = Pods::read_one(&reply.body).map_err(unreadable)?;
+                Ok(Some((pods, placed.spec.node_name.as_deref() == Some(&self.node))))
+            }
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(None),
+            status => {
+                self.tokens.lock().remove(&tenant);
+                Err(unexpected(Hop::ApiServer, status))
+            }
+        }
+    }
+
+    /// Sends a request about a Pod and gives the head of the answer, whatever its status.
+    pub async fn exchange(&self, route: &Route, pod: &SuperPod, upgrade: Option<&Upgrade>) -> Result<Response<Incoming>, Failure> {
+        let invalid = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, Hop::Agent, "the request to the API server cannot be formed");
+        let path = route.at_api_server(pod.place()).ok_or_else(invalid)?;
+        let token = self.token(pod.owner.tenant).await?;
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| invalid())?;
+        bearer.set_sensitive(true);
+        let mut request: Request<Empty<Bytes>> = Request::new(Empty::new());
+        if upgrade.is_some_and(Upgrade::is_spdy) {
+            *request.method_mut() = Method::POST;
+        }
+        *request.uri_mut() = format!("{}{path}", self.prefix).parse().map_err(|_| invalid())?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::try_from(self.dialer.address()).map_err(|_| invalid())?);
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(AUTHORIZATION, bearer);
+        for (name, value) in upgrade.map(Upgrade::headers).into_iter().flatten() {
+            headers.append(name, value.clone());
+        }
+        self.dialer.open_for(&self.config, request, route.is_stream().then_some(HEAD)).await
+    }
+
+    /// A token of the tenant's own identity.
+    async fn token(&self, tenant: Uid) -> Result<Secret, Failure> {
+        let held = self.tokens.lock().get(&tenant).filter(|(_, since)| since.elapsed() < TOKEN_USE).map(|(token, _)| token.clone());
+        if let Some(token) = held {
+            return Ok(token);
+        }
+        let writer = TenantId::new(tenant, "").writer();
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{writer}/token", keys::WRITERS_NAMESPACE);
+        let body = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_SECONDS},
+        });
+        let call = Call { body: Bytes::from(body.to_string()), ..Call::new(Method::POST, path) };
+        let reply = self.transport.call(call).await.map_err(|error| unanswered(&error))?;
+        if !reply.status.is_success() {
+            let message = format!("the tenant's identity is not to be had (status {})", reply.status.as_u16());
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, message));
+        }
+        let issued: Issued = serde_json::from_slice(&reply.body)
+            .map_err(|_| Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, "the tenant's token cannot be read"))?;
+        let token = Secret::new(issued.status.token);
+        let mut tokens = self.tokens.lock();
+        // Tenants that are gone leave nothing behind.
+        tokens.retain(|_, (_, since)| since.elapsed() < TOKEN_USE);
+        tokens.insert(tenant, (token.clone(), Instant::now()));
+        Ok(token)
+    }
+}
+
+fn unanswered(error: &runtime::transport::TransportError) -> Failure {
+    Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, format!("no answer from the super cluster's API server: {}", Chain(error)))
+}

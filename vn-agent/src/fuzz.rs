@@ -1,0 +1,106 @@
+//! What the fuzz targets check, as functions of bytes: the same laws run over the kept corpus in every ordinary test run.
+//!
+//! Each panics where a law is broken.
+
+use std::sync::Arc;
+
+use common::{Namespace, TenantId, Uid};
+use http::Method;
+
+use crate::filter::{View, pods, prometheus, stats};
+use crate::identity::Caller;
+use crate::pods::Pods;
+use crate::route::{Place, Route};
+
+/// A request line `GET /path?query`: what is accepted is sent on as plain ASCII and reads back as the same route.
+pub fn route(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (method, target) = text.split_once(' ').unwrap_or(("GET", text));
+    let Ok(method) = Method::from_bytes(method.as_bytes()) else { return };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let Ok(route) = Route::parse(&method, path, query) else { return };
+    let place = match route.pod() {
+        Some(pod) => Place { namespace: pod.namespace.as_str(), name: pod.name.as_str(), uid: pod.uid.unwrap_or_default() },
+        None => Place { namespace: "a", name: "b", uid: Uid::default() },
+    };
+    let sent = route.at_kubelet(place);
+    assert!(sent.bytes().all(|byte| byte.is_ascii_graphic()), "sent on as it came: {sent:?}");
+    let (path, query) = sent.split_once('?').unwrap_or((&sent, ""));
+    let again = Route::parse(&method, path, query).expect("what is sent on can be parsed");
+    assert_eq!(again.at_kubelet(place), sent, "what is sent on means the same");
+    assert!(route.at_api_server(place).is_none_or(|sent| sent.bytes().all(|byte| byte.is_ascii_graphic())));
+}
+
+/// The tenant that the filters are tried for.
+const TENANT: Uid = Uid::from_bits(1);
+
+/// One that must not show.
+const OTHER: Uid = Uid::from_bits(2);
+
+/// The super namespace of a tenant's `default`.
+pub fn super_namespace(tenant: Uid) -> String {
+    let default = Namespace::parse("default").expect("a plain word is a name");
+    TenantId::new(tenant, "acme").namespace(&default).to_string()
+}
+
+/// A node with a Pod `default/web` of two tenants, as one of them may see it.
+pub fn view() -> View {
+    let pod = |tenant: Uid, uid: u128| {
+        let (id, uid) = (TenantId::new(tenant, "acme"), Uid::from_bits(uid));
+        let owner =
+            serde_json::json!({"v": 1, "tenant": tenant.to_string(), "namespace": "default", "name": "web", "uid": uid.to_string()});
+        serde_json::json!({"metadata": {
+            "namespace": super_namespace(tenant), "name": "web", "uid": uid.to_string(),
+            "labels": {common::keys::TENANT: id.as_str()},
+            "annotations": {common::keys::OWNER: owner.to_string(), common::keys::CONTAINERS: "app"},
+        }})
+    };
+    let list = serde_json::json!({"items": [pod(TENANT, 7), pod(OTHER, 8)]});
+    let pods = Pods::read(list.to_string().as_bytes()).expect("a list that was just written is read");
+    View::new(Arc::new(pods), TENANT)
+}
+
+/// A page of metrics, in pieces: each line that passes is one of the tenant's, whatever stands on the page.
+pub fn prometheus_page(data: &[u8]) {
+    let (size, page) = data.split_first().map_or((1, data), |(size, page)| (usize::from(*size).max(1), page));
+    let filtered = |size: usize| {
+        let mut filter = prometheus::Filter::new(view());
+        let mut out = String::new();
+        page.chunks(size).for_each(|piece| filter.push(piece, &mut out));
+        out
+    };
+    let out = filtered(size);
+    assert_eq!(out, filtered(usize::MAX), "where the page was cut makes no difference");
+    for sample in out.lines().filter(|line| !line.starts_with('#')) {
+        assert!(sample.contains("namespace=\"default\"") && sample.contains("pod=\"web\""), "a sample of somebody: {sample}");
+    }
+}
+
+/// A summary: what passes is of the tenant's Pod.
+pub fn stats_page(data: &[u8]) {
+    let Ok(out) = stats::filter(data, &view()) else { return };
+    let out: serde_json::Value = serde_json::from_slice(&out).expect("what passes is JSON");
+    assert!(own(&out, "pods", "podRef"), "{out}");
+}
+
+/// A list of Pods, likewise; and as the list that Pods are learned from.
+pub fn pods_page(data: &[u8]) {
+    let _ = Pods::read(data);
+    let Ok(out) = pods::filter(data, &view()) else { return };
+    let out: serde_json::Value = serde_json::from_slice(&out).expect("what passes is JSON");
+    assert!(own(&out, "items", "metadata"), "{out}");
+}
+
+fn own(out: &serde_json::Value, list: &str, reference: &str) -> bool {
+    let says =
+        |item: &serde_json::Value, key: &str, value: &str| item.pointer(&format!("/{reference}/{key}")).is_some_and(|held| held == value);
+    let items = out.get(list).and_then(serde_json::Value::as_array).into_iter().flatten();
+    items.into_iter().all(|item| says(item, "namespace", "default") && says(item, "name", "web"))
+}
+
+/// A certificate.
+pub fn certificate(data: &[u8]) {
+    if let Ok(caller) = Caller::of_certificate(data) {
+        assert_eq!(Caller::of_uris(&[&caller.to_string()]), Ok(caller));
+    }
+}
