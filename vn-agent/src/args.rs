@@ -32,6 +32,13 @@ pub enum Command {
     /// Serve tenants' API servers on this node
     Serve(Box<AgentArgs>),
     /// Issue the certificates that vn-agent, its callers and the kubelet know each other by
+    ///
+    /// A tenant's API server shows vn-agent a certificate that says which tenant it is. The agent CA signs those and the certificates
+    /// that vn-agent itself shows; keep its key where no tenant reaches it, and let no tenant use it as a CA of its own. At the kubelet
+    /// vn-agent shows a certificate for that one node, signed by a CA that the kubelet believes (its clientCAFile).
+    ///
+    /// Files are written as FILE.crt and FILE.key, readable by their owner alone; one that is there already is not overwritten unless
+    /// --force is given.
     Issue(IssueArgs),
 }
 

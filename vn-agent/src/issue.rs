@@ -13,14 +13,7 @@ use common::Uid;
 use pki::{Authority, Identity, Leaf};
 use runtime::args::duration;
 
-/// Makes the certificates that vn-agent, its callers and kubelets know each other by
-///
-/// A tenant's API server shows vn-agent a certificate that says which tenant it is. The agent CA signs those and the certificates that
-/// vn-agent itself shows; keep its key where no tenant reaches it, and let no tenant use it as a CA of its own. At the kubelet vn-agent
-/// shows a certificate for that one node, signed by a CA that the kubelet believes (its clientCAFile).
-///
-/// Files are written as NAME.crt and NAME.key, readable by their owner alone; a file that is there already is not overwritten
-/// unless --force is given.
+/// Flags of `vn-agent issue`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct IssueArgs {

@@ -13,17 +13,17 @@ use vn_agent::{issue, program};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let result = match Args::parse().command {
-        Command::Serve(args) => serve(&args),
-        Command::Issue(args) => issue::run(&args),
+    let (result, is_server) = match Args::parse().command {
+        Command::Serve(args) => (serve(&args), true),
+        Command::Issue(args) => (issue::run(&args), false),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = %Chain(error.as_ref()), "vn-agent ends");
-            ExitCode::FAILURE
-        }
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) if is_server => tracing::error!(error = %Chain(error.as_ref()), "vn-agent ends"),
+        // A command answers the person who typed it.
+        Err(error) => eprintln!("error: {}", Chain(error.as_ref())),
     }
+    ExitCode::FAILURE
 }
 
 fn serve(args: &AgentArgs) -> anyhow::Result<()> {

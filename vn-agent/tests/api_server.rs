@@ -1,5 +1,7 @@
 //! The super cluster's API server as back end: each request by the tenant's own identity.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod bed;
 
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use common::Uid;
 use runtime::kubeconfig::{Identity, Kubeconfig, Secret};
 use runtime::task::{TaskMetrics, Tasks};
 use runtime::transport::{Transport, TransportConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vn_agent::backend::Backend;
 use vn_agent::backend::sup::Super;
@@ -25,13 +27,9 @@ fn api_server() -> bed::Play {
             let token = line.split('/').nth(6).unwrap_or_default().to_owned();
             json!({"status": {"token": format!("of-{token}"), "expirationTimestamp": "2030-01-01T00:00:00Z"}}).to_string()
         } else if line.starts_with(&format!("GET {own}web ")) {
-            let mut pod = pod(1, "web", 7);
-            pod["spec"] = json!({"nodeName": "n1"});
-            pod.to_string()
+            placed(pod(1, "web", 7), "n1")
         } else if line.starts_with(&format!("GET {own}elsewhere ")) {
-            let mut pod = pod(1, "elsewhere", 8);
-            pod["spec"] = json!({"nodeName": "n2"});
-            pod.to_string()
+            placed(pod(1, "elsewhere", 8), "n2")
         } else if line.contains("/web/exec?") {
             let _ = stream.write_all(SWITCHED).await;
             let _ = stream.write_all(b"hello").await;
@@ -47,6 +45,14 @@ fn api_server() -> bed::Play {
         let _ = stream.write_all(answer.as_bytes()).await;
         let _ = stream.shutdown().await;
     })
+}
+
+/// A Pod on a node.
+fn placed(mut pod: Value, node: &str) -> String {
+    if let Some(fields) = pod.as_object_mut() {
+        fields.insert("spec".to_owned(), json!({"nodeName": node}));
+    }
+    pod.to_string()
 }
 
 async fn bed() -> Bed {

@@ -1,6 +1,8 @@
 //! What vn-agent refuses: callers without a name, requests in a form of their own, Pods and containers of others, and back ends that
 //! answer what was not asked for.
 
+#![expect(clippy::panic, reason = "helpers of tests are tests")]
+
 mod bed;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! A bed for vn-agent: a kubelet that does as the test says, behind real TLS, and callers with real certificates.
 #![allow(dead_code, reason = "each test uses its part, so that no expectation holds in all of them")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ use vn_agent::server;
 use vn_agent::session::Agent;
 use vn_agent::tenants::Tenants;
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 /// Long enough for anything on a busy machine; what takes longer hangs.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
