@@ -74,6 +74,7 @@ fn generated() -> anyhow::Result<BTreeMap<String, String>> {
         ("crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
         ("rbac.yaml".to_owned(), yaml(&identities(&rows))?),
         ("rbac-vn-agent.yaml".to_owned(), yaml(&agent_identities())?),
+        ("rbac-vn-agent-super.yaml".to_owned(), yaml(&agent_super_identities(&rows))?),
     ]))
 }
 
@@ -199,6 +200,29 @@ fn agent_identities() -> Vec<Value> {
             "subjects": [subject],
         }),
     ]
+}
+
+/// In place of the same names in `rbac.yaml`, for `--backend=super` alone: tenants' identities stream too, and vn-agent may ask for their tokens.
+fn agent_super_identities(rows: &[Row]) -> Vec<Value> {
+    let role = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": keys::AGENT});
+    let metadata = json!({"name": keys::AGENT, "namespace": keys::WRITERS_NAMESPACE});
+    vec![
+        cluster_role(keys::WRITER_ROLE, &[writer_rules(rows), stream_rules()].concat()),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+            "rules": [rule("", &["serviceaccounts/token"], &["create"])],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": role("Role"),
+            "subjects": [{"kind": "ServiceAccount", "name": keys::AGENT, "namespace": keys::AGENTS_NAMESPACE}],
+        }),
+    ]
+}
+
+/// What a tenant's identity does to its Pods for `logs`, `exec`, `attach` and `port-forward`; a WebSocket comes by `get`.
+fn stream_rules() -> Vec<Value> {
+    vec![rule("", &["pods/log"], &["get"]), rule("", &["pods/attach", "pods/exec", "pods/portforward"], &["create", "get"])]
 }
 
 /// What vn-agent may do as itself, in the whole super cluster.
