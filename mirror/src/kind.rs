@@ -1,5 +1,7 @@
 //! What a kind is: a row of facts, and pure functions from one side to the other.
 
+use std::collections::BTreeMap;
+
 use common::{InSuper, InTenant, Name, Super, Tenant};
 use serde_json::{Map, Value};
 
@@ -94,6 +96,8 @@ pub struct Addition {
     pub subresource: &'static str,
     /// The fields of the spec to be merged into it: lists with a key hold what is new alone.
     pub spec: Map<String, Value>,
+    /// Annotations that say of what is added whose it is, written before it is there.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What the super copy reports to the tenant.

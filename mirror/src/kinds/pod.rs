@@ -50,7 +50,7 @@ impl Downward for Pod {
             }
         }
         let mut annotations = annotations_down(&tenant.meta.annotations, cx.policy);
-        annotations.insert(keys::CONTAINERS.to_owned(), container_names(tenant));
+        annotations.insert(keys::CONTAINERS.to_owned(), container_names(tenant, &FIRST_LISTS).join(","));
         annotations.insert(keys::GENERATION.to_owned(), tenant.meta.generation.to_string());
 
         policy::apply(&mut spec, tenant, cx)?;
@@ -157,11 +157,17 @@ fn containers_mut(spec: &mut Fields) -> impl Iterator<Item = (String, &mut Field
     })
 }
 
-fn container_names(tenant: &Object) -> String {
-    let spec = tenant.body.get("spec").and_then(Value::as_object);
-    let containers = CONTAINER_LISTS.iter().flat_map(|list| spec.into_iter().flat_map(|spec| objects(spec, list)));
-    let names: Vec<&str> = containers.filter_map(|container| container.get("name")?.as_str()).collect();
-    names.join(",")
+/// The lists of containers that a Pod begins with.
+const FIRST_LISTS: [&str; 2] = ["initContainers", "containers"];
+
+/// The names of all containers in these lists.
+fn container_names<'a>(pod: &'a Object, lists: &[&str]) -> Vec<&'a str> {
+    let spec = pod.body.get("spec").and_then(Value::as_object);
+    lists
+        .iter()
+        .flat_map(|list| spec.into_iter().flat_map(|spec| objects(spec, list)))
+        .filter_map(|container| text(container, "name"))
+        .collect()
 }
 
 /// The objects of a list field.

@@ -400,9 +400,14 @@ impl Downward for Growing {
     fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
         match (tenant.text("/spec/more"), sup.text("/spec/more")) {
             (Some("bad"), _) => (None, Some(Hold::refuse("NotSupported", "spec.more", "remove it"))),
-            (Some(more), there) if there != Some(more) => {
-                (Some(Addition { subresource: "more", spec: Map::from_iter([("more".to_owned(), json!(more))]) }), None)
-            }
+            (Some(more), there) if there != Some(more) => (
+                Some(Addition {
+                    subresource: "more",
+                    spec: Map::from_iter([("more".to_owned(), json!(more))]),
+                    annotations: BTreeMap::new(),
+                }),
+                None,
+            ),
             _ => (None, None),
         }
     }

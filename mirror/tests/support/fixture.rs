@@ -65,7 +65,10 @@ fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx
     out.insert("amend".to_owned(), amended);
     if kind.adds(&later) {
         let (addition, refused) = kind.additions(&later, &sup, cx);
-        let added = addition.map_or(json!("nothing to add"), |addition| json!({ addition.subresource: addition.spec }));
+        let added = addition.map_or(
+            json!("nothing to add"),
+            |addition| json!({ addition.subresource: addition.spec, "annotations": addition.annotations }),
+        );
         if let Some(hold) = refused {
             out.insert("addRefused".to_owned(), hold_text(&hold));
         }

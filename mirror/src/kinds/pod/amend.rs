@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{CONTAINER_LISTS, Fields, object, object_mut, objects, objects_mut, text};
+use super::{CONTAINER_LISTS, Fields, ephemeral, object, object_mut, objects, objects_mut, text};
 use crate::cx::Policy;
 use crate::metadata::merge;
 use crate::object::{Content, Object};
@@ -17,7 +17,9 @@ pub(super) fn amend(asked: Content, current: &Object, policy: &Policy) -> Conten
         deadline(wanted, spec);
         tolerations(wanted, spec);
     }
-    Content { body, ..merge(asked, &current.meta, policy) }
+    let mut merged = merge(asked, &current.meta, policy);
+    ephemeral::keep_listed(&mut merged.annotations, current);
+    Content { body, ..merged }
 }
 
 fn images(wanted: &Fields, spec: &mut Fields) {

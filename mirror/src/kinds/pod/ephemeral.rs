@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use common::{InSuper, InTenant};
+use common::{InSuper, InTenant, keys};
 use serde_json::{Map, Value, json};
 
-use super::{Fields, Own, env, names, objects, policy, text, verdicts};
+use super::{CONTAINER_LISTS, Own, container_names, env, names, objects, policy, verdicts};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::Addition;
@@ -21,21 +21,57 @@ pub(super) const LIST: &str = "ephemeralContainers";
 const ONLY: &Table = &[(LIST, Verdict::List(verdicts::EPHEMERAL_CONTAINER))];
 
 /// The tenant's ephemeral containers that the super copy does not have yet, and the first of them that is refused: one holds back no other.
+///
+/// *Guarantees*: a name that somebody else gave to a container below is never listed as the tenant's, who could else enter that container.
+///
+/// *Caveats*: the list is written right before the container is added. An administrator who adds one of the very same name in between lends it
+/// to the tenant.
 pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
-    let there = names_of(sup);
-    let (mut missing, mut refused) = (Vec::new(), None);
-    for (i, name) in names_of(tenant).into_iter().enumerate() {
-        if there.contains(&name) {
-            continue;
-        }
-        match one(i, tenant, cx) {
-            Ok(container) => missing.push(container),
+    let (listed, there) = (listed(sup), container_names(sup, &CONTAINER_LISTS));
+    let (mut missing, mut all, mut refused) = (Vec::new(), listed.clone(), None);
+    for (i, name) in container_names(tenant, &[LIST]).into_iter().enumerate() {
+        let asked = match (there.contains(&name), listed.contains(&name)) {
+            (true, true) => continue,
+            (true, false) => Err(taken(i)),
+            (false, _) => one(i, tenant, cx),
+        };
+        match asked {
+            Ok(container) => {
+                missing.push(container);
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
             Err(hold) => refused = refused.or(Some(hold)),
         }
     }
+    if missing.is_empty() {
+        return (None, refused);
+    }
     let spec = Map::from_iter([(LIST.to_owned(), Value::Array(missing))]);
-    let is_empty = objects(&spec, LIST).next().is_none();
-    ((!is_empty).then_some(Addition { subresource: "ephemeralcontainers", spec }), refused)
+    let annotations = BTreeMap::from([(keys::CONTAINERS.to_owned(), all.join(","))]);
+    (Some(Addition { subresource: "ephemeralcontainers", spec, annotations }), refused)
+}
+
+fn taken(i: usize) -> Hold {
+    let field = format!("spec.{LIST}[{i}].name");
+    Hold::refuse("NameTaken", field, "the super cluster has put a container of this name into the Pod; choose another name")
+}
+
+/// The containers of a super copy that are its tenant's.
+pub(super) fn listed(sup: &Object) -> Vec<&str> {
+    let names = sup.meta.annotations.get(keys::CONTAINERS).map(|names| names.split(',').collect());
+    names.unwrap_or_default()
+}
+
+/// What was added later stays listed when the list is written anew.
+pub(super) fn keep_listed(annotations: &mut BTreeMap<String, String>, current: &Object) {
+    let listed = listed(current);
+    let Some(names) = annotations.get_mut(keys::CONTAINERS) else { return };
+    for name in container_names(current, &[LIST]).into_iter().filter(|name| listed.contains(name)) {
+        names.push(',');
+        names.push_str(name);
+    }
 }
 
 /// What one of them asks for. The others stand in for their places, so that a refusal names the right one.
@@ -51,9 +87,4 @@ fn one(i: usize, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<Value, Hold> 
     policy::cap_size(&spec, &BTreeMap::new())?;
     let container = objects(&spec, LIST).nth(i).cloned();
     container.map(Value::Object).ok_or(Hold::Malformed("an ephemeral container is no object".into()))
-}
-
-fn names_of(pod: &Object) -> Vec<Option<&str>> {
-    let spec: Option<&Fields> = pod.body.get("spec").and_then(Value::as_object);
-    spec.into_iter().flat_map(|spec| objects(spec, LIST)).map(|container| text(container, "name")).collect()
 }

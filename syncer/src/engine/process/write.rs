@@ -141,6 +141,10 @@ impl Job<'_> {
             }
             Step::AddToSuper { uid, addition } => {
                 let bearer = self.bearer().await?;
+                if !addition.annotations.is_empty() {
+                    let whose = json!({"metadata": {"uid": uid.to_string(), "annotations": addition.annotations}});
+                    self.engine.sup().patch(&self.super_path(), Patch::Merge, &whose, bearer.as_ref()).await?;
+                }
                 let to = format!("{}/{}", self.super_path(), addition.subresource);
                 let more = json!({"metadata": {"uid": uid.to_string()}, "spec": addition.spec});
                 let reply = self.engine.sup().patch(&to, Patch::Strategic, &more, bearer.as_ref()).await?;
