@@ -15,6 +15,7 @@ use crate::kind::{Downward, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry};
+use crate::size;
 
 /// The kind.
 pub struct PodDisruptionBudget;
@@ -60,7 +61,7 @@ impl Downward for PodDisruptionBudget {
         }
         let mut content = metadata::down(&tenant.meta, cx.policy);
         content.body.insert("spec".to_owned(), Value::Object(spec));
-        Ok(InSuper(content))
+        size::cap(content, size::MOST_BYTES).map(InSuper)
     }
 }
 
