@@ -20,7 +20,7 @@ use crate::{
     wait::{Seen, eventually},
 };
 
-/// Applies every object of `manifests/**/*.yaml` but Deployments and samples: the test bed runs the programs itself.
+/// Applies every object of `manifests/**/*.yaml` but Deployments, `DaemonSets` and samples: the test bed runs the programs itself.
 pub async fn install(client: &Client) -> anyhow::Result<()> {
     let mut objects = objects(&env::workspace().join("manifests"))?;
     objects.sort_by_key(rank);
@@ -52,7 +52,7 @@ fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     for path in files(dir)? {
         let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let parsed = parse(&text).with_context(|| format!("{} is not YAML", path.display()))?;
-        objects.extend(parsed.into_iter().filter(|object| kind(object) != "Deployment"));
+        objects.extend(parsed.into_iter().filter(|object| !matches!(kind(object), "Deployment" | "DaemonSet")));
     }
     Ok(objects)
 }

@@ -203,9 +203,14 @@ impl Machine {
         self.read_for = Some(read_for);
         match found {
             Found::Text(text) => {
-                let share: f64 = rand::rng().random_range(0.8..1.2);
-                self.reading.succeeded(self.shared.kubeconfig_interval.mul_f64(share));
                 self.offer(&text);
+                if matches!(self.source, Source::Usable { .. }) {
+                    let share: f64 = rand::rng().random_range(0.8..1.2);
+                    self.reading.succeeded(self.shared.kubeconfig_interval.mul_f64(share));
+                } else {
+                    // Somebody mends it and waits, as where there is none.
+                    self.reading.failed();
+                }
             }
             Found::Nothing(reason, message) => {
                 self.reading.failed();
