@@ -25,6 +25,14 @@ pub struct Cx<'a> {
     pub super_nodes: &'a dyn NodeNames,
 }
 
+#[cfg(test)]
+impl<'a> Cx<'a> {
+    /// In tests of one decision: the namespace `default`, and no nodes but those that the tenant sees.
+    pub(crate) fn of_default(tenant: &'a TenantId, policy: &'a Policy, profile: &'a Profile, nodes: &'a BTreeSet<String>) -> Self {
+        Self { tenant, policy, profile, namespace: Some("default"), super_namespace: None, nodes, super_nodes: nodes }
+    }
+}
+
 /// The names of nodes.
 pub trait NodeNames: fmt::Debug + Sync {
     /// Whether a node has this name.

@@ -128,15 +128,7 @@ mod tests {
         let (tenant, nodes) = (TenantId::new(Uid::default(), "acme"), BTreeSet::new());
         let policy = Policy { api_server_endpoints: vec![("198.51.100.0".parse().unwrap(), 24)], ..Policy::default() };
         let profile = Profile { server: Some("192.0.2.7:6443".parse().unwrap()), ..Profile::default() };
-        let cx = Cx {
-            tenant: &tenant,
-            policy: &policy,
-            profile: &profile,
-            namespace: Some("default"),
-            super_namespace: None,
-            nodes: &nodes,
-            super_nodes: &nodes,
-        };
+        let cx = Cx::of_default(&tenant, &policy, &profile, &nodes);
         let leads = |address: &str, ports: &[u16]| is_the_api_server(address.parse().unwrap(), ports, &cx);
         assert!(leads("192.0.2.7", &[6443]) && leads("198.51.100.1", &[443, 6443]));
         for (address, ports) in

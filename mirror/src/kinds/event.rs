@@ -130,15 +130,7 @@ mod tests {
         let tenant = common::TenantId::new(Uid::from_bits(9), "acme");
         let (policy, profile, seen) = (Policy::default(), Profile::default(), BTreeSet::new());
         let all: BTreeSet<String> = ["n1", "n2"].map(str::to_owned).into();
-        let cx = Cx {
-            tenant: &tenant,
-            policy: &policy,
-            profile: &profile,
-            namespace: Some("default"),
-            super_namespace: None,
-            nodes: &seen,
-            super_nodes: &all,
-        };
+        let cx = Cx { super_nodes: &all, ..Cx::of_default(&tenant, &policy, &profile, &seen) };
         let told = |reason: &str, source: &Value, message: &str, node| {
             let event = json!({
                 "metadata": {"name": "web.1", "uid": Uid::from_bits(1).to_string()}, "reason": reason, "message": message, "source": source,

@@ -105,15 +105,7 @@ fn decide(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide) -> Outcome {
 
 fn decide_after(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide, settled: Option<Settled>) -> Outcome {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::from(["n1".to_owned()]));
-    let cx = Cx {
-        tenant: &id,
-        policy: &policy,
-        profile: &profile,
-        namespace: Some("default"),
-        super_namespace: None,
-        nodes: &nodes,
-        super_nodes: &nodes,
-    };
+    let cx = Cx::of_default(&id, &policy, &profile, &nodes);
     plan(kind, &Pair { tenant, sup, settled, wanted: true, ran: false }, &cx).outcome
 }
 
@@ -222,15 +214,7 @@ fn a_placed_pod_whose_super_copy_is_gone_ends_and_never_runs_again() {
 fn r37_a_pod_that_ran_before_its_tenant_heard_of_it_never_runs_again() {
     let ran = |sup| {
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-        let cx = Cx {
-            tenant: &id,
-            policy: &policy,
-            profile: &profile,
-            namespace: Some("default"),
-            super_namespace: None,
-            nodes: &nodes,
-            super_nodes: &nodes,
-        };
+        let cx = Cx::of_default(&id, &policy, &profile, &nodes);
         plan(&Graceful, &Pair { tenant: live(), sup, settled: None, wanted: true, ran: true }, &cx).outcome
     };
     assert_eq!(ran(SuperSide::Absent(Evidence::Inferred)), Outcome::Fetch(Want::Super));
@@ -269,15 +253,7 @@ fn s33_what_refers_to_more_than_is_followed_is_refused_and_brings_nothing_along(
         let spec = json!({"containers": [{"name": "a", "image": "i", "envFrom": references}]});
         let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true, ran: false };
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-        let cx = Cx {
-            tenant: &id,
-            policy: &policy,
-            profile: &profile,
-            namespace: Some("default"),
-            super_namespace: None,
-            nodes: &nodes,
-            super_nodes: &nodes,
-        };
+        let cx = Cx::of_default(&id, &policy, &profile, &nodes);
         let plan = plan(crate::kind::KindId::named("Pod").unwrap().downward().unwrap(), &pair, &cx);
         let refused = matches!(&plan.outcome, Outcome::Hold(Hold::Refused(refusal)) if refusal.reason == "TooManyReferences");
         assert_eq!((refused, plan.references.unwrap().is_empty()), (is_refused, is_refused));
@@ -362,15 +338,7 @@ fn a_binding_by_somebody_else_is_seen_though_nothing_else_moved() {
 #[test]
 fn what_nobody_refers_to_does_not_go_down_and_goes_when_the_last_reference_does() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-    let cx = Cx {
-        tenant: &id,
-        policy: &policy,
-        profile: &profile,
-        namespace: Some("default"),
-        super_namespace: None,
-        nodes: &nodes,
-        super_nodes: &nodes,
-    };
+    let cx = Cx::of_default(&id, &policy, &profile, &nodes);
     let unwanted = |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false, ran: false }, &cx).outcome;
     assert_eq!(unwanted(NONE), Outcome::Settled(None));
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
@@ -416,15 +384,7 @@ impl Downward for Growing {
 #[test]
 fn what_is_added_goes_with_the_rest_and_is_refused_without_it() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
-    let cx = Cx {
-        tenant: &id,
-        policy: &policy,
-        profile: &profile,
-        namespace: Some("default"),
-        super_namespace: None,
-        nodes: &nodes,
-        super_nodes: &nodes,
-    };
+    let cx = Cx::of_default(&id, &policy, &profile, &nodes);
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     let planned = |spec: Value, sup: &SuperSide| {
         plan(
