@@ -335,10 +335,12 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
     if kind.graceful() && matches!(body.text("/status/phase"), Some("Succeeded" | "Failed")) {
         return Outcome::Settled(None);
     }
-    if ran {
+    let asked = kind.down(body, cx);
+    // One that somebody else bound, where we run nothing, did not end here.
+    if ran && !(bound_by_another(facts) && asked.is_err()) {
         return end_tenant(tenant, None);
     }
-    match kind.down(body, cx) {
+    match asked {
         Err(hold) => Outcome::Hold(hold),
         Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, body, facts, cx), tokens: kind.tokens(body) }),
     }
@@ -371,7 +373,17 @@ fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, 
     if kind.demand() == Demand::Referenced && !pair.wanted {
         return end_super(sup, None);
     }
+    let against = match misplaced(kind, tenant, sup, cx) {
+        Ok(against) => against,
+        Err(outcome) => return *outcome,
+    };
     match (tenant.facts.deleting, sup.facts.deleting) {
+        // Whose hand bound it is no matter of ours: what we run for it ends, the tenant's Pod is left alone.
+        (false, false) if against.is_some() => {
+            let end = Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: None };
+            return Outcome::Write { steps: vec![end], reported: None, held: against };
+        }
+        (false, true) if against.is_some() => return against.map_or(Outcome::Settled(None), Outcome::Hold),
         (true, false) if kind.graceful() => return end_super(sup, grace_down(tenant, cx)),
         (true, true) if kind.graceful() && is_shorter(grace_down(tenant, cx), sup.facts.grace_seconds) => {
             return write(Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: grace_down(tenant, cx) });
@@ -423,27 +435,15 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.main != now.main);
     let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
     let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup));
-    // The node is no part of what moves, and somebody else's binding is looked at whenever it shows.
-    if !tenant_moved && !sup_moved && !bound_elsewhere(tenant, sup) {
+    if !tenant_moved && !sup_moved {
         return Ok(None);
     }
     let Some(body) = &tenant.body else {
         return early(Outcome::Fetch(Want::Tenant));
     };
-    let asked = match kind.down(body, cx) {
-        Ok(InSuper(asked)) => asked,
-        Err(hold) if bound_elsewhere(tenant, sup) => {
-            // A Pod that somebody else bound is refused, and what we run for it ends; the tenant's Pod is left alone.
-            let _ = hold;
-            return early(end_super(sup, None));
-        }
-        Err(hold) => return early(Outcome::Hold(hold)),
-    };
+    let InSuper(asked) = kind.down(body, cx).map_err(|hold| Box::new(Outcome::Hold(hold)))?;
     let hash = asked.hash();
     let as_built = sup.facts.built.is_some_and(|built| built.hash == hash);
-    if bound_elsewhere(tenant, sup) && !as_built {
-        return early(end_super(sup, None));
-    }
     // On the first look after a start the hash is trusted; drift made while no syncer ran is found by the deep patrol.
     if as_built && (pair.settled.is_none() || !sup_moved) {
         return Ok(None);
@@ -461,9 +461,25 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     Ok(Some(Step::UpdateSuper { content: amended, uid: sup.facts.uid, version: current.meta.version.clone() }))
 }
 
-/// Whether the tenant's copy names a node that neither we bound it to nor its super copy runs on.
-fn bound_elsewhere(tenant: &TenantCopy, sup: &SuperCopy) -> bool {
-    tenant.facts.node.is_some() && !tenant.facts.placed && tenant.facts.node != sup.facts.node
+/// What stands against the super copy where somebody else bound the tenant's: a node that its API server or its user chose, and that the
+/// super copy was not made for. The node is no part of what moves, so this is looked at whenever it shows.
+fn misplaced(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, cx: &Cx<'_>) -> Early<Option<Hold>> {
+    if tenant.facts.deleting || !bound_by_another(&tenant.facts) || tenant.facts.node == sup.facts.node {
+        return Ok(None);
+    }
+    let Some(body) = &tenant.body else {
+        return early(Outcome::Fetch(Want::Tenant));
+    };
+    Ok(match kind.down(body, cx) {
+        Err(hold) => Some(hold),
+        Ok(InSuper(asked)) if sup.facts.built.is_some_and(|built| built.hash == asked.hash()) => None,
+        Ok(_) => Some(Hold::Until(Missing::SuperGone)),
+    })
+}
+
+/// Whether the tenant's copy names a node that we did not bind it to.
+fn bound_by_another(tenant: &Facts) -> bool {
+    tenant.node.is_some() && !tenant.placed
 }
 
 /// Whether the current super copy already is what `amended` says, status and the version in [`keys::BUILT`] aside.

@@ -331,8 +331,24 @@ fn a_binding_by_somebody_else_is_seen_though_nothing_else_moved() {
     let sup = made(&json!({}), &json!({"x": 1, "nodeName": "n1"}), &json!({}));
     let bound = tenant(&json!({}), &json!({"x": 1, "nodeName": "elsewhere", "bad": null}), &json!({}));
     let then = agreed(&bound, &sup);
-    let refused = steps(decide_after(&Graceful, bound, sup, Some(then)));
-    assert_eq!(refused, [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+    let Outcome::Write { steps, held, .. } = decide_after(&Graceful, bound, sup, Some(then)) else { unreachable!() };
+    assert_eq!(steps, [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+    assert!(matches!(held, Some(Hold::Refused(_))), "its tenant is told: {held:?}");
+}
+
+#[test]
+fn a_binding_that_came_after_the_super_copy_does_not_cost_the_tenant_its_pod() {
+    let refused = || tenant(&json!({}), &json!({"x": 1, "nodeName": "elsewhere", "bad": null}), &json!({}));
+    let ending = made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), &json!({"x": 1, "nodeName": "n1"}), &json!({}));
+    assert!(matches!(decide(&Graceful, refused(), ending.clone()), Outcome::Hold(Hold::Refused(_))));
+    let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+    let cx = Cx::of_default(&id, &policy, &profile, &nodes);
+    let gone = Pair { tenant: refused(), sup: NONE, settled: None, wanted: true, ran: true };
+    let outcome = plan(&Graceful, &gone, &cx).outcome;
+    assert!(matches!(outcome, Outcome::Hold(Hold::Refused(_))), "{outcome:?}");
+    // A node that may be named: made for it anew, once the other is gone.
+    let elsewhere = tenant(&json!({}), &json!({"x": 3, "nodeName": "n2"}), &json!({}));
+    assert_eq!(decide(&Graceful, elsewhere, ending), Outcome::Hold(Hold::Until(Missing::SuperGone)));
 }
 
 #[test]
