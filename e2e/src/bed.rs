@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    env,
+    agents, env,
     etcd::Etcd,
     machine::Network,
     plane::{ControlPlane, PlaneOptions, Role},
@@ -90,6 +90,9 @@ impl Bed {
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         let network = options.network.then(Network::claim).transpose()?;
         let address = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::address);
+        if network.is_some() {
+            agents::make_authority(&dir).await?;
+        }
         let etcd = Arc::new(Etcd::start("etcd", &dir, &programs).await?);
         let sup = async {
             let sup = PlaneOptions {
@@ -203,14 +206,12 @@ async fn start_tenant(
     let name = format!("tenant-{i}");
     let etcd =
         if options.separate_etcd { Arc::new(Etcd::start(&format!("etcd-{name}"), dir, programs).await?) } else { Arc::clone(shared) };
-    let plane = PlaneOptions {
-        name,
-        role: Role::Tenant,
-        address,
-        service_cidr: format!("{}.{i}.0/24", options.range),
-        // Tenant 1 is an API server that streams no lists: what holds for two tenants holds with and without WatchList.
-        api_server_args: if i == 1 { vec!["--feature-gates=WatchList=false".to_owned()] } else { Vec::new() },
-    };
+    // Tenant 1 is an API server that streams no lists: what holds for two tenants holds with and without WatchList.
+    let mut api_server_args = if i == 1 { vec!["--feature-gates=WatchList=false".to_owned()] } else { Vec::new() };
+    if options.network {
+        api_server_args.push(format!("--kubelet-certificate-authority={}.crt", agents::authority(dir).display()));
+    }
+    let plane = PlaneOptions { name, role: Role::Tenant, address, service_cidr: format!("{}.{i}.0/24", options.range), api_server_args };
     ControlPlane::start(plane, etcd, dir, programs).await
 }
 

@@ -32,3 +32,13 @@ pub fn build_dir() -> anyhow::Result<PathBuf> {
     let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
     Ok(dir.to_owned())
 }
+
+/// A program of ours: what the environment names, or what cargo built beside the running program.
+pub fn program(variable: &str, name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = var(variable) {
+        return Ok(path.into());
+    }
+    let path = build_dir()?.join(name);
+    anyhow::ensure!(path.is_file(), "{} is missing; build it with `cargo build --workspace --bins`", path.display());
+    Ok(path)
+}

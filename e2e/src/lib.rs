@@ -4,6 +4,7 @@
 //! server is a [`Process`](process::Process) of ours that ends with us, whatever ends us. Several beds run side by side: ports and
 //! networks are claimed, state lies in a directory a bed.
 
+pub mod agents;
 pub mod audit;
 pub mod bed;
 pub mod between;
@@ -12,8 +13,10 @@ pub mod env;
 pub mod errand;
 pub mod etcd;
 pub mod images;
+pub mod kubectl;
 pub mod machine;
 pub mod manifests;
+pub mod metrics;
 pub mod nodes;
 pub mod oci;
 pub mod pki;

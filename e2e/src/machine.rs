@@ -132,6 +132,12 @@ impl Machine {
         Ok(spec)
     }
 
+    /// How to run a program of the real machine with the network of this one. Its process is the program's own.
+    pub fn in_network(&self, name: &str, program: &Path, args: impl IntoIterator<Item = String>) -> anyhow::Result<Spec> {
+        let enter = [format!("--net=/proc/{}/ns/net", self.pid()?), "--".to_owned(), program.display().to_string()];
+        Ok(Spec::new(name, Path::new("nsenter"), enter.into_iter().chain(args), &self.dir))
+    }
+
     /// Runs a program in it to its end, and gives what it wrote.
     pub async fn run(&self, program: &Path, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new("nsenter");

@@ -35,7 +35,12 @@ pub async fn install_sample(file: &str, words: &[(&str, &str)], client: &Client)
     let path = env::workspace().join("manifests/samples").join(file);
     let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     let text = words.iter().fold(text, |text, (word, value)| text.replace(word, value));
-    for object in parse(&text).with_context(|| format!("{} is not YAML", path.display()))? {
+    install_text(&text, client).await.with_context(|| format!("from {}", path.display()))
+}
+
+/// Applies every object of a text, as YAML.
+pub async fn install_text(text: &str, client: &Client) -> anyhow::Result<()> {
+    for object in parse(text).context("it is not YAML")? {
         install_one(&object, client).await?;
     }
     Ok(())

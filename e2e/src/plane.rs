@@ -9,10 +9,15 @@ use std::{
 
 use anyhow::Context as _;
 use http::Request;
-use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
+use kube::{Api, Client, api::PostParams, config::KubeConfigOptions, config::Kubeconfig};
 
 use crate::{
     etcd::Etcd,
+    kubectl::Kubectl,
     pki::{Authority, Credentials, kubeconfig, write},
     port::Port,
     process::{Process, Spec},
@@ -110,6 +115,17 @@ impl ControlPlane {
         &self.kubeconfig
     }
 
+    /// A kubeconfig of a `ServiceAccount`, by a token for a day.
+    pub async fn kubeconfig_of(&self, ns: &str, name: &str) -> anyhow::Result<String> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client(), ns);
+        let spec = TokenRequestSpec { expiration_seconds: Some(24 * 3600), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+        let answer = api.create_token_request(name, &PostParams::default(), &request).await;
+        let answer = answer.with_context(|| format!("could not get a token for {ns}/{name}"))?;
+        let token = answer.status.and_then(|status| status.token).context("a token request was answered without a token")?;
+        Ok(self.kubeconfig_with_token(&token))
+    }
+
     /// A kubeconfig that authenticates by `token`.
     pub fn kubeconfig_with_token(&self, token: &str) -> String {
         kubeconfig(&self.server, &self.authority.pem(), &Credentials::Token(token))
@@ -120,6 +136,16 @@ impl ControlPlane {
         let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let identity = self.authority.client(&file, user, group)?;
         Ok(kubeconfig(&self.server, &self.authority.pem(), &Credentials::Certificate(&identity)))
+    }
+
+    /// What its API server shows to kubelets: this, with `.crt` and `.key`.
+    pub fn kubelet_client(&self) -> PathBuf {
+        self.dir.join("kubelet-client")
+    }
+
+    /// kubectl with every right.
+    pub fn kubectl(&self, programs: &Programs) -> Kubectl {
+        Kubectl::new(programs.kubectl(), &self.kubeconfig)
     }
 
     /// Its certificate authority.

@@ -176,6 +176,12 @@ impl Process {
         self.status_bytes("VmHWM:")
     }
 
+    /// How many files, sockets and the like it has open; 0 if it does not run.
+    pub fn descriptors(&self) -> usize {
+        let Some(pid) = self.pid() else { return 0 };
+        std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+    }
+
     /// Fails, with the end of the log, if the program has ended.
     pub fn check_running(&self) -> anyhow::Result<()> {
         if self.is_running() {

@@ -32,7 +32,9 @@ pub use standing::Standing;
 pub use witness::Witness;
 
 use crate::{
+    agents::{self, AgentOptions, AgentProcess},
     bed::{Bed, BedOptions},
+    kubectl::Kubectl,
     nodes::{FakeNodes, NodeOptions},
     real_nodes::{self, RealNode, RealNodeOptions},
     syncer::{SyncerOptions, SyncerProcess},
@@ -52,6 +54,8 @@ pub struct Plot {
     pub nodes: NodeOptions,
     /// Its real nodes, if it has any.
     pub real: Option<RealNodeOptions>,
+    /// vn-agent on each of them, if it is to run.
+    pub agents: Option<AgentOptions>,
     /// The syncer.
     pub syncer: SyncerOptions,
 }
@@ -59,7 +63,13 @@ pub struct Plot {
 impl Plot {
     /// A bed of that name, two nodes, and a syncer with the default flags that logs each step.
     pub fn new(name: &str, tenants: usize) -> Self {
-        Self { bed: BedOptions::new(name, tenants), nodes: NodeOptions::new(2), real: None, syncer: Self::syncer("vc-syncer") }
+        Self {
+            bed: BedOptions::new(name, tenants),
+            nodes: NodeOptions::new(2),
+            real: None,
+            agents: None,
+            syncer: Self::syncer("vc-syncer"),
+        }
     }
 
     /// A syncer of that name with the default flags that logs each step.
@@ -71,11 +81,16 @@ impl Plot {
     pub fn real(name: &str, tenants: usize, count: u8) -> Self {
         let plot = Self::new(name, tenants);
         Self {
-            bed: BedOptions { network: true, ..plot.bed },
+            bed: BedOptions { network: true, ..plot.bed.clone() },
             nodes: NodeOptions::new(0),
             real: Some(RealNodeOptions::new(count)),
-            syncer: plot.syncer,
+            ..plot
         }
+    }
+
+    /// As [`Plot::real`], with vn-agent on each node.
+    pub fn with_agents(name: &str, tenants: usize, count: u8) -> Self {
+        Self { agents: Some(AgentOptions::default()), ..Self::real(name, tenants, count) }
     }
 
     /// With one more flag of the syncer.
@@ -88,6 +103,8 @@ impl Plot {
 
 /// Everything that runs; ended when dropped, the syncer first.
 pub struct Story {
+    /// vn-agent on each real node.
+    pub agents: Vec<AgentProcess>,
     /// The syncer.
     pub syncer: SyncerProcess,
     /// The tenants, as registered.
@@ -120,7 +137,14 @@ impl Story {
         for i in 0..bed.tenants.len() {
             tenants.push(Actor::register(&bed, i).await?);
         }
-        let story = Self { syncer, tenants, nodes, real, bed };
+        let mut agents = Vec::new();
+        if let Some(options) = &plot.agents {
+            for (i, tenant) in tenants.iter().enumerate() {
+                agents::introduce(&bed, i, tenant.id.uid()).await?;
+            }
+            agents = try_join_all(real.iter().map(|node| AgentProcess::start(&bed, node, options))).await?;
+        }
+        let story = Self { agents, syncer, tenants, nodes, real, bed };
         let ready = try_join_all(story.tenants.iter().map(|tenant| story.ready(tenant))).await;
         ready.with_context(|| story.tail())?;
         Ok(story)
@@ -129,6 +153,16 @@ impl Story {
     /// A tenant, from 0.
     pub fn tenant(&self, i: usize) -> anyhow::Result<&Actor> {
         self.tenants.get(i).with_context(|| format!("the story has no tenant {i}"))
+    }
+
+    /// kubectl of tenant `i`, with every right in it.
+    pub fn kubectl(&self, i: usize) -> anyhow::Result<Kubectl> {
+        Ok(self.bed.tenant(i)?.kubectl(self.bed.programs()))
+    }
+
+    /// vn-agent on real node `i`, from 0.
+    pub fn agent(&self, i: usize) -> anyhow::Result<&AgentProcess> {
+        self.agents.get(i).with_context(|| format!("the story has no vn-agent {i}"))
     }
 
     /// What the `VirtualCluster` of tenant `i` says.

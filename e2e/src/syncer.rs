@@ -4,19 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use http::Request;
-use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::ServiceAccount,
-};
-use kube::{Api, Client, api::PostParams};
+use kube::Client;
 
 use crate::{
     bed::Bed,
     env,
     etcd::plain_client,
-    manifests,
+    manifests, metrics,
     pki::write,
-    plane::ControlPlane,
     port::Port,
     process::{Process, Spec},
     wait::{Seen, eventually},
@@ -68,7 +63,7 @@ impl SyncerProcess {
             None => program()?,
         };
         let kubeconfig = bed.dir().join(format!("{}.kubeconfig", options.name));
-        let text = bed.sup.kubeconfig_with_token(&token(&bed.sup).await?);
+        let text = bed.sup.kubeconfig_of(IDENTITY.0, IDENTITY.1).await?;
         write(&kubeconfig, &text.replace(bed.sup.server(), options.server.as_deref().unwrap_or(bed.sup.server())))?;
         let port = Port::claim()?;
         let args = [
@@ -117,13 +112,7 @@ impl SyncerProcess {
 
     /// The sum of a metric over all its labels that contain `labels`; 0 if there is none.
     pub async fn metric(&self, name: &str, labels: &str) -> anyhow::Result<f64> {
-        let text = self.metrics().await?;
-        let lines = text.lines().filter(|line| line.contains(labels));
-        let values = lines.filter_map(|line| {
-            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
-            rest.rsplit_once(' ')?.1.parse::<f64>().ok()
-        });
-        Ok(values.sum())
+        Ok(metrics::sum(&self.metrics().await?, name, labels))
     }
 
     /// Fails if it has not written since its start, or if an update was answered with the version that was there before.
@@ -152,20 +141,5 @@ impl SyncerProcess {
 
 /// The program: `$VC_SYNCER`, or what cargo built beside the running program.
 pub fn program() -> anyhow::Result<PathBuf> {
-    if let Some(path) = env::var("VC_SYNCER") {
-        return Ok(path.into());
-    }
-    let path = env::build_dir()?.join("vc-syncer");
-    anyhow::ensure!(path.is_file(), "{} is missing; build it with `cargo build -p syncer`", path.display());
-    Ok(path)
-}
-
-async fn token(sup: &ControlPlane) -> anyhow::Result<String> {
-    let (ns, name) = IDENTITY;
-    let api: Api<ServiceAccount> = Api::namespaced(sup.client(), ns);
-    let spec = TokenRequestSpec { expiration_seconds: Some(24 * 3600), ..TokenRequestSpec::default() };
-    let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-    let answer = api.create_token_request(name, &PostParams::default(), &request).await;
-    let answer = answer.with_context(|| format!("could not get a token for {ns}/{name}"))?;
-    answer.status.and_then(|status| status.token).context("a token request was answered without a token")
+    env::program("VC_SYNCER", "vc-syncer")
 }

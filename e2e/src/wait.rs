@@ -2,8 +2,14 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use anyhow::bail;
-use tokio::time::{Instant, sleep};
+use anyhow::{Context as _, bail, ensure};
+use futures::StreamExt as _;
+use kube::{
+    Api, Resource,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often a condition is looked at. Short: tests measure latencies of some tens of milliseconds with it.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -66,6 +72,40 @@ pub async fn never(
         }
         sleep(INTERVAL).await;
     }
+    Ok(())
+}
+
+/// Watches an object during `period` and fails as soon as it goes or `look` finds something wrong with it: every state that it ever has
+/// is seen, and nothing is asked meanwhile.
+pub async fn never_seen<K>(
+    what: impl AsRef<str>,
+    period: Duration,
+    api: Api<K>,
+    name: &str,
+    look: impl Fn(&K) -> Option<String>,
+) -> anyhow::Result<()>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let start = Instant::now();
+    let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = std::pin::pin!(watcher(api, one).default_backoff());
+    let mut looks = 0;
+    while let Ok(event) = timeout(period.saturating_sub(start.elapsed()), events.next()).await {
+        let seen = match event.context("the watch has ended")? {
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                looks += 1;
+                look(&object)
+            }
+            Ok(watcher::Event::Delete(_)) => Some("it is gone".to_owned()),
+            // The watcher comes back by itself.
+            Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => None,
+        };
+        if let Some(seen) = seen {
+            bail!("after {:?}: {}; seen: {seen}", start.elapsed(), what.as_ref());
+        }
+    }
+    ensure!(looks > 0, "there is no {name} to be seen");
     Ok(())
 }
 

@@ -10,24 +10,24 @@ use e2e::{
     port::Port,
     process::{Process, Spec},
     story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod, uid_of},
-    wait::{Seen, eventually, never},
+    wait::{Seen, eventually, never, never_seen},
 };
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Binding, Node, Pod};
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
-/// Longer than a node-lifecycle controller waits for a heartbeat (50 s).
-const LONG: Duration = Duration::from_secs(65);
+/// Many times what a node-lifecycle controller waits for a heartbeat (50 s).
+const LONG: Duration = Duration::from_mins(10);
 /// A vNode without Pods stays for a minute.
 const LINGERS: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_see_the_nodes_that_their_pods_run_on() {
-    let plot = Plot::new("nodes", 2).flag("--tenant-watch-silence").flag("15s");
-    let story = Story::play(Plot { nodes: NodeOptions::new(3), ..plot }).await.unwrap();
+    let story = Story::play(Plot { nodes: NodeOptions::new(3), ..Plot::new("nodes", 2) }).await.unwrap();
     // The second tenant cares for Nodes itself.
     let _controller = lifecycle_controller(&story, 1).unwrap();
     let (without, with) = (story.tenant(0).unwrap(), story.tenant(1).unwrap());
@@ -40,6 +40,25 @@ async fn tenants_see_the_nodes_that_their_pods_run_on() {
     }
     let chapters = vec![
         chapter("a vNode shows what a tenant may know, and no more", looks(&story)),
+        chapter("it goes after its last Pod", goes(&story)),
+        chapter("a Pod bound by the tenant's own hand is refused and left alone", bound_by_hand(&story)),
+        chapter("a Pod that names a vNode runs there", named(without)),
+        chapter("a node that takes no new Pods, or is not ready, is shown as that, and as well again", ailing(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("one that the tenant deletes is made again", deleted(with))]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vnode_stays_ready_for_ten_minutes() {
+    let story = Story::play(Plot::new("nodes-stay", 2).flag("--tenant-watch-silence").flag("15s")).await.unwrap();
+    let _controller = lifecycle_controller(&story, 1).unwrap();
+    let (without, with) = (story.tenant(0).unwrap(), story.tenant(1).unwrap());
+    for tenant in [without, with] {
+        tenant.apply(&on_node("stays", "node-0")).await.unwrap();
+        tenant.sees("the Pod runs", "default", "stays", is_running).await.unwrap();
+    }
+    let chapters = vec![
         chapter("without a node-lifecycle controller it stays Ready and untainted", stays_ready(without)),
         chapter("with one, too, and nothing is evicted", async {
             stays_ready(with).await?;
@@ -49,13 +68,8 @@ async fn tenants_see_the_nodes_that_their_pods_run_on() {
             Ok(())
         }),
         chapter("a tenant in which nothing happens stays Ready", quiet(&story)),
-        chapter("it goes after its last Pod", goes(&story)),
-        chapter("a Pod bound by the tenant's own hand is refused and left alone", bound_by_hand(&story)),
-        chapter("a Pod that names a vNode runs there", named(without)),
-        chapter("a node that takes no new Pods, or is not ready, is shown as that, and as well again", ailing(&story)),
     ];
     story.tell(chapters).await.unwrap();
-    story.tell(vec![chapter("one that the tenant deletes is made again", deleted(with))]).await.unwrap();
 }
 
 fn on_node(name: &str, node: &str) -> serde_json::Value {
@@ -82,10 +96,15 @@ fn lifecycle_controller(story: &Story, i: usize) -> anyhow::Result<(Process, Por
 
 /// What is wrong with a vNode as the tenant sees it, if anything.
 async fn flaw(tenant: &Actor, name: &str) -> anyhow::Result<Option<String>> {
-    let Some(node) = Api::<Node>::all(tenant.client()).get_opt(name).await? else { return Ok(Some("there is none".to_owned())) };
+    let node = Api::<Node>::all(tenant.client()).get_opt(name).await?;
+    Ok(node.map_or_else(|| Some("there is none".to_owned()), |node| flaw_of(&node)))
+}
+
+/// The same of one that was seen.
+fn flaw_of(node: &Node) -> Option<String> {
     let taints: Vec<_> = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).collect();
-    let ready = ready(&node);
-    Ok((ready != Some("True") || !taints.is_empty()).then(|| format!("Ready is {ready:?}, the taints are {taints:?}")))
+    let ready = ready(node);
+    (ready != Some("True") || !taints.is_empty()).then(|| format!("Ready is {ready:?}, the taints are {taints:?}"))
 }
 
 /// What the Ready condition of a Node says.
@@ -100,7 +119,8 @@ async fn stays_ready(tenant: &Actor) -> anyhow::Result<()> {
     })
     .await?;
     let before: Pod = tenant.above("default").get("stays").await?;
-    never(format!("{}: the vNode is not as it should be", tenant.name), LONG, async || flaw(tenant, "node-0").await).await?;
+    let nodes: Api<Node> = Api::all(tenant.client());
+    never_seen(format!("{}: the vNode is not as it should be", tenant.name), LONG, nodes, "node-0", flaw_of).await?;
     let after: Pod = tenant.above("default").get("stays").await?;
     anyhow::ensure!(is_running(&after) && uid_of(&after) == uid_of(&before), "the Pod did not stay: {:?}", after.status);
     Ok(())
@@ -108,16 +128,17 @@ async fn stays_ready(tenant: &Actor) -> anyhow::Result<()> {
 
 /// An API server need not say anything on a watch while nothing happens; connections that are silent for long are opened anew.
 async fn quiet(story: &Story) -> anyhow::Result<()> {
-    for tenant in &story.tenants {
+    let same = async |tenant: &Actor| {
         let api = virtual_clusters(&tenant.name, story.bed.sup.client());
-        let before = api.get(&tenant.name).await?.data.pointer("/status/conditions").cloned();
-        never(format!("{} is not Ready", tenant.name), LONG / 2, async || {
-            let now = api.get(&tenant.name).await?.data.pointer("/status/conditions").cloned();
-            Ok((now != before).then(|| format!("{now:?}, but before {before:?}")))
+        let conditions = |object: &DynamicObject| object.data.pointer("/status/conditions").cloned();
+        let before = conditions(&api.get(&tenant.name).await?);
+        never_seen(format!("{} is not Ready", tenant.name), LONG, api, &tenant.name, |object| {
+            let now = conditions(object);
+            (now != before).then(|| format!("{now:?}, but before {before:?}"))
         })
-        .await?;
-    }
-    Ok(())
+        .await
+    };
+    try_join_all(story.tenants.iter().map(same)).await.map(drop)
 }
 
 async fn looks(story: &Story) -> anyhow::Result<()> {
@@ -172,10 +193,14 @@ async fn bound_by_hand(story: &Story) -> anyhow::Result<()> {
     for made in [bound?, named] {
         let event = tenant.warned("default", &uid_of(&made), "spec.nodeName").await?;
         anyhow::ensure!(event.reason.is_some(), "{event:?}");
+        // What was made below before the binding was seen ends.
+        let below: Api<Pod> = tenant.below("default");
+        let name = made.name_any();
+        eventually("nothing runs for it", PATIENCE, async || Ok(Seen::when(below.get_opt(&name).await?.is_none(), "there"))).await?;
         never("the Pod is deleted, or runs", Duration::from_secs(3), async || {
-            let above = pods.get_opt(&made.name_any()).await?;
+            let above = pods.get_opt(&name).await?;
             let kept = above.as_ref().is_some_and(|pod| uid_of(pod) == uid_of(&made) && pod.metadata.deletion_timestamp.is_none());
-            let below = tenant.below::<Pod>("default").get_opt(&made.name_any()).await?;
+            let below = below.get_opt(&name).await?;
             Ok((!kept || below.is_some()).then(|| format!("above {above:?}, below {below:?}")))
         })
         .await?;
