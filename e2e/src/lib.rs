@@ -8,6 +8,7 @@ pub mod agents;
 pub mod audit;
 pub mod bed;
 pub mod between;
+pub mod dial;
 pub mod dns;
 pub mod env;
 pub mod errand;
