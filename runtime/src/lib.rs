@@ -5,6 +5,7 @@ pub mod address;
 pub mod args;
 pub mod kubeconfig;
 pub mod lease;
+pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod serve;

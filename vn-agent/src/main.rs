@@ -28,6 +28,10 @@ fn main() -> ExitCode {
 
 fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     runtime::log::init(&args.log)?;
+    match runtime::limit::raise_descriptors() {
+        Ok(most) => tracing::debug!(most, "descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of descriptors stays as it is"),
+    }
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads.get()).enable_all().build();
     threads.context("could not start threads")?.block_on(async {
         let shutdown = Shutdown::new(&args.shutdown).context("could not catch signals")?;
