@@ -83,8 +83,21 @@ pub(crate) async fn make_authority(bed: &Path) -> anyhow::Result<()> {
     issue(&["ca", "--out", &text(&authority(bed))]).await.map(drop)
 }
 
-/// Gives the API server of tenant `i` a certificate that says who it is; one that it had before is replaced.
-pub async fn introduce(bed: &Bed, i: usize, tenant: Uid) -> anyhow::Result<()> {
+/// Gives the API server of tenant `i` a certificate that says who it is, and starts it again.
+pub(crate) async fn introduce(bed: &Bed, i: usize, tenant: Uid) -> anyhow::Result<()> {
+    issue_anew(bed, i, tenant).await?;
+    let plane = bed.tenant(i)?;
+    plane.api_server.kill()?;
+    plane.api_server.start_again()?;
+    plane.wait_ready().await
+}
+
+/// Replaces the certificate that the API server of tenant `i` shows.
+///
+/// # Caveats
+/// It sees that when it next dials, and then closes all connections that it dialled, the new one included: one request fails. See
+/// `transport/cert_rotation.go` of client-go.
+pub async fn issue_anew(bed: &Bed, i: usize, tenant: Uid) -> anyhow::Result<()> {
     let (out, ca) = (bed.tenant(i)?.kubelet_client(), authority(bed.dir()));
     issue(&["tenant", "--uid", &tenant.to_string(), "--ca", &text(&ca), "--out", &text(&out), "--force"]).await.map(drop)
 }

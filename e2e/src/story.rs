@@ -35,6 +35,7 @@ use crate::{
     agents::{self, AgentOptions, AgentProcess},
     bed::{Bed, BedOptions},
     kubectl::Kubectl,
+    manifests,
     nodes::{FakeNodes, NodeOptions},
     real_nodes::{self, RealNode, RealNodeOptions},
     syncer::{SyncerOptions, SyncerProcess},
@@ -131,19 +132,15 @@ impl Story {
             None => Vec::new(),
         };
         let nodes = FakeNodes::start(bed.sup.client(), plot.nodes).await?;
-        let syncer = SyncerProcess::start(&bed, plot.syncer).await?;
-        syncer.wait_ready(PATIENCE).await?;
-        let mut tenants = Vec::new();
-        for i in 0..bed.tenants.len() {
-            tenants.push(Actor::register(&bed, i).await?);
-        }
+        manifests::install(&bed.sup.client()).await?;
+        let tenants = try_join_all((0..bed.tenants.len()).map(|i| Actor::register(&bed, i))).await?;
         let mut agents = Vec::new();
         if let Some(options) = &plot.agents {
-            for (i, tenant) in tenants.iter().enumerate() {
-                agents::introduce(&bed, i, tenant.id.uid()).await?;
-            }
+            try_join_all(tenants.iter().enumerate().map(|(i, tenant)| agents::introduce(&bed, i, tenant.id.uid()))).await?;
             agents = try_join_all(real.iter().map(|node| AgentProcess::start(&bed, node, options))).await?;
         }
+        let syncer = SyncerProcess::start_installed(&bed, plot.syncer).await?;
+        syncer.wait_ready(PATIENCE).await?;
         let story = Self { agents, syncer, tenants, nodes, real, bed };
         let ready = try_join_all(story.tenants.iter().map(|tenant| story.ready(tenant))).await;
         ready.with_context(|| story.tail())?;
