@@ -120,7 +120,7 @@ impl Guard {
     }
 }
 
-/// How many sessions run, by tenant.
+/// How many sessions, or connections, there are by tenant.
 #[derive(Clone, Default)]
 pub struct Places(Arc<Mutex<HashMap<Uid, usize>>>);
 
@@ -165,6 +165,13 @@ impl Places {
 pub struct Taken {
     tenant: Uid,
     places: Places,
+}
+
+impl Taken {
+    /// The places of which it is one.
+    pub fn all(&self) -> Places {
+        self.places.clone()
+    }
 }
 
 impl Drop for Taken {

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod args;
 pub mod backend;
 pub mod credentials;
+pub mod door;
 pub mod filter;
 pub mod fuzz;
 pub mod guard;

@@ -94,7 +94,7 @@ impl AgentMetrics {
         registry.register("reloads", "Certificate files that changed and were read again", metrics.reloads.clone());
         registry.register("pod_lists", "Lists of the node's Pods", metrics.lists.clone());
         registry.register("first_byte_seconds", "From a request to the head of the answer that passed", metrics.first_byte_seconds.clone());
-        registry.register("connections", "Connections of callers that are open", metrics.connections.clone());
+        registry.register("connections", "Connections that are open of callers who are known", metrics.connections.clone());
         registry.register("pods", "Pods of tenants on this node", metrics.pods.clone());
         metrics
     }
