@@ -28,6 +28,9 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Name of the API server inside a cluster; it stands in every API server's own certificate.
 const IN_CLUSTER_SERVER: &str = "https://kubernetes.default.svc";
 
+/// Where containers find the address and the port of their API server; its certificate carries the address too.
+const IN_CLUSTER_ADDRESS: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+
 /// How to reach an API server, whom to trust there and who to be.
 #[derive(Clone)]
 pub struct Kubeconfig {
@@ -107,12 +110,15 @@ impl Kubeconfig {
         })
     }
 
-    /// The identity that Kubernetes mounts into a Pod; its token is read again as it is renewed.
+    /// The identity that Kubernetes mounts into a Pod; its token is read again as it is renewed. The server is where every client looks
+    /// for it, by address: what runs on nodes must work where no name server does.
     ///
     /// # Errors
     /// [`KubeconfigError::Read`] outside of a Pod.
     pub fn in_cluster() -> Result<Self, KubeconfigError> {
-        Self::mounted(Path::new(SERVICE_ACCOUNT), IN_CLUSTER_SERVER)
+        #[expect(clippy::disallowed_methods, reason = "nobody configures these: Kubernetes gives them to every container")]
+        let [host, port] = IN_CLUSTER_ADDRESS.map(|name| std::env::var(name).unwrap_or_default());
+        Self::mounted(Path::new(SERVICE_ACCOUNT), &in_cluster_server(&host, &port))
     }
 
     /// As [`Kubeconfig::in_cluster`], from another directory and for another server.
@@ -120,6 +126,14 @@ impl Kubeconfig {
         let token = dir.join("token");
         read(&token)?;
         Ok(Self { server: https(server)?, ca_pem: read(&dir.join("ca.crt"))?, identity: Identity::TokenFile(token), tls_server_name: None })
+    }
+}
+
+fn in_cluster_server(host: &str, port: &str) -> String {
+    match (host, port) {
+        ("", _) | (_, "") => IN_CLUSTER_SERVER.to_owned(),
+        _ if host.contains(':') => format!("https://[{host}]:{port}"),
+        _ => format!("https://{host}:{port}"),
     }
 }
 

@@ -214,3 +214,12 @@ fn the_identity_of_a_pod_is_read_from_where_it_is_mounted() {
     assert!(matches!(read.identity, Identity::TokenFile(path) if path == dir.join("token")));
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[test]
+fn the_server_of_a_pod_is_found_without_a_name_server() {
+    assert_eq!(in_cluster_server("10.96.0.1", "443"), "https://10.96.0.1:443");
+    assert_eq!(in_cluster_server("fd00::1", "443"), "https://[fd00::1]:443");
+    for nothing in [("", ""), ("10.96.0.1", ""), ("", "443")] {
+        assert_eq!(in_cluster_server(nothing.0, nothing.1), "https://kubernetes.default.svc");
+    }
+}
