@@ -18,12 +18,13 @@ use kube::Client;
 
 use crate::{
     bed::Bed,
-    env, errand,
+    errand,
     etcd::plain_client,
     manifests, metrics,
     pki::write,
     process::{Process, Spec},
     real_nodes::{KUBELET_PORT, RealNode},
+    shipped,
     wait::{Seen, eventually},
 };
 
@@ -59,7 +60,7 @@ pub struct AgentOptions {
 
 /// The program: `$VN_AGENT`, or what cargo built beside the running program.
 pub fn program() -> anyhow::Result<PathBuf> {
-    env::program("VN_AGENT", "vn-agent")
+    shipped::AGENT.located()
 }
 
 /// Runs `vn-agent issue` with these words, and gives what it wrote.
@@ -84,7 +85,7 @@ pub(crate) async fn make_authority(bed: &Path) -> anyhow::Result<()> {
 }
 
 /// Gives the API server of tenant `i` a certificate that says who it is, and starts it again.
-pub(crate) async fn introduce(bed: &Bed, i: usize, tenant: Uid) -> anyhow::Result<()> {
+pub async fn introduce(bed: &Bed, i: usize, tenant: Uid) -> anyhow::Result<()> {
     issue_anew(bed, i, tenant).await?;
     let plane = bed.tenant(i)?;
     plane.api_server.kill()?;
@@ -179,7 +180,7 @@ impl AgentProcess {
 
     /// Waits until `/readyz` says yes.
     pub async fn wait_ready(&self) -> anyhow::Result<()> {
-        let ready = eventually("vn-agent is ready", Duration::from_secs(60), async || {
+        let ready = eventually("vn-agent is ready", Duration::from_mins(1), async || {
             self.process.check_running()?;
             Ok(Seen::Done(self.get("/readyz").await?))
         });

@@ -26,6 +26,7 @@ pub mod port;
 pub mod process;
 pub mod programs;
 pub mod real_nodes;
+pub mod shipped;
 pub mod story;
 pub mod syncer;
 pub mod wait;

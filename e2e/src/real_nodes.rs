@@ -17,6 +17,7 @@ use crate::{
     pki::{Credentials, kubeconfig, write},
     process::Process,
     programs::NodePrograms,
+    shipped::Shipped,
     wait::{Seen, eventually},
 };
 
@@ -33,12 +34,14 @@ pub struct RealNodeOptions {
     pub count: u8,
     /// Images beside [`PAUSE`](images::PAUSE) and [`TOOLS`](images::TOOLS): constants of [`images`].
     pub images: Vec<&'static str>,
+    /// Images of our own programs.
+    pub shipped: Vec<Shipped>,
 }
 
 impl RealNodeOptions {
     /// `count` nodes that know the tools and kubectl.
     pub fn new(count: u8) -> Self {
-        Self { count, images: vec![images::KUBECTL] }
+        Self { count, images: vec![images::KUBECTL], shipped: Vec::new() }
     }
 }
 
@@ -63,6 +66,10 @@ pub async fn start(bed: &Bed, options: &RealNodeOptions) -> anyhow::Result<Vec<R
     let mut archives = Vec::new();
     for image in [images::PAUSE, images::TOOLS].into_iter().chain(options.images.iter().copied()) {
         archives.push(images::archive(image, bed.programs(), &programs).await?);
+    }
+    for shipped in &options.shipped {
+        let (shipped, dir) = (*shipped, bed.dir().to_owned());
+        archives.push(tokio::task::spawn_blocking(move || shipped.write(&dir)).await??);
     }
     try_join_all((0..options.count).map(|i| RealNode::start(i, bed, &programs, &archives))).await
 }

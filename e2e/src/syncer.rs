@@ -8,12 +8,12 @@ use kube::Client;
 
 use crate::{
     bed::Bed,
-    env,
     etcd::plain_client,
     manifests, metrics,
     pki::write,
     port::Port,
     process::{Process, Spec},
+    shipped,
     wait::{Seen, eventually},
 };
 
@@ -141,5 +141,5 @@ impl SyncerProcess {
 
 /// The program: `$VC_SYNCER`, or what cargo built beside the running program.
 pub fn program() -> anyhow::Result<PathBuf> {
-    env::program("VC_SYNCER", "vc-syncer")
+    shipped::SYNCER.located()
 }

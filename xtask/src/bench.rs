@@ -12,6 +12,7 @@ use e2e::audit::{Calls, Mark};
 use e2e::bed::{Bed, BedOptions};
 use e2e::nodes::{FakeNodes, NodeOptions};
 use e2e::programs::Programs;
+use e2e::shipped::SYNCER;
 use e2e::syncer::{SyncerOptions, SyncerProcess};
 use e2e::wait::{Seen, eventually};
 use indicatif::MultiProgress;
@@ -24,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use observe::Observer;
 use table::{Phase, Table};
 
-use crate::syncer::{self, Build};
+use crate::program::{self, Build};
 
 const TENANTS: usize = 4;
 const BURST: usize = 400;
@@ -37,7 +38,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Measures on real API servers.
 pub(crate) async fn real() -> anyhow::Result<()> {
     Programs::locate_or_build(&MultiProgress::new()).await?;
-    let program = syncer::build(Build::Release).await?;
+    let program = program::build(&SYNCER, Build::Release).await?;
     let bed = Bed::start(BedOptions::new("bench", TENANTS)).await?;
     let _nodes = FakeNodes::start(bed.sup.client(), NodeOptions { events: false, ..NodeOptions::new(4) }).await?;
     let syncer = SyncerProcess::start(&bed, SyncerOptions { program: Some(program), ..SyncerOptions::default() }).await?;

@@ -1,43 +1,62 @@
-//! `cargo xtask image`: writes the image of the syncer as an OCI archive.
+//! `cargo xtask image`: writes the images of our programs as OCI archives.
 //!
-//! One layer with one static program, see [`Image`].
+//! One layer with one static program each, see [`Shipped`].
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use e2e::oci::{Entry, Image, needs_nothing, sha256};
+use clap::Args;
+use e2e::{
+    oci::{needs_nothing, sha256},
+    shipped::{self, Shipped, USER},
+};
 use flate2::read::GzDecoder;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::syncer::{self, Build, PROGRAM};
+use crate::program::{self, Build};
 
-/// The image's name, as `manifests/deployment.yaml` has it.
-const NAME: &str = concat!("ghcr.io/virtualcluster/vc-syncer:", env!("CARGO_PKG_VERSION"));
+/// Which images to write.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The program whose image is written; all if not given.
+    #[arg(value_parser = shipped::ALL.map(|shipped| shipped.program))]
+    program: Option<String>,
+    /// What to put into the image, in place of what this task builds.
+    #[arg(long, requires = "program", value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
 
-/// User and group that the program runs as: nobody's, by the convention of distroless images.
-const USER: &str = "65532:65532";
+/// Writes the images.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    for shipped in shipped::ALL {
+        if options.program.as_ref().is_none_or(|wanted| wanted == shipped.program) {
+            write(shipped, options.binary.as_deref()).await?;
+        }
+    }
+    Ok(())
+}
 
-/// Writes the image with this program in it, or with one built first.
-pub(crate) async fn run(binary: Option<&Path>) -> anyhow::Result<()> {
+/// Writes one image, with this program in it or with one built first.
+async fn write(shipped: &Shipped, binary: Option<&Path>) -> anyhow::Result<()> {
     let built;
     let binary = if let Some(given) = binary {
         given
     } else {
-        built = syncer::build(Build::Static).await?;
+        built = program::build(shipped, Build::Static).await?;
         &built
     };
     let program = fs::read(binary).with_context(|| format!("could not read {}", binary.display()))?;
     needs_nothing(&program).with_context(|| format!("{} cannot run in an empty image", binary.display()))?;
-    let path = crate::root().join("target/image/vc-syncer.tar");
+    let path = crate::root().join("target/image").join(format!("{}.tar", shipped.program));
     fs::create_dir_all(path.parent().context("the archive has a folder")?).context("could not create the folder of the image")?;
-    let archive = archive(program)?;
+    let archive = shipped.image(program, Vec::new()).archive()?;
     fs::write(&path, &archive).with_context(|| format!("could not write {}", path.display()))?;
-    eprintln!("wrote {} ({} KiB): {NAME}", path.display(), archive.len() / 1024);
+    eprintln!("wrote {} ({} KiB): {}", path.display(), archive.len() / 1024, shipped.image);
     match start(&archive, &path.with_file_name("root"), "--help").context("the program does not start from the image")? {
         Some(said) => eprintln!("started it from there, as {USER}: {}", said.lines().next().unwrap_or_default()),
         None => eprintln!("not started from there: changing the root needs root"),
@@ -98,18 +117,6 @@ fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: Option<&Value>) ->
     Ok(content)
 }
 
-/// The image of a program, as an archive.
-fn archive(program: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    let image = Image {
-        name: NAME.to_owned(),
-        entries: vec![(PROGRAM.to_owned(), Entry::Program(program))],
-        config: json!({"User": USER, "Entrypoint": [format!("/{PROGRAM}")], "WorkingDir": "/", "ExposedPorts": {"8080/tcp": {}}}),
-        created_by: "cargo xtask image".to_owned(),
-        compressed: true,
-    };
-    image.archive()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +132,8 @@ mod tests {
         assert!(Command::new("rustc").args(flags).arg(&program).arg(&source).status().unwrap().success());
         let program = fs::read(program).unwrap();
         needs_nothing(&program).unwrap();
-        match start(&archive(program).unwrap(), &folder.join("root"), "an argument").unwrap() {
+        let archive = shipped::SYNCER.image(program, Vec::new()).archive().unwrap();
+        match start(&archive, &folder.join("root"), "an argument").unwrap() {
             Some(said) => assert_eq!(said, "[\"/vc-syncer\", \"an argument\"]\n"),
             None => println!("not started: changing the root needs root"),
         }
@@ -133,13 +141,15 @@ mod tests {
         assert_eq!(mode & 0o777, 0o755, "everybody may start it");
     }
 
-    /// The Deployment's user, and the image that it names, are those of the image.
+    /// User and image that the manifests name are those that are written.
     #[test]
-    fn the_deployment_runs_this_image_as_its_user() {
-        let text = fs::read_to_string(crate::root().join("manifests/deployment.yaml")).unwrap();
+    fn the_manifests_run_these_images_as_their_user() {
         let (user, group) = USER.split_once(':').unwrap();
-        for line in [format!("image: {NAME}"), format!("runAsUser: {user}"), format!("runAsGroup: {group}")] {
-            assert!(text.contains(&line), "deployment.yaml does not say {line}");
+        for shipped in shipped::ALL {
+            let text = fs::read_to_string(crate::root().join("manifests").join(shipped.manifest)).unwrap();
+            for line in [format!("image: {}", shipped.image), format!("runAsUser: {user}"), format!("runAsGroup: {group}")] {
+                assert!(text.contains(&line), "{} does not say {line}", shipped.manifest);
+            }
         }
     }
 }

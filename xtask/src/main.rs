@@ -5,7 +5,7 @@ mod bench;
 mod demo;
 mod image;
 mod manifests;
-mod syncer;
+mod program;
 mod test;
 mod tidy;
 mod tool;
@@ -48,12 +48,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Write the image of the syncer as an OCI archive.
-    Image {
-        /// The program to put into the image, in place of one built by this task.
-        #[arg(long)]
-        binary: Option<PathBuf>,
-    },
+    /// Write the images of vc-syncer and vn-agent as OCI archives.
+    Image(image::Options),
     /// Check the habits of this repository that no compiler knows.
     Tidy,
 }
@@ -81,7 +77,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Bench { bed: Bed::Real } => wait(bench::real()),
         Task::Manifests { check } => manifests::run(check),
-        Task::Image { binary } => wait(image::run(binary.as_deref())),
+        Task::Image(options) => wait(image::run(&options)),
         Task::Tidy => tidy::run(),
     }
 }

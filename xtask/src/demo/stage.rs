@@ -8,6 +8,7 @@ use e2e::{
     nodes::{FakeNodes, NodeOptions},
     plane::ControlPlane,
     programs::Programs,
+    shipped,
     story::{Actor, Standing},
     syncer::{SyncerOptions, SyncerProcess},
 };
@@ -16,7 +17,7 @@ use kube::{Api, Resource, core::NamespaceResourceScope};
 use tokio::time::Instant;
 
 use super::tell;
-use crate::syncer::{self, Build};
+use crate::program::{self, Build};
 
 /// The namespace in which tenants work.
 pub(super) const NAMESPACE: &str = "default";
@@ -51,7 +52,7 @@ impl Stage {
         );
         tell::scene("Setting the stage");
         Programs::locate_or_build(&MultiProgress::new()).await?;
-        let program = syncer::build(Build::Debug).await?;
+        let program = program::build(&shipped::SYNCER, Build::Debug).await?;
         let begin = Instant::now();
         let bed = Bed::start(BedOptions::new("demo", tenants)).await?;
         let plural = if tenants == 1 { "a tenant" } else { "tenants, each" };

@@ -1,12 +1,9 @@
-//! Builds the program that demo, bench and image show, measure and pack.
+//! Builds the programs that demo, bench and image show, measure and pack.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
-use e2e::{env, errand};
-
-/// The program.
-pub(crate) const PROGRAM: &str = "vc-syncer";
+use e2e::{env, errand, shipped::Shipped};
 
 /// How to build it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +16,11 @@ pub(crate) enum Build {
     Static,
 }
 
-/// Builds the program, or takes the one that `VC_SYNCER` names where it need not be static; says so first, since it may take minutes.
-pub(crate) async fn build(how: Build) -> anyhow::Result<PathBuf> {
+/// Builds a program, or takes the one that its variable names where it need not be static; says so first, since it may take minutes.
+pub(crate) async fn build(what: &Shipped, how: Build) -> anyhow::Result<PathBuf> {
+    let name = what.program;
     if how != Build::Static
-        && let Some(given) = env::var("VC_SYNCER")
+        && let Some(given) = env::var(what.variable)
     {
         return Ok(given.into());
     }
@@ -31,10 +29,10 @@ pub(crate) async fn build(how: Build) -> anyhow::Result<PathBuf> {
         Build::Release => ("with optimizations", "release".to_owned()),
         Build::Static => ("with optimizations and without libraries", format!("{}/release", triple())),
     };
-    println!("Building {PROGRAM} {about}; the first time takes minutes.");
+    println!("Building {name} {about}; the first time takes minutes.");
     let mut cargo = errand::command(env::var("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     // By the program's name, not the package's: features are then those of the whole workspace, and no large crate is built twice.
-    cargo.current_dir(env::workspace()).args(["build", "--locked", "--bin", PROGRAM]);
+    cargo.current_dir(env::workspace()).args(["build", "--locked", "--bin", name]);
     if how != Build::Debug {
         cargo.arg("--release");
     }
@@ -44,10 +42,10 @@ pub(crate) async fn build(how: Build) -> anyhow::Result<PathBuf> {
         cargo.args(["--target", &triple()]).env("CARGO_ENCODED_RUSTFLAGS", format!("-Ctarget-feature=+crt-static\x1f{remapped}"));
     }
     let ended = errand::run(cargo).await.context("could not run cargo")?;
-    ensure!(ended.status.success(), "{PROGRAM} could not be built");
+    ensure!(ended.status.success(), "{name} could not be built");
     // Cargo builds into the folder that we lie in, whatever it is called; `debug` is ours.
     let own = env::build_dir()?;
-    Ok(own.parent().unwrap_or(&own).join(folder).join(PROGRAM))
+    Ok(own.parent().unwrap_or(&own).join(folder).join(name))
 }
 
 /// The kind of machine that this runs on, as compilers call it.
