@@ -150,6 +150,17 @@ impl Machine {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Makes a folder the machine's own: what is in it shows through, what is written to it from now on stays in the machine.
+    pub async fn own(&self, folder: &str) -> anyhow::Result<()> {
+        let place = self.dir.join("own").join(folder.trim_matches('/').replace('/', "-"));
+        let (upper, work) = (place.join("upper"), place.join("work"));
+        for folder in [&upper, &work] {
+            std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        let options = format!("lowerdir={folder},upperdir={},workdir={}", upper.display(), work.display());
+        self.run(Path::new("mount"), &["-t", "overlay", "-o", &options, "overlay", folder]).await.map(drop)
+    }
+
     fn pid(&self) -> anyhow::Result<u32> {
         self.first.pid().context("the machine was not started")
     }

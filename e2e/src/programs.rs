@@ -39,6 +39,7 @@ const NODE: &[Program] = &[
     program("bridge", &CONTAINERD, "github.com/containernetworking/plugins/plugins/main/bridge", 2),
     program("loopback", &CONTAINERD, "github.com/containernetworking/plugins/plugins/main/loopback", 1),
     program("host-local", &CONTAINERD, "github.com/containernetworking/plugins/plugins/ipam/host-local", 1),
+    program("portmap", &CONTAINERD, "github.com/containernetworking/plugins/plugins/meta/portmap", 1),
     program("runc", &RUNC, "github.com/opencontainers/runc", 12),
     program("coredns", &COREDNS, "github.com/coredns/coredns", 128),
     program("metrics-server", &METRICS_SERVER, "sigs.k8s.io/metrics-server/cmd/metrics-server", 60),
@@ -117,7 +118,7 @@ pub struct NodePrograms {
     pub ctr: PathBuf,
     /// runc.
     pub runc: PathBuf,
-    /// The folder of the network plugins `bridge`, `loopback` and `host-local`.
+    /// The folder of the network plugins `bridge`, `loopback`, `host-local` and `portmap`.
     pub network_plugins: PathBuf,
     /// `CoreDNS`.
     pub coredns: PathBuf,

@@ -28,9 +28,10 @@ Examples, in the order of setting up:
   # once: the agent CA
   vn-agent issue ca --out agent-ca
 
-  # a node: what vn-agent shows its callers there, and what it shows the kubelet
+  # a node: what vn-agent shows its callers there, and what it shows the kubelet; n1 is then /etc/vn-agent on that node
   vn-agent issue agent --ca agent-ca --node n1 --address 192.0.2.11 --out n1/tls
-  vn-agent issue kubelet-client --ca cluster-ca --node n1 --out n1/client
+  vn-agent issue kubelet-client --ca cluster-ca --node n1 --out n1/kubelet/client
+  cp cluster-ca.crt n1/kubelet/ca.crt
   vn-agent issue kubelet-rights --node n1 | kubectl apply -f -
 
   # a tenant: for its API server (--kubelet-client-certificate, --kubelet-client-key) and its metrics-server

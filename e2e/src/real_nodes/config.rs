@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{KUBELET_PORT, text};
 use crate::{images, programs::NodePrograms};
 
-/// The network of a node's Pods: a bridge in the machine, addresses by a file a Pod.
+/// The network of a node's Pods: a bridge in the machine, addresses by a file a Pod, and ports of the machine for those that ask.
 pub(super) fn network(pods: &str) -> Value {
     json!({
         "cniVersion": "1.0.0",
@@ -19,6 +19,11 @@ pub(super) fn network(pods: &str) -> Value {
             "ipMasq": false,
             "hairpinMode": true,
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": pods }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+        }, {
+            "type": "portmap",
+            // As kube-proxy does it.
+            "backend": "iptables",
+            "capabilities": { "portMappings": true },
         }],
     })
 }
