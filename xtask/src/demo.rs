@@ -1,31 +1,55 @@
 //! `cargo xtask demo`: the syncer at its main job, told as a short story.
 //!
-//! Every sentence with a check mark was looked up on the API servers first; one that is not true ends the story.
+//! With `--node` the super cluster has a real node, the Pods run in containers, and vn-agent has a part too. Every sentence with a check
+//! mark was looked up first; one that is not true ends the story.
 
 mod act;
 mod cost;
+mod inside;
 mod stage;
 mod tell;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
+use clap::Args;
+use e2e::machine;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::stage::Stage;
 
-/// Runs the demo with so many tenants, until Ctrl-C or, with `once`, until all is shown.
-pub(crate) async fn run(tenants: usize, once: bool) -> anyhow::Result<()> {
-    anyhow::ensure!((1..=50).contains(&tenants), "--tenants takes 1 to 50");
+/// What to show.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How many tenants to start.
+    #[arg(long, default_value_t = 2)]
+    tenants: usize,
+    /// Run the Pods in real containers on a real node, with vn-agent on it: logs, exec, port-forward, cp. Needs root.
+    #[arg(long)]
+    node: bool,
+    /// End by itself, with exit status 0 only if everything shown was true.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Runs the demo until Ctrl-C or, with `--once`, until all is shown.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    ensure!((1..=50).contains(&options.tenants), "--tenants takes 1 to 50");
+    ensure!(
+        !options.node || machine::may_be_made(),
+        "--node needs root: a real node is made of kernel namespaces, a bridge and control groups"
+    );
+    let once = options.once;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     // Whatever ends this, the stage is dropped, and with it every server; where we have no time to, the kernel does it.
     tokio::select! {
-        told = story(tenants, once) => told,
+        told = story(options) => told,
         _ = interrupt.recv() => goodbye(once),
         _ = terminate.recv() => goodbye(once),
     }
 }
 
-async fn story(tenants: usize, once: bool) -> anyhow::Result<()> {
-    let stage = Stage::set(tenants).await?;
+async fn story(options: &Options) -> anyhow::Result<()> {
+    let once = options.once;
+    let stage = Stage::set(options.tenants, options.node).await?;
     let told = scenes(&stage, once).await;
     match told {
         Ok(()) if once => {
@@ -49,6 +73,9 @@ async fn scenes(stage: &Stage, once: bool) -> anyhow::Result<()> {
     act::what_tenants_see(stage).await?;
     act::what_the_super_cluster_holds(stage).await?;
     act::they_do_not_meet(stage).await?;
+    if let Some(agent) = stage.agent() {
+        inside::tell(agent, stage).await?;
+    }
     act::a_pod_is_deleted_below(stage).await?;
     cost::show(stage).await?;
     tell::by_hand(stage, once).await
@@ -61,6 +88,6 @@ fn failure(stage: &Stage, error: &anyhow::Error) -> String {
 /// A story that was to be told to its end and was not is no success.
 fn goodbye(once: bool) -> anyhow::Result<()> {
     tell::line("\nEnding the servers.");
-    anyhow::ensure!(!once, "interrupted before everything was shown");
+    ensure!(!once, "interrupted before everything was shown");
     Ok(())
 }

@@ -27,14 +27,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Show the syncer at its main job: a super cluster and tenants on real Kubernetes API servers.
-    Demo {
-        /// How many tenants to start.
-        #[arg(long, default_value_t = 2)]
-        tenants: usize,
-        /// End by itself, with exit status 0 only if everything shown was true.
-        #[arg(long)]
-        once: bool,
-    },
+    Demo(demo::Options),
     /// Check and test everything: format, lints, documentation, dependencies, unit tests and end-to-end tests.
     Test(test::Options),
     /// Measure.
@@ -73,7 +66,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
-        Task::Demo { tenants, once } => wait(demo::run(tenants, once)),
+        Task::Demo(options) => wait(demo::run(&options)),
         Task::Test(options) => test::run(&options),
         Task::Bench { bed: Bed::Real } => wait(bench::real()),
         Task::Manifests { check } => manifests::run(check),

@@ -27,6 +27,9 @@ use super::{
 /// The Pods of the Deployment that every tenant applies.
 const REPLICAS: usize = 2;
 
+/// What their container does where containers run: serves the ConfigMap's greeting.
+const SERVE: &str = r#"mkdir /www; echo "$greeting from $(hostname)" | tee /www/index.html; exec httpd -f -p 80 -h /www"#;
+
 /// Every tenant applies the same objects under the same names.
 pub(super) async fn apply_the_same(stage: &Stage) -> anyhow::Result<()> {
     tell::scene("Every tenant applies the same: Deployment, Service, ConfigMap and Secret, all called web");
@@ -38,7 +41,7 @@ pub(super) async fn apply_the_same(stage: &Stage) -> anyhow::Result<()> {
         apply::<ConfigMap>(&stage.above(tenant)?, "web", &config_map("hello")).await?;
         apply::<Secret>(&stage.above(tenant)?, "web", &secret()).await?;
         apply::<Service>(&stage.above(tenant)?, "web", &service()).await?;
-        apply::<Deployment>(&stage.above(tenant)?, "web", &deployment()).await?;
+        apply::<Deployment>(&stage.above(tenant)?, "web", &deployment(stage)).await?;
     }
     for tenant in &stage.tenants {
         running(stage, tenant, &[]).await?;
@@ -179,7 +182,7 @@ async fn running(stage: &Stage, tenant: &Tenant, gone: &[String]) -> anyhow::Res
     .await
 }
 
-async fn pods(api: &Api<Pod>) -> anyhow::Result<Vec<Pod>> {
+pub(super) async fn pods(api: &Api<Pod>) -> anyhow::Result<Vec<Pod>> {
     Ok(api.list(&ListParams::default().labels("app=web")).await?.items)
 }
 
@@ -228,21 +231,30 @@ fn service() -> Value {
     })
 }
 
-fn deployment() -> Value {
+fn deployment(stage: &Stage) -> Value {
+    let mut spec = json!({
+        "containers": [{
+            "name": "web",
+            "image": stage.image(),
+            "envFrom": [{ "configMapRef": { "name": "web" } }],
+            "volumeMounts": [{ "name": "secret", "mountPath": "/secret" }],
+        }],
+        "volumes": [{ "name": "secret", "secret": { "secretName": "web" } }],
+        // A shell that became a server does not heed SIGTERM.
+        "terminationGracePeriodSeconds": 1,
+    });
+    if stage.agent().is_some()
+        && let Some(container) = spec.pointer_mut("/containers/0").and_then(Value::as_object_mut)
+    {
+        container.insert("command".to_owned(), json!(["sh", "-c", SERVE]));
+        container.insert("readinessProbe".to_owned(), json!({ "tcpSocket": { "port": 80 }, "periodSeconds": 1 }));
+    }
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
         "spec": {
             "replicas": REPLICAS,
             "selector": { "matchLabels": { "app": "web" } },
-            "template": { "metadata": { "labels": { "app": "web" } }, "spec": {
-                "containers": [{
-                    "name": "web",
-                    "image": "web",
-                    "envFrom": [{ "configMapRef": { "name": "web" } }],
-                    "volumeMounts": [{ "name": "secret", "mountPath": "/secret" }],
-                }],
-                "volumes": [{ "name": "secret", "secret": { "secretName": "web" } }],
-            } },
+            "template": { "metadata": { "labels": { "app": "web" } }, "spec": spec },
         },
     })
 }

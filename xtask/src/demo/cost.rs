@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use e2e::{audit::Calls, bed::apply};
+use e2e::{agents::AgentProcess, audit::Calls, bed::apply, metrics};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
@@ -23,7 +23,8 @@ const SAMPLES: usize = 5;
 
 /// Times single Pods and tells what all of it took.
 pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
-    tell::scene("How long a Pod takes, and what the syncer costs");
+    let whose = if stage.agent().is_some() { "vc-syncer and vn-agent cost" } else { "the syncer costs" };
+    tell::scene(&format!("How long a Pod takes, and what {whose}"));
     let tenant = stage.tenants.first().context("there is no tenant")?;
     let mut took = Vec::new();
     for sample in 0..SAMPLES {
@@ -31,9 +32,8 @@ pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
     }
     took.sort_unstable();
     let median = took.get(SAMPLES / 2).context("no samples")?.as_millis();
-    tell::so(&format!(
-        "from asking for a Pod to seeing it Running, in the tenant: {median} ms (median of {SAMPLES}; the nodes take 50 ms of it by design)"
-    ));
+    let nodes = if stage.agent().is_some() { "with real containers" } else { "the nodes take 50 ms of it by design" };
+    tell::so(&format!("from asking for a Pod to seeing it Running, in the tenant: {median} ms (median of {SAMPLES}; {nodes})"));
     let pods = pods(stage)?;
     anyhow::ensure!(pods > 0, "the audit logs show no Pod");
     let (below, above) = (calls_below(stage)?, calls_above(stage)?);
@@ -50,6 +50,28 @@ pub(super) async fn show(stage: &Stage) -> anyhow::Result<()> {
         row("  reads", per_pod(below.reads()), per_pod(above.reads())),
     ]);
     tell::so("counted by the API servers' own audit logs and the kernel");
+    match stage.agent() {
+        Some(agent) => of_agent(agent).await,
+        None => Ok(()),
+    }
+}
+
+/// What vn-agent counted, and what the kernel counted of it.
+async fn of_agent(agent: &AgentProcess) -> anyhow::Result<()> {
+    let counted = agent.metrics().await?;
+    let bytes = |direction: &str| metrics::sum(&counted, "vc_agent_bytes_total", &format!("direction=\"{direction}\""));
+    let sessions = metrics::sum(&counted, "vc_agent_sessions_total", "");
+    anyhow::ensure!(sessions > 0.0 && bytes("sent") > 0.0, "vn-agent counted nothing:\n{counted}");
+    let row = |what: &str, value: String| vec![what.to_owned(), value];
+    tell::line("    vn-agent, for all that was shown (a debug build):");
+    tell::table(&[
+        row("sessions", format!("{sessions}")),
+        row("bytes to callers", format!("{:.1} KiB", bytes("sent") / 1024.0)),
+        row("bytes from callers", format!("{:.1} KiB", bytes("received") / 1024.0)),
+        row("CPU time", format!("{:.2} s", agent.process.cpu().as_secs_f64())),
+        row("memory", format!("{} MiB", agent.process.rss_bytes() >> 20)),
+    ]);
+    tell::so("counted by its own /metrics and the kernel");
     Ok(())
 }
 
@@ -58,7 +80,7 @@ async fn one(name: &str, tenant: &Tenant, stage: &Stage) -> anyhow::Result<Durat
     let pods: Api<Pod> = stage.above(tenant)?;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
-        "spec": { "containers": [{ "name": "main", "image": "main" }] },
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [{ "name": "main", "image": stage.image() }] },
     });
     let begin = Instant::now();
     apply(&pods, name, &pod).await?;

@@ -22,6 +22,14 @@ pub(super) fn so(text: &str) {
     println!("  ✓ {text}");
 }
 
+/// What somebody typed and what came of it.
+pub(super) fn typed(who: &str, command: &str, said: &str) {
+    println!("    {who} $ {command}");
+    for line in said.lines() {
+        println!("      {line}");
+    }
+}
+
 /// A table with aligned columns, indented.
 pub(super) fn table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -45,12 +53,17 @@ pub(super) async fn by_hand(stage: &Stage, check: bool) -> anyhow::Result<()> {
     table(&rows);
     let kubectl = stage.bed.programs().kubectl();
     let kubectl = kubectl.display();
-    let commands = [
-        ("what a tenant sees", format!("{kubectl} --kubeconfig {tenant} get pods,services,nodes -o wide")),
-        ("a tenant asks for more", format!("{kubectl} --kubeconfig {tenant} scale deployment web --replicas 4")),
-        ("where it all runs", format!("{kubectl} --kubeconfig {sup} get pods -A -L {} -o wide", common::keys::TENANT)),
-        ("the tenants themselves", format!("{kubectl} --kubeconfig {sup} get virtualclusters -A")),
-    ];
+    let sees = ("what a tenant sees", format!("{kubectl} --kubeconfig {tenant} get pods,services,nodes -o wide"));
+    let runs = ("where it all runs", format!("{kubectl} --kubeconfig {sup} get pods -A -L {} -o wide", common::keys::TENANT));
+    let commands = if stage.agent().is_some() {
+        let log = ("what a container wrote", format!("{kubectl} --kubeconfig {tenant} logs deployment/web"));
+        let exec =
+            ("a shell in one is `exec -it client -- sh`; or", format!("{kubectl} --kubeconfig {tenant} exec client -- kubectl get pods"));
+        [sees, log, exec, runs]
+    } else {
+        let more = ("a tenant asks for more", format!("{kubectl} --kubeconfig {tenant} scale deployment web --replicas 4"));
+        [sees, more, runs, ("the tenants themselves", format!("{kubectl} --kubeconfig {sup} get virtualclusters -A"))]
+    };
     line("");
     for (what, command) in &commands {
         println!("    # {what}\n    {command}");

@@ -49,6 +49,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "doctest", about: "the examples in the documentation", run: doctest },
     Step { name: "docs", about: "the documentation builds, private items too", run: docs },
     Step { name: "demo", about: "the demo comes true, told to its end", run: demo },
+    Step { name: "demo-node", about: "with containers on a real node and vn-agent too, where root runs this", run: demo_node },
     Step { name: "e2e", about: "end-to-end tests on real Kubernetes API servers and nodes, two beds at a time", run: e2e },
 ];
 
@@ -88,6 +89,14 @@ fn doctest(_: &[String]) -> Result<Tests, Failure> {
 /// Its exit status is what counts: success only if everything shown was true.
 fn demo(_: &[String]) -> Result<Tests, Failure> {
     Ok(say_and_run(cargo().args(["xtask", "demo", "--once"])).map(none)?)
+}
+
+fn demo_node(_: &[String]) -> Result<Tests, Failure> {
+    if !machine::may_be_made() {
+        println!("    skipped: needs root");
+        return Ok(Tests::default());
+    }
+    Ok(say_and_run(cargo().args(["xtask", "demo", "--node", "--once"])).map(none)?)
 }
 
 fn e2e(filter: &[String]) -> Result<Tests, Failure> {
