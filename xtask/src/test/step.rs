@@ -12,7 +12,7 @@ use super::summary::Tests;
 use crate::{root, tool};
 
 /// The end-to-end tests that start real nodes, which root alone can.
-const REAL: &str = "binary(/^real_/)";
+const REAL: &str = "binary(/^(agent|real_)/)";
 
 /// One step.
 pub(super) struct Step {
