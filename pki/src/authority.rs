@@ -66,6 +66,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         valid(&mut params, life);
         let key = KeyPair::generate().map_err(make("the authority's key"))?;
+        // Lists of revoked certificates are told apart by their authority's whole name: the next of the same name must not be taken for this one.
+        let id = params.key_identifier(&key).into_iter().take(8).fold(0, |id, byte| id << 8 | u64::from(byte));
+        params.distinguished_name.push(DnType::OrganizationalUnitName, format!("{id:016x}"));
         let certificate = params.self_signed(&key).map_err(make("the authority's certificate"))?.pem();
         Ok(Self { certificate, key: key.serialize_pem(), issuer: Issuer::new(params, key) })
     }
@@ -181,6 +184,16 @@ mod tests {
         );
         let client = issue(Leaf::KubeletClient { node: "n1".to_owned() });
         assert_eq!(client, ("vn-agent:n1".to_owned(), vec![], (true, false), false));
+    }
+
+    #[test]
+    fn two_authorities_of_one_name_are_told_apart() {
+        let names = [(); 2].map(|()| {
+            let authority = Authority::create("agents", DAY).unwrap();
+            let (_, pem) = x509_parser::pem::parse_x509_pem(authority.certificate().as_bytes()).unwrap();
+            pem.parse_x509().unwrap().subject().to_string()
+        });
+        assert!(names[0] != names[1] && names.iter().all(|name| name.contains("CN=agents")), "{names:?}");
     }
 
     #[test]
