@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,26 +174,60 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))
 }
 
+/// Writes both files whole, then gives each its name in one step: nobody ever reads half a file, or finds none where one was.
+///
+/// *Caveats*: two files have two names, so whoever reads between them finds a pair that does not belong together. TLS libraries refuse such a
+/// pair, and what is read again fits.
 fn write(out: &Out, identity: &Identity) -> anyhow::Result<()> {
     // The certificate last: whoever waits for it finds its key.
-    for (extension, text) in [("key", &identity.key), ("crt", &identity.certificate)] {
-        let path = with(&out.out, extension);
-        if let Some(folder) = path.parent() {
+    let files = [("key", &identity.key), ("crt", &identity.certificate)].map(|(extension, text)| (with(&out.out, extension), text));
+    let written: Vec<Unnamed> = files.iter().map(|(path, text)| Unnamed::write(path, text)).collect::<anyhow::Result<_>>()?;
+    written.iter().try_for_each(|file| file.take_name(out.force))
+}
+
+/// A file that is written and has not got its name yet; gone when dropped.
+struct Unnamed {
+    here: PathBuf,
+    name: PathBuf,
+}
+
+impl Unnamed {
+    fn write(name: &Path, text: &str) -> anyhow::Result<Self> {
+        if let Some(folder) = name.parent() {
             fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         }
-        if out.force {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("could not replace {}", path.display()));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("could not write {} (--force overwrites)", path.display()))?;
+        let file = Self { here: with(name, &format!("{}.new", std::process::id())), name: name.to_owned() };
+        // Left by an earlier process of this number that was ended at a bad moment.
+        let _ = fs::remove_file(&file.here);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.here);
+        opened
+            .and_then(|mut opened| opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all()))
+            .and_then(|()| keep_owner(name, &file.here))
+            .with_context(|| format!("could not write {}", file.here.display()))?;
+        Ok(file)
     }
-    Ok(())
+
+    fn take_name(&self, force: bool) -> anyhow::Result<()> {
+        // A second name, unlike a new one, is not given where it is taken.
+        let named = if force { fs::rename(&self.here, &self.name) } else { fs::hard_link(&self.here, &self.name) };
+        named.with_context(|| format!("could not write {} (--force overwrites)", self.name.display()))
+    }
+}
+
+/// Gives a file to the owner of the one that it replaces: who could read that reads this.
+fn keep_owner(old: &Path, new: &Path) -> std::io::Result<()> {
+    match fs::metadata(old) {
+        Ok(old) => chown(new, Some(old.uid()), Some(old.gid())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // Best effort: a file that was renamed is not here any more.
+        let _ = fs::remove_file(&self.here);
+    }
 }
 
 /// `path` with an extension put after its name, dots in it or not.
@@ -258,6 +292,32 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.join("n1.example.crt")).unwrap(), "first");
         write(&Out { force: true, ..out }, &identity("third")).unwrap();
         assert_eq!(fs::read_to_string(dir.join("n1.example.key")).unwrap(), "third");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_reads_meanwhile_finds_whole_files() {
+        let dir = std::env::temp_dir().join(format!("vn-agent-issue-meanwhile-{}", std::process::id()));
+        let out = Out { out: dir.join("tenant"), force: true };
+        let identity = |n: u8| Identity { certificate: format!("{n} ").repeat(20_000), key: format!("{n} ").repeat(20_000) };
+        write(&out, &identity(0)).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for extension in ["crt", "key"] {
+                        let text = fs::read_to_string(with(&out.out, extension)).unwrap();
+                        assert_eq!(text.split_whitespace().count(), 20_000);
+                    }
+                }
+            });
+            for n in 1..100 {
+                write(&out, &identity(n)).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            reader.join().unwrap();
+        });
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "nothing else is left");
         fs::remove_dir_all(dir).unwrap();
     }
 }
