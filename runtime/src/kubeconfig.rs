@@ -32,7 +32,7 @@ const IN_CLUSTER_SERVER: &str = "https://kubernetes.default.svc";
 const IN_CLUSTER_ADDRESS: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
 
 /// How to reach an API server, whom to trust there and who to be.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Kubeconfig {
     /// Address of the server, always `https`, possibly with a path.
     pub server: Url,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Kubeconfig {
 }
 
 /// Who a client is.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Identity {
     /// A client certificate.
     Certificate {

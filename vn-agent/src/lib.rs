@@ -28,3 +28,4 @@ pub mod server;
 pub mod session;
 pub mod tenants;
 mod text;
+pub mod way;

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use runtime::kubeconfig::Kubeconfig;
 use runtime::metrics::{Build, Registry};
 use runtime::serve::{Health, Server};
 use runtime::task::{TaskMetrics, Tasks};
-use runtime::transport::{Transport, TransportConfig};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,12 +25,10 @@ use crate::metrics::AgentMetrics;
 use crate::server;
 use crate::session::Agent;
 use crate::tenants::{self, Tenants};
+use crate::way::WaySource;
 
 /// How the program calls itself.
 pub const NAME: &str = "vn-agent";
-
-/// How it calls itself towards API servers.
-const USER_AGENT: &str = concat!("vn-agent/", env!("CARGO_PKG_VERSION"));
 
 /// What is left of the time to drain for closing what was cut.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -53,9 +49,11 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
     let (credentials, contents) = source.load().await.context("vn-agent serves nobody without certificates that can be used")?;
     let (set_credentials, credentials) = watch::channel(Arc::new(credentials));
     let (set_tenants, tenants) = watch::channel(Arc::new(Tenants::default()));
-    let kubeconfig = super_kubeconfig(args)?;
-    let transport = Transport::new(TransportConfig::trusted(kubeconfig.clone(), USER_AGENT))
-        .context("the credentials of the super cluster cannot be used")?;
+    let way = WaySource::new(args.super_kubeconfig.clone());
+    let (set_way, ways) = watch::channel(Arc::new(way.load().context(match &args.super_kubeconfig {
+        Some(path) => format!("{} leads nowhere", path.display()),
+        None => "not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig".to_owned(),
+    })?));
 
     let probes = Tasks::new(&task_metrics);
     let helpers = Tasks::new(&task_metrics);
@@ -64,13 +62,14 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
     let server = Server::bind(&args.serve, health.clone(), registry).await.context("could not take the port of probes and metrics")?;
     drop(probes.spawn("serve", server.run(probes.stop().clone())));
     drop(helpers.spawn("credentials", source.follow(contents, set_credentials, metrics.clone(), helpers.stop().clone())));
+    drop(helpers.spawn("way", way.follow(set_way, helpers.stop().clone())));
     let known = health.condition("tenants");
-    drop(helpers.spawn("tenants", tenants::follow(transport.clone(), set_tenants, known, helpers.stop().clone())));
+    drop(helpers.spawn("tenants", tenants::follow(ways.clone(), set_tenants, known, helpers.stop().clone())));
 
     let backend = if is_kubelet {
         Backend::Kubelet(kubelet(args, &credentials, &metrics, &backends)?)
     } else {
-        Backend::Super(Super::new(&args.node_name, &kubeconfig, transport, Arc::clone(&backends))?)
+        Backend::Super(Super::new(&args.node_name, ways, Arc::clone(&backends))?)
     };
     info!(backend = backend.hop().name(), "who answers");
     let agent = Arc::new(Agent {
@@ -110,15 +109,6 @@ fn kubelet(
     let name = ServerName::try_from(name.to_owned()).with_context(|| format!("{name:?} cannot stand in a certificate"))?;
     let dialer = Dialer::new(address, name, Hop::Kubelet, Arc::clone(tasks));
     Ok(Kubelet::new(dialer, credentials.clone(), metrics.clone()))
-}
-
-fn super_kubeconfig(args: &AgentArgs) -> anyhow::Result<Kubeconfig> {
-    match &args.super_kubeconfig {
-        Some(path) => {
-            Kubeconfig::trusted(path).with_context(|| format!("the kubeconfig of the super cluster, {}, cannot be used", path.display()))
-        }
-        None => Kubeconfig::in_cluster().context("not in a Pod: name the super cluster's kubeconfig with --super-kubeconfig"),
-    }
 }
 
 /// Lists the node's Pods now and then; ready while that works.

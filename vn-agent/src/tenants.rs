@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::way::Way;
+
 const PATH: &str = "/apis/tenancy.x-k8s.io/v1alpha1/virtualclusters";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -119,10 +121,11 @@ enum TenantsError {
     Expired,
 }
 
-/// Keeps `tenants` as the super cluster has them, until `stop`.
-pub async fn follow(transport: Transport, tenants: watch::Sender<Arc<Tenants>>, ready: Condition, stop: CancellationToken) {
+/// Keeps `tenants` as the super cluster has them, until `stop`; asks anew when the way there has changed.
+pub async fn follow(mut ways: watch::Receiver<Arc<Way>>, tenants: watch::Sender<Arc<Tenants>>, ready: Condition, stop: CancellationToken) {
     let mut wait = FIRST_WAIT;
     loop {
+        let transport = ways.borrow_and_update().transport.clone();
         let once = async {
             let (known, version) = list(&transport).await?;
             info!(tenants = known.len(), "tenants are known");
@@ -133,6 +136,8 @@ pub async fn follow(transport: Transport, tenants: watch::Sender<Arc<Tenants>>, 
         let result = tokio::select! {
             () = stop.cancelled() => return,
             result = once => result,
+            // Whoever publishes is gone only when the process ends.
+            Ok(()) = ways.changed() => continue,
         };
         match result {
             Ok(()) | Err(TenantsError::Expired) => {
@@ -147,6 +152,7 @@ pub async fn follow(transport: Transport, tenants: watch::Sender<Arc<Tenants>>, 
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            Ok(()) = ways.changed() => {}
         }
     }
 }

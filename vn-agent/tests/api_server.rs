@@ -10,11 +10,11 @@ use bed::{Bed, SWITCHED, play, pod, spdy, super_namespace};
 use common::Uid;
 use runtime::kubeconfig::{Identity, Kubeconfig, Secret};
 use runtime::task::{TaskMetrics, Tasks};
-use runtime::transport::{Transport, TransportConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vn_agent::backend::Backend;
 use vn_agent::backend::sup::Super;
+use vn_agent::way::Way;
 
 /// An API server with one Pod of tenant 1 on node n1 and one on another node.
 fn api_server() -> bed::Play {
@@ -64,9 +64,9 @@ async fn bed() -> Bed {
             identity: Identity::Certificate { chain_pem: me.certificate.into_bytes(), key_pem: Secret::new(me.key) },
             tls_server_name: None,
         };
-        let transport = Transport::new(TransportConfig::trusted(kubeconfig.clone(), "test")).unwrap();
+        let ways = tokio::sync::watch::channel(Arc::new(Way::new(kubeconfig).unwrap())).1;
         let tasks = Arc::new(Tasks::new(&TaskMetrics::default()));
-        Backend::Super(Super::new("n1", &kubeconfig, transport, tasks).unwrap())
+        Backend::Super(Super::new("n1", ways, tasks).unwrap())
     })
     .await
 }

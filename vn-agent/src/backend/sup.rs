@@ -14,13 +14,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use runtime::kubeconfig::{Kubeconfig, Secret};
+use runtime::kubeconfig::Secret;
 use runtime::log::Chain;
 use runtime::task::Tasks;
-use runtime::transport::{Call, Transport};
+use runtime::transport::Call;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::dial::Dialer;
@@ -30,6 +31,7 @@ use crate::credentials::{CredentialError, of_server};
 use crate::headers::Upgrade;
 use crate::pods::{Pods, SuperPod};
 use crate::route::{PodRef, Route};
+use crate::way::Way;
 
 /// Life of a token, in seconds: the shortest that API servers give.
 const TOKEN_SECONDS: u64 = 600;
@@ -43,9 +45,10 @@ const HEAD: Duration = Duration::from_secs(30);
 /// The super cluster's API server.
 pub struct Super {
     node: String,
-    transport: Transport,
+    ways: watch::Receiver<Arc<Way>>,
     dialer: Dialer,
-    config: Arc<ClientConfig>,
+    /// How the server is met, and the CA that this was made of.
+    config: Mutex<(Vec<u8>, Arc<ClientConfig>)>,
     /// Path of the server's URL, without a slash at the end.
     prefix: String,
     tokens: Mutex<HashMap<Uid, (Secret, Instant)>>,
@@ -84,20 +87,37 @@ struct Spec {
 }
 
 impl Super {
-    /// For the Pods of `node`; `transport` speaks as vn-agent itself and asks for tokens.
-    pub fn new(node: &str, kubeconfig: &Kubeconfig, transport: Transport, tasks: Arc<Tasks>) -> Result<Self, SuperError> {
+    /// For the Pods of `node`. The way may change in all but its server's address and name.
+    pub fn new(node: &str, ways: watch::Receiver<Arc<Way>>, tasks: Arc<Tasks>) -> Result<Self, SuperError> {
+        let way = Arc::clone(&ways.borrow());
+        let kubeconfig = &way.kubeconfig;
         let host = kubeconfig.server.host_str().ok_or(SuperError::Server)?;
         let port = kubeconfig.server.port_or_known_default().ok_or(SuperError::Server)?;
         let name = kubeconfig.tls_server_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
         let name = ServerName::try_from(name.to_owned()).map_err(|_| SuperError::Server)?;
         Ok(Self {
             node: node.to_owned(),
-            transport,
             dialer: Dialer::new(format!("{host}:{port}"), name, Hop::ApiServer, tasks),
-            config: of_server(&kubeconfig.ca_pem)?,
+            config: Mutex::new((kubeconfig.ca_pem.clone(), of_server(&kubeconfig.ca_pem)?)),
             prefix: kubeconfig.server.path().trim_end_matches('/').to_owned(),
             tokens: Mutex::default(),
+            ways,
         })
+    }
+
+    fn way(&self) -> Arc<Way> {
+        Arc::clone(&self.ways.borrow())
+    }
+
+    /// How the server is met now.
+    fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let way = self.way();
+        let mut held = self.config.lock();
+        if held.0 != way.kubeconfig.ca_pem {
+            let unusable = |_| Failure::new(StatusCode::SERVICE_UNAVAILABLE, Hop::Agent, "the CA of the super cluster cannot be used");
+            *held = (way.kubeconfig.ca_pem.clone(), of_server(&way.kubeconfig.ca_pem).map_err(unusable)?);
+        }
+        Ok(Arc::clone(&held.1))
     }
 
     /// The tenant's Pod of that name on this node.
@@ -122,7 +142,7 @@ impl Super {
     async fn read(&self, tenant: Uid, namespace: &str, name: &str) -> Result<Option<(Pods, bool)>, Failure> {
         let token = self.token(tenant).await?;
         let call = Call { bearer: Some(&token), ..Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}/pods/{name}")) };
-        let reply = self.transport.call(call).await.map_err(|error| unanswered(&error))?;
+        let reply = self.way().transport.call(call).await.map_err(|error| unanswered(&error))?;
         match reply.status {
             StatusCode::OK => {
                 let unreadable = |_| Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, "the Pod cannot be read");
@@ -159,7 +179,7 @@ impl Super {
         for (name, value) in upgrade.map(Upgrade::headers).into_iter().flatten() {
             headers.append(name, value.clone());
         }
-        self.dialer.open_for(&self.config, request, route.is_stream().then_some(HEAD)).await
+        self.dialer.open_for(&self.config()?, request, route.is_stream().then_some(HEAD)).await
     }
 
     /// A token of the tenant's own identity.
@@ -174,7 +194,7 @@ impl Super {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_SECONDS},
         });
         let call = Call { body: Bytes::from(body.to_string()), ..Call::new(Method::POST, path) };
-        let reply = self.transport.call(call).await.map_err(|error| unanswered(&error))?;
+        let reply = self.way().transport.call(call).await.map_err(|error| unanswered(&error))?;
         if !reply.status.is_success() {
             let message = format!("the tenant's identity is not to be had (status {})", reply.status.as_u16());
             return Err(Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, message));

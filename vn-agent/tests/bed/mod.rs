@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 use vn_agent::answer::Hop;
 use vn_agent::backend::Backend;
 use vn_agent::backend::dial::Dialer;
@@ -94,6 +95,8 @@ pub(crate) struct Bed {
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) files: CredentialArgs,
     kubelet_files: KubeletFiles,
+    sessions: Option<Arc<Tasks>>,
+    stop: CancellationToken,
     tasks: Vec<Tasks>,
     dir: PathBuf,
 }
@@ -171,12 +174,12 @@ impl Bed {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let accept = connections.child();
-        let stop = accept.stop().clone();
-        let served = Arc::clone(&agent);
-        drop(connections.spawn("server", async move { server::run(listener, served, &accept, stop).await }));
+        let (sessions, stop) = (Arc::new(connections.child()), CancellationToken::new());
+        let (accept, end, served) = (Arc::clone(&sessions), stop.clone(), Arc::clone(&agent));
+        drop(connections.spawn("server", async move { server::run(listener, served, &accept, end).await }));
+        let sessions = Some(sessions);
         let tasks = vec![kubelet_tasks, connections];
-        Self { agent, address, ca, agent_ca, tenants, credentials, pods, heads, open, files, kubelet_files, tasks, dir }
+        Self { agent, address, ca, agent_ca, tenants, credentials, pods, heads, open, files, kubelet_files, sessions, stop, tasks, dir }
     }
 
     /// A certificate for a tenant.
@@ -229,6 +232,14 @@ impl Bed {
     pub(crate) async fn reload(&self) {
         let source = Source::new(self.files.clone(), Some(self.kubelet_files.clone()));
         self.credentials.send_replace(Arc::new(source.load().await.unwrap().0));
+    }
+
+    /// Ends the server as the program does: nobody new, and so long for those that are there.
+    pub(crate) async fn drain(&mut self, grace: Duration) -> runtime::task::Drained {
+        let sessions = self.sessions.take().expect("it was not drained yet");
+        self.stop.cancel();
+        until("the server takes nobody", || Arc::strong_count(&sessions) == 1).await;
+        Arc::try_unwrap(sessions).unwrap_or_else(|_| panic!("somebody else has it")).shutdown(grace).await
     }
 
     /// Waits until no session runs and no connection to the kubelet is open but those kept for lists.
