@@ -18,6 +18,7 @@ use kube::Client;
 
 use crate::{
     bed::Bed,
+    dial::Caller,
     errand,
     etcd::plain_client,
     manifests, metrics,
@@ -131,7 +132,7 @@ impl AgentProcess {
         let (name, address) = (node.name(), node.machine.address().to_string());
         let file = |name: &str| text(&dir.join(name));
         let ca = text(&authority(bed.dir()));
-        issue(&["agent", "--node", name, "--address", &address, "--ca", &ca, "--out", &file("tls")]).await?;
+        issue(&["agent", "--node", name, "--address", &address, "--ca", &ca, "--out", &file("tls"), "--force"]).await?;
         write(&dir.join("super.kubeconfig"), &bed.sup.kubeconfig_of(IDENTITY.0, IDENTITY.1).await?)?;
         let mut args = vec![
             "serve".to_owned(),
@@ -148,7 +149,7 @@ impl AgentProcess {
             Backend::Super => args.push("--backend=super".to_owned()),
             Backend::Kubelet => {
                 let cluster = bed.sup.authority().dir().join("ca");
-                issue(&["kubelet-client", "--node", name, "--ca", &text(&cluster), "--out", &file("client")]).await?;
+                issue(&["kubelet-client", "--node", name, "--ca", &text(&cluster), "--out", &file("client"), "--force"]).await?;
                 manifests::install_text(&issue(&["kubelet-rights", "--node", name]).await?, &bed.sup.client()).await?;
                 args.extend([
                     format!("--kubelet-address={address}:{KUBELET_PORT}"),
@@ -176,6 +177,11 @@ impl AgentProcess {
     /// Host and port that tenants' API servers dial.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Somebody who dials it as tenant `i` does.
+    pub fn caller(&self, bed: &Bed, i: usize) -> anyhow::Result<Caller> {
+        Caller::new(&self.address, &authority(bed.dir()).with_extension("crt"), Some(&bed.tenant(i)?.kubelet_client()))
     }
 
     /// Waits until `/readyz` says yes.

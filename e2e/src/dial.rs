@@ -1,6 +1,9 @@
 //! Raw callers of vn-agent and of kubelets: TLS with a certificate, then whatever bytes or WebSocket messages a test likes.
 
-use std::{path::Path, sync::Arc};
+pub mod channels;
+mod raw;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use rustls::{
@@ -14,6 +17,14 @@ use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{self, client::IntoClientRequest as _, handshake::client::Response, http::HeaderValue, protocol::WebSocketConfig},
 };
+
+pub use channels::Channels;
+pub use raw::Answer;
+
+use crate::pki::Identity;
+
+/// How long an answer may take where nothing is wrong, with other tests on the machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection on which nothing has been said yet.
 pub type Connection = TlsStream<TcpStream>;
@@ -29,9 +40,16 @@ pub struct Caller {
 impl Caller {
     /// Dials `address` (host and port), believes `ca`, and shows `<identity>.crt` with `<identity>.key`, if it is to show any.
     pub fn new(address: &str, ca: &Path, identity: Option<&Path>) -> anyhow::Result<Self> {
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("could not read {}", path.display()));
-        let certificates = |path: &Path| -> anyhow::Result<Vec<CertificateDer<'static>>> {
-            Ok(CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>()?)
+        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
+        let pair =
+            |pair: &Path| anyhow::Ok(Identity { certificate: read(&pair.with_extension("crt"))?, key: read(&pair.with_extension("key"))? });
+        Self::showing(address, &read(ca)?, identity.map(pair).transpose()?.as_ref())
+    }
+
+    /// The same with all of it in memory.
+    pub fn showing(address: &str, ca: &str, identity: Option<&Identity>) -> anyhow::Result<Self> {
+        let certificates = |pem: &str| -> anyhow::Result<Vec<CertificateDer<'static>>> {
+            Ok(CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?)
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(ca)? {
@@ -42,9 +60,8 @@ impl Caller {
             .with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
-            Some(pair) => {
-                let key = PrivateKeyDer::from_pem_slice(&read(&pair.with_extension("key"))?)?;
-                builder.with_client_auth_cert(certificates(&pair.with_extension("crt"))?, key)?
+            Some(Identity { certificate, key }) => {
+                builder.with_client_auth_cert(certificates(certificate)?, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
             }
         };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);

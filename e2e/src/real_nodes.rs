@@ -113,6 +113,19 @@ impl RealNode {
         self.machine.name()
     }
 
+    /// How many files, sockets and the like the kubelet has open: of the program itself, not of what waits for it outside the machine.
+    pub fn kubelet_descriptors(&self) -> anyhow::Result<usize> {
+        let entrance = self.kubelet.pid().context("the kubelet was not started")?.to_string();
+        let is_child = |dir: &Path| {
+            let stat = std::fs::read_to_string(dir.join("stat")).unwrap_or_default();
+            // The name in parentheses may hold spaces; the parent is the second field after it.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split_whitespace().nth(1) == Some(&entrance))
+        };
+        let all = std::fs::read_dir("/proc").context("could not list processes")?.flatten().map(|entry| entry.path());
+        let own = all.into_iter().find(|dir| is_child(dir)).context("the kubelet does not run")?;
+        Ok(std::fs::read_dir(own.join("fd")).context("the kubelet is gone")?.count())
+    }
+
     /// Waits until the node is Ready and takes Pods.
     pub async fn wait_ready(&self, bed: &Bed) -> anyhow::Result<()> {
         let nodes: Api<Node> = Api::all(bed.sup.client());
