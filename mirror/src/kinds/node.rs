@@ -36,6 +36,10 @@ const NODE_INFO: [&str; 6] = ["architecture", "containerRuntimeVersion", "kernel
 /// What [`NODE_INFO`] leaves blank; the API server wants the fields to be there.
 const BLANK_INFO: [&str; 4] = ["bootID", "kubeProxyVersion", "machineID", "systemUUID"];
 
+/// Features of the kubelet that concern who dials it. Of a node without this one API servers ask for SPDY and translate: of a stream that
+/// breaks off their clients then hear that it ended well.
+const FEATURES: [&str; 1] = ["ExtendWebSocketsToKubelet"];
+
 impl Upward for Node {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Node", plural: "nodes", namespaced: false, status: true }
@@ -69,6 +73,11 @@ fn status_up(sup: &Object, cx: &Cx<'_>) -> Value {
     let conditions: Vec<Value> = list(sup, "/status/conditions").filter_map(|condition| condition_up(condition, cx)).collect();
     status.insert("conditions".to_owned(), Value::Array(conditions));
     status.insert("daemonEndpoints".to_owned(), json!({"kubeletEndpoint": {"Port": cx.profile.agent_port}}));
+    let features: Vec<Value> =
+        list(sup, "/status/declaredFeatures").filter(|one| one.as_str().is_some_and(|one| FEATURES.contains(&one))).cloned().collect();
+    if !features.is_empty() {
+        status.insert("declaredFeatures".to_owned(), Value::Array(features));
+    }
     let mut info: Map<String, Value> = BLANK_INFO.iter().map(|key| ((*key).to_owned(), Value::from(""))).collect();
     for key in NODE_INFO {
         let text = sup.at("/status/nodeInfo").and_then(|info| info.get(key)).and_then(Value::as_str).unwrap_or_default();
