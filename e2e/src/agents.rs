@@ -46,6 +46,8 @@ pub enum Backend {
     Kubelet,
     /// The super cluster's API server, by each tenant's own identity.
     Super,
+    /// Nobody is named, and no credential of the kubelet is there.
+    None,
 }
 
 /// How to run vn-agent.
@@ -146,7 +148,10 @@ impl AgentProcess {
             "--log-format=json".to_owned(),
         ];
         match options.backend {
-            Backend::Super => args.push("--backend=super".to_owned()),
+            Backend::Super | Backend::None => {
+                manifests::install_super_agent(&bed.sup.client()).await?;
+                args.extend((options.backend == Backend::Super).then(|| "--backend=super".to_owned()));
+            }
             Backend::Kubelet => {
                 let cluster = bed.sup.authority().dir().join("ca");
                 issue(&["kubelet-client", "--node", name, "--ca", &text(&cluster), "--out", &file("client"), "--force"]).await?;

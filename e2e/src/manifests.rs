@@ -20,7 +20,11 @@ use crate::{
     wait::{Seen, eventually},
 };
 
-/// Applies every object of `manifests/**/*.yaml` but Deployments, `DaemonSets` and samples: the test bed runs the programs itself.
+/// What lets vn-agent have the super cluster's API server answer: not part of every installation.
+const SUPER_AGENT: &str = "rbac-vn-agent-super.yaml";
+
+/// Applies every object of `manifests/**/*.yaml` but Deployments, `DaemonSets`, samples, and the rights of vn-agent where no kubelet
+/// answers: the test bed runs the programs itself.
 pub async fn install(client: &Client) -> anyhow::Result<()> {
     let mut objects = objects(&env::workspace().join("manifests"))?;
     objects.sort_by_key(rank);
@@ -28,6 +32,13 @@ pub async fn install(client: &Client) -> anyhow::Result<()> {
         install_one(object, client).await?;
     }
     Ok(())
+}
+
+/// Gives vn-agent, and each tenant's identity, what they need where the super cluster's API server answers.
+pub async fn install_super_agent(client: &Client) -> anyhow::Result<()> {
+    let path = env::workspace().join("manifests").join(SUPER_AGENT);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    install_text(&text, client).await.with_context(|| format!("from {}", path.display()))
 }
 
 /// Applies every object of `manifests/samples/<file>`, with these words replaced, as a person does who fills it in.
@@ -69,7 +80,7 @@ fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let path = entry?.path();
         if path.is_dir() && !path.ends_with("templates") && !path.ends_with("samples") {
             found.extend(files(&path)?);
-        } else if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("Chart.yaml") {
+        } else if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("Chart.yaml") && !path.ends_with(SUPER_AGENT) {
             found.push(path);
         }
     }

@@ -630,7 +630,7 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
         ("deletes its namespace", "DELETE", own, &none, Policy("no Namespace")),
         ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space(), Policy("amespace")),
         ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("ephemeral containers, nothing else")),
-        ("runs a command", "POST", a.path("pods/web/exec?command=id"), &none, Policy("nothing else")),
+        ("runs a command", "POST", a.path("pods/web/exec?command=id"), &none, Policy("opens no stream")),
         ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none, Policy("nothing else")),
         ("writes at home still", "POST", a.path("configmaps"), &map(a), Allowed),
     ] {

@@ -202,7 +202,8 @@ fn agent_identities() -> Vec<Value> {
     ]
 }
 
-/// In place of the same names in `rbac.yaml`, for `--backend=super` alone: tenants' identities stream too, and vn-agent may ask for their tokens.
+/// In place of the same names in `rbac.yaml` and `admission.yaml`, for `--backend=super` alone: tenants' identities stream too, and vn-agent
+/// may ask for their tokens.
 fn agent_super_identities(rows: &[Row]) -> Vec<Value> {
     let role = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": keys::AGENT});
     let metadata = json!({"name": keys::AGENT, "namespace": keys::WRITERS_NAMESPACE});
@@ -217,7 +218,36 @@ fn agent_super_identities(rows: &[Row]) -> Vec<Value> {
             "roleRef": role("Role"),
             "subjects": [{"kind": "ServiceAccount", "name": keys::AGENT, "namespace": keys::AGENTS_NAMESPACE}],
         }),
+        stream_policy(),
     ]
+}
+
+/// What RBAC cannot say of a tenant's identity: it streams only where the record is its own tenant's.
+fn stream_policy() -> Value {
+    let writers = format!("system:serviceaccount:{}:", keys::WRITERS_NAMESPACE);
+    let is_own = format!(
+        "request.userInfo.username.matches('^{writers}w-[a-z2-7]{{26}}$') && namespaceObject != null && \
+         namespaceObject.metadata.?labels[?'{}'].orValue('') == request.userInfo.username.substring({}) && \
+         namespaceObject.metadata.?annotations[?'{}'].orValue('') != ''",
+        keys::TENANT,
+        writers.len() + "w-".len(),
+        keys::OWNER,
+    );
+    let is_stream = "request.resource.resource == 'pods' && request.?subResource.orValue('') in ['attach', 'exec', 'portforward']";
+    let everything = json!({"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["CONNECT"], "resources": ["*/*"], "scope": "*"});
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "vc-tenant-writers-connect"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [everything]},
+            "matchConditions": [{"name": "a-writer", "expression": format!("request.userInfo.username.startsWith('{writers}')")}],
+            "validations": [
+                {"expression": is_stream, "message": "a tenant's writer opens exec, attach and port-forward, no other stream and no proxy"},
+                {"expression": is_own, "message": "a tenant's writer opens streams only in namespaces whose record is its own tenant's"},
+            ],
+        },
+    })
 }
 
 /// What a tenant's identity does to its Pods for `logs`, `exec`, `attach` and `port-forward`; a WebSocket comes by `get`.
