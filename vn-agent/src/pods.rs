@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use common::{Namespace, Owner, Tenant, TenantId, Uid, keys};
 use serde::Deserialize;
 
+use crate::filter::Unreadable;
+use crate::filter::elements::{Elements, Part};
 use crate::route::{Container, Place, PodRef};
 
 /// A tenant's Pod in the super cluster.
@@ -86,15 +88,10 @@ pub struct Pods {
 
 impl Pods {
     /// Reads a list of Pods, JSON. Of each only the metadata is kept, and only if it is a tenant's.
-    pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let list: List = serde_json::from_slice(json)?;
-        let mut pods = Self::default();
-        for item in list.items {
-            if let Some(pod) = SuperPod::read(item.metadata) {
-                pods.add(pod);
-            }
-        }
-        Ok(pods)
+    pub fn read(json: &[u8]) -> Result<Self, Unreadable> {
+        let mut reader = PodsReader::default();
+        reader.push(json)?;
+        reader.finish()
     }
 
     /// Reads one Pod, JSON.
@@ -141,6 +138,11 @@ impl Pods {
         !self.ambiguous.contains(&name) && found.is_some_and(|found| found.uid == pod.uid && found.owner == pod.owner)
     }
 
+    /// The UIDs of the Pods that were there before, with the same owner: what was said of them in between was said of them.
+    pub fn since(&self, before: &Self) -> HashSet<Uid> {
+        before.all.iter().filter(|pod| self.still_has(pod)).map(|pod| pod.uid).collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.all.len()
@@ -152,15 +154,36 @@ impl Pods {
     }
 }
 
-#[derive(Deserialize)]
-struct List {
-    #[serde(default, deserialize_with = "nullable")]
-    items: Vec<Item>,
+/// Reads a list of Pods, JSON, as it comes. Of each only the metadata is kept, and only if it is a tenant's.
+pub struct PodsReader {
+    elements: Elements,
+    pods: Pods,
 }
 
-/// Go writes an empty list as null.
-fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Item>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+impl Default for PodsReader {
+    fn default() -> Self {
+        Self { elements: Elements::new("items", ""), pods: Pods::default() }
+    }
+}
+
+impl PodsReader {
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Unreadable> {
+        let pods = &mut self.pods;
+        self.elements.push(bytes, |part| {
+            let Part::Element(json) = part else { return Ok(()) };
+            let item: Item = serde_json::from_slice(json).map_err(|_| Unreadable)?;
+            if let Some(pod) = SuperPod::read(item.metadata) {
+                pods.add(pod);
+            }
+            Ok(())
+        })
+    }
+
+    /// The list, if that was all of it.
+    pub fn finish(self) -> Result<Pods, Unreadable> {
+        self.elements.finish().map(|()| self.pods)
+    }
 }
 
 #[derive(Deserialize)]

@@ -35,11 +35,12 @@ use crate::guard::{End, Guard, Limits, Places, Taken};
 use crate::headers::{self, Upgrade};
 use crate::identity::{Caller, Scope};
 use crate::metrics::AgentMetrics;
+use crate::page::{self, Opened};
 use crate::pods::SuperPod;
 use crate::relay::{Counters, relay};
 use crate::route::{Page, Route, RouteError};
 use crate::tenants::Tenants;
-use crate::{page, text};
+use crate::text;
 
 /// What all sessions share.
 pub struct Agent {
@@ -193,12 +194,22 @@ async fn stream(
 
 async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page) -> Result<Response<Body>, Failure> {
     let session = Session::begin(agent, peer, &Route::Page(page), None)?;
-    let answer = page::answer(&agent.backend, tenant, page).await;
-    let (headers, body) = session.watch(answer)?;
+    let mut ended = session.guard().ended().boxed();
+    let opened = tokio::select! {
+        opened = page::open(agent, tenant, page) => opened,
+        end = &mut ended => Err(Failure::refused(StatusCode::GATEWAY_TIMEOUT, end.to_string())),
+    };
+    let (headers, opened) = session.watch(opened)?;
     session.answered();
-    session.counters.received.fetch_add(body.len() as u64, Ordering::Relaxed);
-    session.end("ok");
-    Ok(passed(StatusCode::OK, headers, crate::answer::whole(body)))
+    let body = match opened {
+        Opened::Whole(body) => {
+            session.counters.received.fetch_add(body.len() as u64, Ordering::Relaxed);
+            session.end("ok");
+            crate::answer::whole(body)
+        }
+        Opened::Rest(inner) => Guarded { inner, ended, session }.boxed_unsync(),
+    };
+    Ok(passed(StatusCode::OK, headers, body))
 }
 
 /// An answer that is a success; any other is a failure in the tenant's words.
@@ -303,13 +314,13 @@ impl Drop for Session {
 }
 
 /// A body that ends when its session must.
-struct Guarded {
-    inner: Incoming,
+struct Guarded<B> {
+    inner: B,
     ended: BoxFuture<'static, End>,
     session: Session,
 }
 
-impl http_body::Body for Guarded {
+impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body::Body for Guarded<B> {
     type Data = Bytes;
     type Error = BodyError;
 

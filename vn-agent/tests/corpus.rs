@@ -41,7 +41,12 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
         {"metadata": {"name": "web", "namespace": a, "uid": uid(7)}, "spec": {"containers": [{"name": "app"}]}, "status": {}},
         {"metadata": {"name": "web", "namespace": b, "uid": uid(8)}},
     ]});
-    vec![("prometheus", samples.into_bytes()), ("stats", summary.to_string().into_bytes()), ("pods", list.to_string().into_bytes())]
+    // The first byte says in pieces of which size a page comes.
+    vec![
+        ("prometheus", samples.into_bytes()),
+        ("stats", format!("\u{7}{summary}").into_bytes()),
+        ("pods", format!("\u{9}{list}").into_bytes()),
+    ]
 }
 
 /// All seeds of a target.

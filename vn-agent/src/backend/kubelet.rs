@@ -4,22 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::warn;
 
 use super::dial::{Answer, Dialer};
 use crate::answer::{Failure, Hop};
 use crate::credentials::Credentials;
+use crate::guard::{Full, Limits, Places, Taken};
 use crate::headers::Upgrade;
 use crate::metrics::AgentMetrics;
-use crate::pods::{Pods, SuperPod};
+use crate::pods::{Pods, PodsReader, SuperPod};
 use crate::route::{Page, PodRef, Route};
 
 /// For the list of Pods, whole.
@@ -28,8 +29,11 @@ const LIST: Duration = Duration::from_secs(10);
 /// For the head of an answer to a stream or a page: the kubelet asks the container runtime first, and statistics are measured.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// Largest list of Pods or summary, in bytes: 500 Pods of 100 KB.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+/// Pages that are open, of a tenant and in all. A reader may be as slow as it likes, and each page holds what [`crate::page`] says.
+const PAGES: Limits = Limits { per_tenant: 6, all: 64, idle: Duration::MAX, total: Duration::MAX };
+
+/// Parts of pages that are being read from the kubelet at once. Whoever reads slowly holds none of these.
+const TURNS: usize = 4;
 
 /// How we call ourselves.
 pub(super) const AGENT: &str = concat!("vn-agent/", env!("CARGO_PKG_VERSION"));
@@ -40,6 +44,8 @@ pub struct Kubelet {
     credentials: watch::Receiver<Arc<Credentials>>,
     metrics: AgentMetrics,
     known: Mutex<Arc<Pods>>,
+    pages: Places,
+    turns: Semaphore,
     /// Number of the last caller who asked for a list.
     asked: AtomicU64,
     /// One list at a time. Held across its await on purpose: who waits is served by the next one.
@@ -56,7 +62,16 @@ impl Kubelet {
     /// Behind this dialer.
     pub fn new(dialer: Dialer, credentials: watch::Receiver<Arc<Credentials>>, metrics: AgentMetrics) -> Self {
         let listing = Listing { covers: 0, result: Ok(Arc::default()) };
-        Self { dialer, credentials, metrics, known: Mutex::default(), asked: AtomicU64::new(0), listing: tokio::sync::Mutex::new(listing) }
+        Self {
+            dialer,
+            credentials,
+            metrics,
+            known: Mutex::default(),
+            pages: Places::default(),
+            turns: Semaphore::new(TURNS),
+            asked: AtomicU64::new(0),
+            listing: tokio::sync::Mutex::new(listing),
+        }
     }
 
     /// The caller's Pod of that name, by the last list or, if it is not there, a fresh one.
@@ -97,44 +112,45 @@ impl Kubelet {
         result
     }
 
+    /// As it comes: what is held of it is one Pod at a time.
     async fn list(&self) -> Result<Pods, Failure> {
-        let bytes = self.read(&Page::Pods.at_kubelet(), LIST).await?;
-        Pods::read(&bytes).map_err(|_| misunderstood())
-    }
-
-    /// A page of the node, whole.
-    pub async fn page(&self, page: Page) -> Result<Bytes, Failure> {
-        self.read(&page.at_kubelet(), HEAD).await
-    }
-
-    /// A page of the node, as it comes.
-    pub async fn stream(&self, page: Page) -> Result<Answer<'_>, Failure> {
-        let config = self.config()?;
-        let answer = self.dialer.ask(&config, self.request(Method::GET, &page.at_kubelet(), None)?, HEAD).await?;
-        if answer.response.status() == StatusCode::OK { Ok(answer) } else { Err(super::unexpected(Hop::Kubelet, answer.response.status())) }
-    }
-
-    async fn read(&self, path: &str, limit: Duration) -> Result<Bytes, Failure> {
         let whole = async {
             let config = self.config()?;
-            let Answer { response, back } = self.dialer.ask(&config, self.request(Method::GET, path, None)?, limit).await?;
+            let Answer { response, back } =
+                self.dialer.ask(&config, self.request(Method::GET, &Page::Pods.at_kubelet(), None)?, LIST).await?;
             if response.status() != StatusCode::OK {
                 return Err(super::unexpected(Hop::Kubelet, response.status()));
             }
-            let mut body = Limited::new(response.into_body(), MOST_BYTES);
-            let mut bytes = BytesMut::new();
+            let (mut body, mut reader) = (response.into_body(), PodsReader::default());
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|_| misunderstood())?;
-                if let Some(data) = frame.data_ref() {
-                    bytes.extend_from_slice(data);
-                }
+                reader.push(frame.data_ref().map_or(&[], |data| data)).map_err(|_| misunderstood())?;
             }
             back.keep();
-            Ok(bytes.freeze())
+            reader.finish().map_err(|_| misunderstood())
         };
-        tokio::time::timeout(limit, whole).await.map_err(|_| {
-            Failure::new(StatusCode::GATEWAY_TIMEOUT, Hop::Kubelet, format!("the kubelet did not answer within {} s", limit.as_secs()))
+        tokio::time::timeout(LIST, whole).await.map_err(|_| {
+            Failure::new(StatusCode::GATEWAY_TIMEOUT, Hop::Kubelet, format!("the kubelet did not answer within {} s", LIST.as_secs()))
         })?
+    }
+
+    /// A page of the node, as it comes.
+    pub async fn page(&self, page: Page) -> Result<Incoming, Failure> {
+        let config = self.config()?;
+        let response = self.dialer.open_for(&config, self.request(Method::GET, &page.at_kubelet(), None)?, Some(HEAD)).await?;
+        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(super::unexpected(Hop::Kubelet, response.status())) }
+    }
+
+    /// A place for a page that is open, of so many for one tenant.
+    pub fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
+        let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of pages about this node: {full}"));
+        self.pages.take(tenant, &PAGES).map_err(full)
+    }
+
+    /// Waits for a turn to read a part of a page.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.turns.acquire().await.ok()
     }
 
     /// Sends a request about a Pod and gives the head of the answer, whatever its status.
@@ -171,5 +187,5 @@ impl Kubelet {
 }
 
 fn misunderstood() -> Failure {
-    Failure::new(StatusCode::BAD_GATEWAY, Hop::Kubelet, "the kubelet's answer cannot be read, or is too large")
+    Failure::new(StatusCode::BAD_GATEWAY, Hop::Kubelet, "the kubelet's list of Pods cannot be read")
 }

@@ -1,9 +1,10 @@
 //! `pods`: the tenant's Pods on this node, each built anew from what the tenant knows already.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
-use super::View;
+use super::elements::{Elements, Part};
+use super::fields::{Field, Fields, Object, of_own_containers, only, text};
+use super::{Passed, Unreadable, View};
 use crate::pods::SuperPod;
 
 /// What passes of a Pod's status, beside its containers.
@@ -20,74 +21,80 @@ const STATUS_LISTS: [&str; 3] = ["containerStatuses", "ephemeralContainerStatuse
 const CONTAINER_STATUS: [&str; 8] = ["containerID", "image", "imageID", "name", "ready", "restartCount", "started", "state"];
 
 #[derive(Deserialize)]
-struct List {
-    #[serde(default)]
-    items: Option<Vec<Pod>>,
+struct Pod<'a> {
+    #[serde(borrow)]
+    metadata: Fields<'a>,
+    #[serde(borrow, default)]
+    spec: Fields<'a>,
+    #[serde(borrow, default)]
+    status: Fields<'a>,
 }
 
-#[derive(Deserialize)]
-struct Pod {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Map<String, Value>,
-    #[serde(default)]
-    status: Map<String, Value>,
+/// Filters a list as it comes.
+pub struct Filter {
+    view: View,
+    elements: Elements,
+    has_begun: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    uid: String,
-    #[serde(default)]
-    creation_timestamp: Option<String>,
-}
-
-/// The list as the tenant may see it.
-pub fn filter(json: &[u8], view: &View) -> Result<Vec<u8>, serde_json::Error> {
-    let list: List = serde_json::from_slice(json)?;
-    let items: Vec<Value> = list.items.unwrap_or_default().into_iter().filter_map(|pod| passed(&pod, view)).collect();
-    serde_json::to_vec(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
-}
-
-fn passed(pod: &Pod, view: &View) -> Option<Value> {
-    let meta = &pod.metadata;
-    let own = view.at(&meta.namespace, &meta.name).filter(|own| own.uid.to_string() == meta.uid)?;
-    let mut metadata = Map::from_iter([
-        ("name".to_owned(), Value::from(own.owner.name.as_str())),
-        ("namespace".to_owned(), Value::from(own.tenant_namespace.as_str())),
-        ("uid".to_owned(), Value::from(own.owner.uid.to_string())),
-    ]);
-    if let Some(time) = &meta.creation_timestamp {
-        metadata.insert("creationTimestamp".to_owned(), Value::from(time.as_str()));
+impl Filter {
+    /// For one tenant.
+    pub fn new(view: View) -> Self {
+        Self { view, elements: Elements::new("items", ""), has_begun: false }
     }
-    let mut spec = only(&pod.spec, &["nodeName"]);
-    for list in LISTS {
-        insert_own(&mut spec, list, &pod.spec, &CONTAINER, own);
-    }
-    let mut status = only(&pod.status, &STATUS);
-    for list in STATUS_LISTS {
-        insert_own(&mut status, list, &pod.status, &CONTAINER_STATUS, own);
-    }
-    Some(json!({"metadata": metadata, "spec": spec, "status": status}))
-}
 
-/// Puts in the entries of a list that are about the tenant's own containers.
-fn insert_own(out: &mut Map<String, Value>, list: &str, from: &Map<String, Value>, fields: &[&str], pod: &SuperPod) {
-    let Some(Value::Array(entries)) = from.get(list) else { return };
-    let is_own = |entry: &&Map<String, Value>| entry.get("name").and_then(Value::as_str).is_some_and(|name| pod.containers.contains(name));
-    let own: Vec<Value> =
-        entries.iter().filter_map(Value::as_object).filter(is_own).map(|entry| Value::Object(only(entry, fields))).collect();
-    if !own.is_empty() {
-        out.insert(list.to_owned(), Value::Array(own));
+    /// Takes the next bytes of the list and adds what passes to `out`.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Passed) -> Result<(), Unreadable> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            out.plain("{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{},\"items\":[");
+        }
+        let view = &self.view;
+        self.elements.push(bytes, |part| match part {
+            Part::Element(json) => pod(json, view, out).map_err(|_| Unreadable),
+            Part::Field(_) => Ok(()),
+        })
+    }
+
+    /// The list has ended.
+    pub fn finish(&mut self, out: &mut Passed) -> Result<(), Unreadable> {
+        self.elements.finish()?;
+        out.plain("]}");
+        Ok(())
     }
 }
 
-fn only(fields: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
-    fields.iter().filter(|(key, _)| names.contains(&key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect()
+/// Adds a Pod, if it is the tenant's.
+fn pod(json: &[u8], view: &View, out: &mut Passed) -> serde_json::Result<()> {
+    let pod: Pod<'_> = serde_json::from_slice(json)?;
+    let [namespace, name, uid] = ["namespace", "name", "uid"].map(|key| text(&pod.metadata, key).unwrap_or_default());
+    let Some(own) = view.at(&namespace, &name).filter(|own| own.uid.to_string() == uid) else { return Ok(()) };
+    let mut metadata = only(&pod.metadata, &["creationTimestamp"]);
+    metadata.insert("name", Field::Text(own.owner.name.to_string()));
+    metadata.insert("namespace", Field::Text(own.tenant_namespace.to_string()));
+    metadata.insert("uid", Field::Text(own.owner.uid.to_string()));
+    let spec = of(&pod.spec, &["nodeName"], (&LISTS, &CONTAINER), own)?;
+    let status = of(&pod.status, &STATUS, (&STATUS_LISTS, &CONTAINER_STATUS), own)?;
+    let passed = Object::from([("metadata", Field::Object(metadata)), ("spec", Field::Object(spec)), ("status", Field::Object(status))]);
+    out.about(own.uid, &serde_json::to_string(&passed)?);
+    Ok(())
+}
+
+/// The fields with these names, and of each of these lists what is about the tenant's own containers.
+fn of<'a>(
+    fields: &Fields<'a>,
+    names: &[&'a str],
+    (lists, of_each): (&[&'static str], &[&'a str]),
+    own: &SuperPod,
+) -> serde_json::Result<Object<'a>> {
+    let mut out = only(fields, names);
+    for list in lists {
+        let Some(entries) = fields.get(*list) else { continue };
+        let entries = of_own_containers(entries, of_each, own)?;
+        if !entries.is_empty() {
+            out.insert(list, Field::List(entries));
+        }
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -96,9 +103,14 @@ mod tests {
 
     use common::Uid;
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::pods::tests::{pods, super_pod, tenant};
+
+    fn filter(json: &[u8], view: View) -> Result<Vec<u8>, Unreadable> {
+        super::super::Filter::Pods(Filter::new(view)).whole(json)
+    }
 
     #[test]
     fn s56_a_tenant_sees_its_own_pods_under_its_own_names() {
@@ -116,7 +128,7 @@ mod tests {
         let items = [own, super_pod(&b, "default", "web", 8, "app"), json!({"metadata": {"name": "etcd", "namespace": "kube-system"}})];
         let list = json!({"kind": "PodList", "items": items});
         let view = View::new(Arc::new(pods(&items)), a.uid());
-        let out: Value = serde_json::from_slice(&filter(list.to_string().as_bytes(), &view).unwrap()).unwrap();
+        let out: Value = serde_json::from_slice(&filter(list.to_string().as_bytes(), view).unwrap()).unwrap();
         let expected = json!({
             "metadata": {"name": "web", "namespace": "default", "uid": Uid::from_bits(1007).to_string(), "creationTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"nodeName": "n1", "containers": [{"name": "app", "image": "i"}]},
@@ -129,7 +141,7 @@ mod tests {
         #[test]
         fn bytes_of_any_kind_are_survived(bytes: Vec<u8>) {
             let view = View::new(Arc::new(pods(&[])), Uid::from_bits(1));
-            let _ = filter(&bytes, &view);
+            let _ = filter(&bytes, view);
         }
     }
 }

@@ -3,11 +3,15 @@
 //! A sample passes if it names a Pod of the tenant and, where it names a container, one of the tenant's own; it carries labels that are
 //! named here and no others. All that is about the node as a whole, or about somebody else, is left out, its HELP and TYPE too.
 //!
+//! In place of what the node uses stands what the tenant's Pods on it use. A metrics-server is never ready without figures of a node.
+//!
 //! *Guarantees*: memory is bounded by [`MOST_LINE_BYTES`] and the comments of one metric. A line that cannot be read is left out.
 
 use std::fmt::Write as _;
 
-use super::{View, renamed};
+use common::Uid;
+
+use super::{Passed, Totals, View, renamed};
 use crate::pods::SuperPod;
 
 /// Longest line that is looked at; longer ones are left out.
@@ -17,7 +21,7 @@ pub const MOST_LINE_BYTES: usize = 64 * 1024;
 const MOST_LABELS: usize = 64;
 
 /// Labels that pass: those of the kubelet's pages about containers, Pods and probes (Kubernetes 1.37).
-const LABELS: [&str; 24] = [
+const LABELS: [&str; 25] = [
     "container",
     "cpu",
     "device",
@@ -41,6 +45,7 @@ const LABELS: [&str; 24] = [
     "state",
     "tcp_state",
     "udp_state",
+    "ulimit",
     "container_state",
 ];
 
@@ -56,16 +61,22 @@ pub struct Filter {
     is_skipping: bool,
     /// HELP and TYPE of the metric at hand, until a sample of it passes.
     comments: String,
+    has_totals: bool,
 }
 
 impl Filter {
     /// For one tenant.
     pub fn new(view: View) -> Self {
-        Self { view, line: Vec::new(), is_skipping: false, comments: String::new() }
+        Self { view, line: Vec::new(), is_skipping: false, comments: String::new(), has_totals: false }
+    }
+
+    /// The same, with totals in place of what the node uses.
+    pub fn with_totals(view: View) -> Self {
+        Self { has_totals: true, ..Self::new(view) }
     }
 
     /// Takes the next bytes of the page and adds what passes to `out`.
-    pub fn push(&mut self, bytes: &[u8], out: &mut String) {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Passed) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, is_whole) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
@@ -88,17 +99,38 @@ impl Filter {
         }
     }
 
-    fn whole(&mut self, line: &[u8], out: &mut String) {
+    fn whole(&mut self, line: &[u8], out: &mut Passed) {
         let Ok(line) = std::str::from_utf8(line) else { return };
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.starts_with('#') {
             self.comment(line);
-        } else if let Some(sample) = passed(line, &self.view) {
-            out.push_str(&self.comments);
-            self.comments.clear();
-            out.push_str(&sample);
-            out.push('\n');
+        } else if let Some((pod, sample)) = passed(line, &self.view) {
+            if !self.comments.is_empty() {
+                out.plain(&self.comments);
+                self.comments.clear();
+            }
+            out.about(pod, &sample);
+            if let Some(totals) = totals(&sample).filter(|_| self.has_totals) {
+                out.count(pod, totals);
+            }
         }
+    }
+
+    /// The totals, where they belong on the page.
+    pub fn closing(&self, totals: Totals) -> String {
+        // A kubelet that says nothing of Pods has measured none yet.
+        if !self.has_totals || totals == Totals::default() {
+            return String::new();
+        }
+        let Totals { cpu_seconds, memory_bytes } = totals;
+        format!(
+            "# HELP node_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by this tenant's Pods on the node in core-seconds\n\
+             # TYPE node_cpu_usage_seconds_total counter\n\
+             node_cpu_usage_seconds_total {cpu_seconds}\n\
+             # HELP node_memory_working_set_bytes [STABLE] Current working set of this tenant's Pods on the node in bytes\n\
+             # TYPE node_memory_working_set_bytes gauge\n\
+             node_memory_working_set_bytes {memory_bytes}\n"
+        )
     }
 
     /// HELP comes first and begins a metric, TYPE follows.
@@ -117,8 +149,19 @@ impl Filter {
     }
 }
 
-/// A sample under the tenant's names; nothing if it does not pass.
-fn passed(line: &str, view: &View) -> Option<String> {
+/// What a sample of `metrics/resource` says of a whole Pod.
+fn totals(sample: &str) -> Option<Totals> {
+    let (name, rest) = sample.split_once('{')?;
+    let value = || rest.rsplit_once("} ")?.1.split([' ', '\n']).next()?.parse().ok().filter(|value: &f64| value.is_finite());
+    match name {
+        "pod_cpu_usage_seconds_total" => Some(Totals { cpu_seconds: value()?, memory_bytes: 0.0 }),
+        "pod_memory_working_set_bytes" => Some(Totals { cpu_seconds: 0.0, memory_bytes: value()? }),
+        _ => None,
+    }
+}
+
+/// A sample under the tenant's names, a line, and the Pod that it is about; nothing if it does not pass.
+fn passed(line: &str, view: &View) -> Option<(Uid, String)> {
     let sample = Sample::parse(line)?;
     let pod = view.at(sample.label("namespace")?, sample.label("pod")?)?;
     let container = sample.label("container").unwrap_or_default();
@@ -135,8 +178,8 @@ fn passed(line: &str, view: &View) -> Option<String> {
         out.push('"');
     }
     out.push('}');
-    let _ = write!(out, " {}", sample.rest);
-    Some(out)
+    let _ = writeln!(out, " {}", sample.rest);
+    Some((pod.uid, out))
 }
 
 /// The value of a label in the tenant's words; nothing if the label is not one that passes.
@@ -145,9 +188,18 @@ fn renamed_label(key: &str, value: &str, pod: &SuperPod) -> Option<String> {
         "namespace" => Some(pod.tenant_namespace.to_string()),
         "pod" => Some(pod.owner.name.to_string()),
         "pod_uid" => Some(pod.owner.uid.to_string()),
+        "id" => control_group(value, pod),
         key if LABELS.contains(&key) => Some(renamed(value, pod)),
         _ => None,
     }
+}
+
+/// The control group of a Pod or container, from where Pods begin: above that is how the node's administrator has laid it out. Nothing if
+/// it is another Pod's, such as that of an earlier one of the same name.
+fn control_group(value: &str, pod: &SuperPod) -> Option<String> {
+    let (_, rest) = value.split_once("/kubepods")?;
+    let uid = pod.uid.to_string();
+    (rest.contains(&uid) || rest.contains(&uid.replace('-', "_"))).then(|| renamed(&format!("/kubepods{rest}"), pod))
 }
 
 fn escape(value: &str, out: &mut String) {
@@ -248,16 +300,16 @@ mod tests {
     /// What passes of a page that comes in pieces of this size.
     fn filtered(page: &str, piece: usize) -> String {
         let mut filter = Filter::new(view());
-        let mut out = String::new();
+        let mut out = Passed::default();
         for piece in page.as_bytes().chunks(piece) {
             filter.push(piece, &mut out);
         }
-        out
+        String::from_utf8(out.release("", |_| true)).unwrap()
     }
 
     fn page() -> String {
         let (a, b) = (namespace(1), namespace(2));
-        let uid = common::Uid::from_bits(7);
+        let (uid, before) = (Uid::from_bits(7), Uid::from_bits(70));
         let underscored = uid.to_string().replace('-', "_");
         format!(
             "# HELP node_cpu_usage_seconds_total Of the node\n\
@@ -269,7 +321,9 @@ mod tests {
              container_cpu_usage_seconds_total{{container=\"app\",namespace=\"{a}\",pod=\"web\"}} 2.5 1700000000000\n\
              container_cpu_usage_seconds_total{{container=\"istio-proxy\",namespace=\"{a}\",pod=\"web\"}} 3\n\
              container_cpu_usage_seconds_total{{container=\"coredns\",namespace=\"kube-system\",pod=\"coredns\"}} 4\n\
-             container_memory{{container=\"\",id=\"/kubepods/pod{uid}\",namespace=\"{a}\",pod=\"web\"}} 5\n\
+             container_memory{{container=\"\",id=\"/of-this-node/kubepods/pod{uid}\",namespace=\"{a}\",pod=\"web\"}} 5\n\
+             container_memory{{container=\"\",id=\"/kubepods/pod{before}\",namespace=\"{a}\",pod=\"web\"}} 5\n\
+             container_memory{{container=\"\",id=\"/elsewhere/{uid}\",namespace=\"{a}\",pod=\"web\"}} 5\n\
              container_memory{{container=\"POD\",id=\"/kubepods-pod{underscored}.slice/x\",namespace=\"{a}\",pod=\"web\"}} 6\n\
              container_memory{{container=\"app\",namespace=\"{a}\",pod=\"web\",node_secret=\"x\"}} 7\n\
              prober_probe_total{{container=\"app\",namespace=\"{a}\",pod=\"web\",pod_uid=\"{uid}\",probe_type=\"Liveness\",result=\"successful\"}} 8\n\
@@ -280,7 +334,7 @@ mod tests {
 
     #[test]
     fn s56_a_tenant_sees_its_own_samples_under_its_own_names() {
-        let tenant_uid = common::Uid::from_bits(1007);
+        let tenant_uid = Uid::from_bits(1007);
         let underscored = tenant_uid.to_string().replace('-', "_");
         let expected = format!(
             "# HELP container_cpu_usage_seconds_total Of containers\n\
@@ -293,6 +347,24 @@ mod tests {
         for piece in [1, 7, 4096] {
             assert_eq!(filtered(&page(), piece), expected);
         }
+    }
+
+    #[test]
+    fn in_place_of_what_the_node_uses_stands_what_the_tenants_pods_use() {
+        let (a, b) = (namespace(1), namespace(2));
+        let page = format!(
+            "node_cpu_usage_seconds_total 100 1700000000000\nnode_memory_working_set_bytes 200 1700000000000\n\
+             pod_cpu_usage_seconds_total{{namespace=\"{a}\",pod=\"web\"}} 1.5 1700000000000\n\
+             pod_cpu_usage_seconds_total{{namespace=\"{b}\",pod=\"web\"}} 50 1700000000000\n\
+             pod_memory_working_set_bytes{{namespace=\"{a}\",pod=\"web\"}} 2e+06 1700000000000\n"
+        );
+        let out = super::super::Filter::Text(Filter::with_totals(view())).whole(page.as_bytes()).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains("\nnode_cpu_usage_seconds_total 1.5\n") && out.ends_with("\nnode_memory_working_set_bytes 2000000\n"),
+            "{out}"
+        );
+        assert_eq!(out.matches("\nnode_").count(), 2, "{out}");
     }
 
     #[test]
@@ -342,11 +414,11 @@ mod tests {
         #[test]
         fn bytes_of_any_kind_are_survived(page: Vec<u8>, piece in 1usize..20) {
             let mut filter = Filter::new(view());
-            let mut out = String::new();
+            let mut out = Passed::default();
             for piece in page.chunks(piece) {
                 filter.push(piece, &mut out);
             }
-            prop_assert_eq!(out, "");
+            prop_assert!(out.is_empty());
         }
     }
 }
