@@ -18,6 +18,7 @@ pub mod kubectl;
 pub mod machine;
 pub mod manifests;
 pub mod metrics;
+pub mod metrics_server;
 pub mod nodes;
 pub mod oci;
 pub mod pki;

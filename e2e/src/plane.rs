@@ -31,6 +31,9 @@ const READY: Duration = Duration::from_mins(2);
 /// Every request, without bodies, once: see [`Audit`](crate::audit::Audit).
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n";
 
+/// How an API server calls itself towards the servers that it hands requests on to.
+const FRONT_PROXY: &str = "front-proxy-client";
+
 /// What a control plane is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -280,6 +283,10 @@ fn credentials(options: &PlaneOptions, server: &str, dir: &Path) -> anyhow::Resu
         write(&dir.join(format!("{file}.kubeconfig")), &text)?;
     }
     authority.client("kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters"))?;
+    // Who may say for whom a request is, where an API server hands it on to another server: an authority that does nothing else.
+    let front = front_proxy(dir);
+    std::fs::create_dir_all(&front).with_context(|| format!("could not make {}", front.display()))?;
+    Authority::create(&format!("{}-front-proxy-ca", options.name), &front)?.client("client", FRONT_PROXY, None)?;
     write(&dir.join("audit.yaml"), AUDIT_POLICY)?;
     Ok(authority)
 }
@@ -316,10 +323,33 @@ fn api_server(options: &PlaneOptions, port: u16, etcd: &Etcd, dir: &Path, progra
         "--audit-log-maxsize=4000".to_owned(),
         "--profiling=false".to_owned(),
     ];
-    // The address to advertise may not be a loopback one.
-    let unadvertised = options.address.is_loopback().then(|| "--endpoint-reconciler-type=none".to_owned());
-    let args = args.into_iter().chain(unadvertised).chain(options.api_server_args.iter().cloned());
+    let placed = if options.address.is_loopback() {
+        // The address to advertise may not be a loopback one.
+        vec!["--endpoint-reconciler-type=none".to_owned()]
+    } else {
+        aggregation(dir)
+    };
+    let args = args.into_iter().chain(placed).chain(options.api_server_args.iter().cloned());
     Spec::new("kube-apiserver", &programs.kube_apiserver(), args, dir)
+}
+
+/// Lets Pods serve APIs: metrics-server does. No kube-proxy runs where API servers stand, so they dial the Pods themselves.
+fn aggregation(dir: &Path) -> Vec<String> {
+    let file = |name: &str| front_proxy(dir).join(name).display().to_string();
+    vec![
+        format!("--requestheader-client-ca-file={}", file("ca.crt")),
+        format!("--requestheader-allowed-names={FRONT_PROXY}"),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+        format!("--proxy-client-cert-file={}", file("client.crt")),
+        format!("--proxy-client-key-file={}", file("client.key")),
+        "--enable-aggregator-routing=true".to_owned(),
+    ]
+}
+
+fn front_proxy(dir: &Path) -> PathBuf {
+    dir.join("front-proxy")
 }
 
 fn controller_manager(options: &PlaneOptions, port: u16, dir: &Path, programs: &Programs) -> Spec {

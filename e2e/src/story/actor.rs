@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Kinds that stories write and that have no namespace.
-const CLUSTER_SCOPED: [&str; 6] = ["ClusterRole", "ClusterRoleBinding", "Namespace", "Node", "PriorityClass", "RuntimeClass"];
+const CLUSTER_SCOPED: [&str; 7] = ["APIService", "ClusterRole", "ClusterRoleBinding", "Namespace", "Node", "PriorityClass", "RuntimeClass"];
 
 /// A tenant as registered.
 pub struct Actor {
