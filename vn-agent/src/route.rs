@@ -189,9 +189,9 @@ impl Route {
         }
     }
 
-    /// Whether the connection is to be switched to another protocol.
-    pub fn is_stream(&self) -> bool {
-        matches!(self, Self::Exec { .. } | Self::Attach { .. } | Self::PortForward { .. })
+    /// Whether the answer may begin late, when there is something to say.
+    pub fn follows(&self) -> bool {
+        matches!(self, Self::Logs { options: LogOptions { follow: true, .. }, .. })
     }
 
     /// One word, for logs and metrics.

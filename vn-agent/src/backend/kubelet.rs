@@ -159,9 +159,24 @@ impl Kubelet {
         // A kubelet takes both for a stream; with POST it asks its API server for the right to create, as for an exec of old.
         let method = if upgrade.is_some_and(Upgrade::is_spdy) { Method::POST } else { Method::GET };
         let request = self.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
-        // The log of a container that says nothing has no head yet.
-        let limit = route.is_stream().then_some(HEAD);
-        self.dialer.open_for(&config, request, limit).await
+        if !route.follows() {
+            return self.dialer.open_for(&config, request, Some(HEAD)).await;
+        }
+        // The log of a container that says nothing has no head yet: whether the kubelet still answers is seen by other questions.
+        tokio::select! {
+            answer = self.dialer.open_for(&config, request, None) => answer,
+            failure = self.silence() => Err(failure),
+        }
+    }
+
+    /// Asks now and then, until there is no answer.
+    async fn silence(&self) -> Failure {
+        loop {
+            tokio::time::sleep(HEAD).await;
+            if let Err(failure) = self.fresh().await {
+                return failure;
+            }
+        }
     }
 
     fn request(&self, method: Method, path: &str, headers: Option<&HeaderMap>) -> Result<Request<Empty<Bytes>>, Failure> {

@@ -179,7 +179,7 @@ impl Super {
         for (name, value) in upgrade.map(Upgrade::headers).into_iter().flatten() {
             headers.append(name, value.clone());
         }
-        self.dialer.open_for(&self.config()?, request, route.is_stream().then_some(HEAD)).await
+        self.dialer.open_for(&self.config()?, request, (!route.follows()).then_some(HEAD)).await
     }
 
     /// A token of the tenant's own identity.
