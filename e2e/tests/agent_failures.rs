@@ -302,9 +302,11 @@ impl Cost {
 }
 
 /// What a request is answered by, and how soon.
-async fn refused_as_hung(caller: &Caller) -> anyhow::Result<Duration> {
+async fn refused_as_hung(n: u8, caller: &Caller) -> anyhow::Result<Duration> {
     let begin = Instant::now();
-    for path in ["/containerLogs/default/echo/main?tailLines=1", "/pods"] {
+    // Pages about the node have a bound of their own: a few at once.
+    let paths = ["/containerLogs/default/echo/main?tailLines=1", "/pods"];
+    for path in paths.into_iter().take(if n < 4 { 2 } else { 1 }) {
         let answer = caller.get(path).await;
         ensure!(answer.status() == 504 && answer.text.contains("the kubelet did not answer within"), "{path}: {}", answer.text);
     }
@@ -353,10 +355,11 @@ async fn hung(story: &Story) -> anyhow::Result<()> {
         ensure!(answer.status() == 504 && answer.text.contains("the kubelet did not answer within"), "{FOLLOW}: {}", answer.text);
         anyhow::Ok(())
     };
-    let ask = (0..12).map(|_| async {
+    let caller = &caller;
+    let ask = (0..12).map(|n| async move {
         let mut slowest = Duration::ZERO;
         while begin.elapsed() < Duration::from_secs(20) {
-            slowest = slowest.max(refused_as_hung(&caller).await?);
+            slowest = slowest.max(refused_as_hung(n, caller).await?);
         }
         anyhow::Ok(slowest)
     });

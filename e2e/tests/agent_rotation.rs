@@ -79,11 +79,6 @@ impl Echo {
         ensure!(line == "ping\n", "kubectl says {line:?}");
         Ok(())
     }
-
-    async fn ends(mut self) -> anyhow::Result<()> {
-        timeout(FELT, self.child.wait()).await.context("kubectl runs on")??;
-        Ok(())
-    }
 }
 
 struct Scene<'a> {
@@ -188,15 +183,18 @@ impl<'a> Scene<'a> {
 
     async fn introduced(&self) -> anyhow::Result<()> {
         let (mut raw, mut other) = (self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
-        let (first, second) = (Echo::start(&self.story.kubectl(0)?).await?, Echo::start(&self.story.kubectl(1)?).await?);
+        let (mut first, mut second) = (Echo::start(&self.story.kubectl(0)?).await?, Echo::start(&self.story.kubectl(1)?).await?);
         agents::issue_anew(&self.story.bed, 0, self.story.tenant(0)?.id.uid()).await?;
-        // An API server sees the change when it dials, and ends all that it has dialled, this one too.
+        // An API server looks at its files when it dials, once a second at most. When it sees the change it ends all that it has dialled, the
+        // connection that it sees it by too.
         let kubectl = self.story.kubectl(0)?;
-        let _ = kubectl.output(&["exec", "echo", "--", "true"]).await?;
-        first.ends().await?;
+        eventually("its sessions end", FELT, async || {
+            let _ = kubectl.output(&["exec", "echo", "--", "true"]).await?;
+            Ok(Seen::when(first.child.try_wait()?.is_some(), ()))
+        })
+        .await?;
         let said = kubectl.says(&["exec", "echo", "--", "echo", "again"]).await?;
         ensure!(said == "again\n", "{said}");
-        let mut second = second;
         second.lives().await?;
         raw.lives().await?;
         other.lives().await
