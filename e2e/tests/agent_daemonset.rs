@@ -34,6 +34,7 @@ async fn the_manifests_run_as_shipped() {
         installed.agent().await.context("vn-agent leads kubectl to a container")?;
         installed.restricted().await.context("both are as restricted as their manifests say")?;
         installed.rolled().await.context("a session outlives the Pod that carries it, until it is over")?;
+        installed.without_credentials().await.context("the super cluster's API server answers where no node holds a credential")?;
         installed.steady().await.context("nothing was started twice")
     };
     if let Err(error) = story.await {
@@ -151,6 +152,16 @@ impl Installed {
         ensure!(status.success() && rest.trim() == "ended", "the session ends with {status} and {rest:?}");
         self.rolled_out("vc-agents", "daemonset/vn-agent").await?;
         ensure!(self.only("vc-agents").await?.name_any() != old, "the old Pod is there");
+        self.leads_to_the_container().await
+    }
+
+    async fn without_credentials(&self) -> anyhow::Result<()> {
+        self.node.machine.run("rm".as_ref(), &["-r", "/etc/vn-agent/kubelet"]).await?;
+        apply(&["rbac-vn-agent-super.yaml"], &self.admin).await?;
+        self.admin.says(&["-n", "vc-agents", "rollout", "restart", "daemonset/vn-agent"]).await?;
+        self.rolled_out("vc-agents", "daemonset/vn-agent").await?;
+        let log = self.admin.says(&["-n", "vc-agents", "logs", &self.only("vc-agents").await?.name_any()]).await?;
+        ensure!(log.contains("who answers backend=\"api-server\""), "its log says {log}");
         self.leads_to_the_container().await
     }
 
