@@ -1,7 +1,11 @@
 //! Bytes in both directions between two connections, as they are.
 //!
 //! *Guarantees*: what one side has not taken is not read from the other: per direction at most [`WINDOW_BYTES`] wait here. While nothing
-//! moves, no buffer is held. Each side may end its half; the other goes on. Dropping the future closes both.
+//! moves, no buffer is held. Each side may end its half; the other goes on. What a side sent before it went away reaches the other, also where
+//! that one does not read any more what it is sent itself. Dropping the future closes both.
+//!
+//! *Caveats*: API servers and kubelets often close a connection that they are done with while something is still on its way to them. So a
+//! session that is over as it should be may look like one whose caller was killed.
 
 use std::future::poll_fn;
 use std::io;
@@ -34,8 +38,20 @@ impl Counters {
     }
 }
 
-/// Carries bytes until both directions have ended, or one has broken.
-pub async fn relay<C, B>(client: &mut C, backend: &mut B, counters: &Counters) -> io::Result<()>
+/// How a relay came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// One side said that it is done, or both did.
+    Ended,
+    /// One side went away without a word.
+    Cut,
+}
+
+/// Carries bytes until both directions have ended, or one side is gone.
+///
+/// # Errors
+/// If a side breaks otherwise than by going away.
+pub async fn relay<C, B>(client: &mut C, backend: &mut B, counters: &Counters) -> io::Result<Finish>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -44,7 +60,12 @@ where
     poll_fn(|cx| {
         let up = up.poll(cx, Pin::new(&mut *client), Pin::new(&mut *backend), &counters.sent)?;
         let down = down.poll(cx, Pin::new(&mut *backend), Pin::new(&mut *client), &counters.received)?;
-        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        match (up, down) {
+            (Poll::Ready(Half::Ended), Poll::Ready(_)) | (Poll::Ready(_), Poll::Ready(Half::Ended)) => Poll::Ready(Ok(Finish::Ended)),
+            // Who is gone has no use for what the other still says.
+            (Poll::Ready(Half::Gone), _) | (_, Poll::Ready(Half::Gone)) | (Poll::Ready(_), Poll::Ready(_)) => Poll::Ready(Ok(Finish::Cut)),
+            (Poll::Pending, _) | (_, Poll::Pending) => Poll::Pending,
+        }
     })
     .await
 }
@@ -64,30 +85,58 @@ enum Stage {
     Open,
     /// Something was written since the last flush.
     Unflushed,
-    /// The reader has ended.
-    Ending,
+    /// Nothing more comes; the writer is to be told.
+    Ending(Half),
+    Finished(Half),
+}
+
+/// How a direction came to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// The reader's side said that nothing more comes.
     Ended,
+    /// The reader's side is gone.
+    Gone,
+    /// The writer's side takes nothing more. What it says itself is yet to be read.
+    Untaken,
 }
 
 impl Direction {
     fn poll<R: AsyncRead, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
+        reader: Pin<&mut R>,
+        writer: Pin<&mut W>,
+        count: &AtomicU64,
+    ) -> Poll<io::Result<Half>> {
+        let half = match ready!(self.poll_open(cx, reader, writer, count)) {
+            Err(error) if is_gone(&error) => Half::Untaken,
+            other => other?,
+        };
+        self.stage = Stage::Finished(half);
+        Poll::Ready(Ok(half))
+    }
+
+    /// An error that says that somebody is gone is about the writer.
+    fn poll_open<R: AsyncRead, W: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
         mut reader: Pin<&mut R>,
         mut writer: Pin<&mut W>,
         count: &AtomicU64,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<Half>> {
         let mut turn = 0;
         loop {
+            if let Stage::Finished(half) = self.stage {
+                return Poll::Ready(Ok(half));
+            }
             ready!(self.poll_waiting(cx, writer.as_mut()))?;
-            match self.stage {
-                Stage::Ended => return Poll::Ready(Ok(())),
-                Stage::Ending => {
-                    ready!(end(cx, writer.as_mut()))?;
-                    self.stage = Stage::Ended;
-                    continue;
-                }
-                Stage::Open | Stage::Unflushed => {}
+            if let Stage::Ending(half) = self.stage {
+                // Who is gone already has nothing to be told.
+                return ready!(writer.poll_shutdown(cx))
+                    .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+                    .map(|()| half)
+                    .into();
             }
             if turn >= TURN_BYTES {
                 cx.waker().wake_by_ref();
@@ -97,13 +146,14 @@ impl Direction {
             let mut space = [MaybeUninit::uninit(); WINDOW_BYTES];
             let mut buffer = ReadBuf::uninit(&mut space);
             match reader.as_mut().poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => self.stage = Stage::Ending,
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => self.stage = Stage::Ending(Half::Ended),
                 Poll::Ready(Ok(())) => {
                     turn += buffer.filled().len();
                     count.fetch_add(buffer.filled().len() as u64, Ordering::Relaxed);
                     self.stage = Stage::Unflushed;
                     self.take(cx, writer.as_mut(), buffer.filled())?;
                 }
+                Poll::Ready(Err(error)) if is_gone(&error) => self.stage = Stage::Ending(Half::Gone),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     if self.stage == Stage::Unflushed {
@@ -148,21 +198,58 @@ impl Direction {
     }
 }
 
-/// Ends the half of a connection that we write; one that is gone already has ended.
-fn end<W: AsyncWrite>(cx: &mut Context<'_>, writer: Pin<&mut W>) -> Poll<io::Result<()>> {
-    match ready!(writer.poll_shutdown(cx)) {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-        result => Poll::Ready(result),
-    }
+/// Whether the other end of the connection is gone, or gone as far as this half is concerned. TLS ends by a message; an end without it is
+/// the end of the connection under it.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+
+    /// A side of which a half may be broken.
+    struct Side {
+        inner: DuplexStream,
+        /// What is written to it is taken.
+        takes: bool,
+        /// It ends by saying so.
+        ends: bool,
+    }
+
+    impl AsyncRead for Side {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+            let is_end = buffer.filled().len() == before;
+            Poll::Ready(if is_end && !self.ends { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+        }
+    }
+
+    impl AsyncWrite for Side {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.takes { Pin::new(&mut self.inner).poll_write(cx, bytes) } else { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) }
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.inner).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.inner).poll_shutdown(cx)
+        }
+    }
 
     #[tokio::test]
     async fn bytes_pass_both_ways_and_a_half_that_has_ended_leaves_the_other() {
@@ -181,9 +268,63 @@ mod tests {
             (question, answer)
         };
         let (result, texts) = tokio::join!(relay(&mut near, &mut far, &counters), story);
-        result.unwrap();
+        assert_eq!(result.unwrap(), Finish::Ended);
         assert_eq!(texts, ("question".to_owned(), "a late answer".to_owned()));
         assert_eq!((counters.sent.into_inner(), counters.received.into_inner()), (8, 13));
+    }
+
+    #[tokio::test]
+    async fn a_side_that_reads_no_more_is_heard_to_its_end() {
+        let (mut client, mut near) = duplex(100);
+        let (far, mut backend) = duplex(100);
+        let mut far = Side { inner: far, takes: false, ends: true };
+        let counters = Counters::default();
+        let story = async {
+            client.write_all(b"nobody reads this").await.unwrap();
+            // The relay has tried.
+            tokio::task::yield_now().await;
+            backend.write_all(b"the last word").await.unwrap();
+            drop(backend);
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            heard
+        };
+        let (result, heard) = tokio::join!(relay(&mut near, &mut far, &counters), story);
+        assert_eq!(result.unwrap(), Finish::Ended);
+        assert_eq!(heard, "the last word");
+    }
+
+    #[tokio::test]
+    async fn a_side_that_is_done_and_gone_has_ended() {
+        let (mut client, mut near) = duplex(100);
+        let (mut far, mut backend) = duplex(100);
+        let counters = Counters::default();
+        let story = async {
+            client.write_all(b"bye").await.unwrap();
+            drop(client);
+            let mut heard = String::new();
+            backend.read_to_string(&mut heard).await.unwrap();
+            backend.write_all(b"nobody hears this").await.unwrap();
+            heard
+        };
+        let (result, heard) = tokio::join!(relay(&mut near, &mut far, &counters), story);
+        assert_eq!(result.unwrap(), Finish::Ended);
+        assert_eq!(heard, "bye");
+    }
+
+    #[tokio::test]
+    async fn what_a_side_sent_before_it_was_cut_off_arrives() {
+        let (mut client, near) = duplex(100);
+        let mut near = Side { inner: near, takes: true, ends: false };
+        client.write_all(b"last").await.unwrap();
+        drop(client);
+        let (mut far, mut backend) = duplex(2);
+        let counters = Counters::default();
+        let mut heard = String::new();
+        let (result, read) = tokio::join!(relay(&mut near, &mut far, &counters), backend.read_to_string(&mut heard));
+        read.unwrap();
+        assert_eq!(result.unwrap(), Finish::Cut);
+        assert_eq!(heard, "last");
     }
 
     #[tokio::test(start_paused = true)]

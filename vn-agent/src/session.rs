@@ -37,7 +37,7 @@ use crate::identity::{Caller, Scope};
 use crate::metrics::AgentMetrics;
 use crate::page::{self, Opened};
 use crate::pods::SuperPod;
-use crate::relay::{Counters, relay};
+use crate::relay::{Counters, Finish, relay};
 use crate::route::{Page, Route, RouteError};
 use crate::tenants::Tenants;
 use crate::text;
@@ -357,7 +357,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Carries bytes until both sides have ended, one has broken, or the session must end.
+    /// Carries bytes until both sides have ended, one is gone or broken, or the session must end.
     pub async fn run(self) {
         let Self { client, backend, session } = self;
         let (client, backend) = match tokio::try_join!(client, backend) {
@@ -375,7 +375,11 @@ impl Tunnel {
                 if let Err(error) = &result {
                     debug!(error = %Chain(error), "a side of the session broke off");
                 }
-                session.end(if result.is_ok() { "ok" } else { "broken" });
+                session.end(match result {
+                    Ok(Finish::Ended) => "ok",
+                    Ok(Finish::Cut) => "cut",
+                    Err(_) => "broken",
+                });
             }
             end = session.guard().ended() => session.end(end.outcome()),
         }
