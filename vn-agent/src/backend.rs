@@ -12,7 +12,7 @@ use self::sup::Super;
 use crate::answer::{Failure, Hop};
 use crate::headers::Upgrade;
 use crate::pods::SuperPod;
-use crate::route::{PodRef, Route};
+use crate::route::{Container, PodRef, Route};
 
 /// A back end.
 pub enum Backend {
@@ -40,10 +40,10 @@ impl Backend {
         }
     }
 
-    /// The tenant's Pod of that name on this node.
-    pub async fn find(&self, tenant: &Tenant, pod: &PodRef) -> Result<SuperPod, Failure> {
+    /// The tenant's Pod of that name on this node. It may be one of a moment ago, but not one that had no such container.
+    pub async fn find(&self, tenant: &Tenant, pod: &PodRef, container: Option<&Container>) -> Result<SuperPod, Failure> {
         match self {
-            Self::Kubelet(kubelet) => kubelet.find(tenant.uid, pod).await,
+            Self::Kubelet(kubelet) => kubelet.find(tenant.uid, pod, container).await,
             Self::Super(sup) => sup.find(tenant, pod).await,
         }
     }

@@ -133,7 +133,7 @@ async fn own_pod(agent: &Agent, tenant: &Tenant, route: &Route) -> Result<SuperP
     let Some(asked) = route.pod() else {
         return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, Hop::Agent, "the route names no Pod"));
     };
-    let pod = agent.backend.find(tenant, asked).await?;
+    let pod = agent.backend.find(tenant, asked, route.container()).await?;
     match route.container() {
         Some(container) if !pod.has(container) => {
             let message = format!("container {} is not in the spec of pod {asked}", container.as_str());
@@ -147,12 +147,7 @@ async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route) ->
     let pod = own_pod(agent, tenant, &route).await?;
     let session = Session::begin(agent, peer, &route, Some(&pod))?;
     let mut ended = session.guard().ended().boxed();
-    let exchange = async {
-        let response = agent.backend.exchange(&route, &pod, None).await?;
-        let response = successful(agent, &pod, response).await?;
-        agent.backend.confirm(&pod).await?;
-        Ok(response)
-    };
+    let exchange = exchange(agent, tenant, &route, None, pod, &session);
     let response = tokio::select! {
         response = exchange => response,
         end = &mut ended => Err(Failure::refused(StatusCode::GATEWAY_TIMEOUT, end.to_string())),
@@ -173,20 +168,8 @@ async fn stream(
 ) -> Result<Response<Body>, Failure> {
     let pod = own_pod(agent, tenant, &route).await?;
     let session = Session::begin(agent, peer, &route, Some(&pod))?;
-    let exchange = async {
-        let mut response = agent.backend.exchange(&route, &pod, Some(upgrade)).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            successful(agent, &pod, response).await?;
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it answered without switching protocols"));
-        }
-        if !upgrade.is_agreed(response.headers()) {
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it switched to another protocol than was asked for"));
-        }
-        agent.backend.confirm(&pod).await?;
-        let backend = hyper::upgrade::on(&mut response);
-        Ok((headers::switched(response.headers()), backend))
-    };
-    let (headers, backend) = session.watch(exchange.await)?;
+    let mut response = session.watch(Box::pin(exchange(agent, tenant, &route, Some(upgrade), pod, &session)).await)?;
+    let (headers, backend) = (headers::switched(response.headers()), hyper::upgrade::on(&mut response));
     session.answered();
     *slot.lock() = Some(Tunnel { client, backend, session });
     Ok(passed(StatusCode::SWITCHING_PROTOCOLS, headers, empty()))
@@ -212,6 +195,45 @@ async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page) -> 
     Ok(passed(StatusCode::OK, headers, body))
 }
 
+/// The answer about the very Pod that has its name now.
+///
+/// What is known of Pods may be older than the Pod: where one was made again under its name meanwhile, that one is asked for.
+async fn exchange(
+    agent: &Agent,
+    tenant: &Tenant,
+    route: &Route,
+    upgrade: Option<&Upgrade>,
+    pod: SuperPod,
+    session: &Session,
+) -> Result<Response<Incoming>, Failure> {
+    let response = begun(agent, route, upgrade, &pod).await?;
+    let Err(replaced) = agent.backend.confirm(&pod).await else { return Ok(response) };
+    // Ends what was begun there.
+    drop(response);
+    let now = own_pod(agent, tenant, route).await?;
+    if now.uid == pod.uid {
+        return Err(replaced);
+    }
+    session.is_about(&now);
+    let response = begun(agent, route, upgrade, &now).await?;
+    agent.backend.confirm(&now).await?;
+    Ok(response)
+}
+
+/// The answer of the back end, if it is what was asked for.
+async fn begun(agent: &Agent, route: &Route, upgrade: Option<&Upgrade>, pod: &SuperPod) -> Result<Response<Incoming>, Failure> {
+    let response = agent.backend.exchange(route, pod, upgrade).await?;
+    let Some(upgrade) = upgrade else { return successful(agent, pod, response).await };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        successful(agent, pod, response).await?;
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it answered without switching protocols"));
+    }
+    if !upgrade.is_agreed(response.headers()) {
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, agent.backend.hop(), "it switched to another protocol than was asked for"));
+    }
+    Ok(response)
+}
+
 /// An answer that is a success; any other is a failure in the tenant's words.
 async fn successful(agent: &Agent, pod: &SuperPod, response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
     if response.status() == StatusCode::OK {
@@ -233,7 +255,7 @@ pub struct Session {
     peer: Peer,
     verb: &'static str,
     pod: String,
-    uid: String,
+    uid: Mutex<String>,
     container: String,
     counters: Arc<Counters>,
     began: Instant,
@@ -251,7 +273,7 @@ impl Session {
             peer: peer.clone(),
             verb: route.verb(),
             pod: pod.map(|pod| format!("{}/{}", pod.tenant_namespace, pod.owner.name)).unwrap_or_default(),
-            uid: pod.map(|pod| pod.uid.to_string()).unwrap_or_default(),
+            uid: Mutex::new(pod.map(|pod| pod.uid.to_string()).unwrap_or_default()),
             container: route.container().map(|container| container.as_str().to_owned()).unwrap_or_default(),
             counters: Arc::default(),
             began: Instant::now(),
@@ -259,6 +281,11 @@ impl Session {
             outcome: Mutex::new("cut"),
             _place: place,
         })
+    }
+
+    /// Notes that it is about another Pod of the same name.
+    fn is_about(&self, pod: &SuperPod) {
+        *self.uid.lock() = pod.uid.to_string();
     }
 
     /// What the session's right to go on hangs on.
@@ -297,12 +324,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         let outcome = *self.outcome.lock();
         let (sent, received) = (self.counters.sent.load(Ordering::Relaxed), self.counters.received.load(Ordering::Relaxed));
-        self.agent.metrics.session_ended(self.verb, outcome, sent, received);
         info!(
             tenant = %self.peer.caller.tenant,
             verb = self.verb,
             pod = %Escaped(&self.pod),
-            uid = self.uid,
+            uid = *self.uid.lock(),
             container = self.container,
             sent_bytes = sent,
             received_bytes = received,
@@ -310,6 +336,8 @@ impl Drop for Session {
             outcome,
             "session"
         );
+        // What is counted is in the log.
+        self.agent.metrics.session_ended(self.verb, outcome, sent, received);
     }
 }
 

@@ -211,9 +211,11 @@ async fn s58_an_answer_that_switches_nothing_switches_nothing() {
 async fn s59_a_pod_that_was_replaced_meanwhile_is_not_reached() {
     let pods = Arc::new(parking_lot::Mutex::new(None::<Arc<parking_lot::Mutex<Vec<serde_json::Value>>>>));
     let swapped = Arc::clone(&pods);
+    let next = std::sync::atomic::AtomicU32::new(70);
     let bed = Bed::start(play(move |head, mut stream| {
-        // The Pod is replaced after it was looked up and before the answer: the kubelet answers about the new one.
-        *swapped.lock().as_ref().unwrap().lock() = vec![pod(1, "web", 70)];
+        // Each time the Pod is replaced after it was looked up and before the answer: the kubelet answers about the new one.
+        let uid = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        *swapped.lock().as_ref().unwrap().lock() = vec![pod(1, "web", uid.into())];
         async move {
             let secret = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
             let answer: &[u8] = if head.starts_with("POST") { SWITCHED } else { secret };

@@ -21,7 +21,7 @@ use crate::guard::{Full, Limits, Places, Taken};
 use crate::headers::Upgrade;
 use crate::metrics::AgentMetrics;
 use crate::pods::{Pods, PodsReader, SuperPod};
-use crate::route::{Page, PodRef, Route};
+use crate::route::{Container, Page, PodRef, Route};
 
 /// For the list of Pods, whole.
 const LIST: Duration = Duration::from_secs(10);
@@ -74,10 +74,12 @@ impl Kubelet {
         }
     }
 
-    /// The caller's Pod of that name, by the last list or, if it is not there, a fresh one.
-    pub async fn find(&self, tenant: common::Uid, pod: &PodRef) -> Result<SuperPod, Failure> {
+    /// The caller's Pod of that name, by the last list or, if that does not know it or its container, a fresh one.
+    pub async fn find(&self, tenant: common::Uid, pod: &PodRef, container: Option<&Container>) -> Result<SuperPod, Failure> {
         let known = Arc::clone(&self.known.lock());
-        if let Ok(found) = known.find(tenant, pod) {
+        if let Ok(found) = known.find(tenant, pod)
+            && container.is_none_or(|container| found.has(container))
+        {
             return Ok(found.clone());
         }
         let fresh = self.fresh().await?;
