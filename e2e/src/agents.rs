@@ -6,6 +6,8 @@
 //! bed/<machine>/agent/…                      what vn-agent shows to callers and to its kubelet
 //! ```
 
+mod sessions;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -28,6 +30,8 @@ use crate::{
     shipped,
     wait::{Seen, eventually},
 };
+
+pub use sessions::SessionLine;
 
 /// The namespace and name of the `ServiceAccount` that `manifests/` makes for vn-agent.
 pub const IDENTITY: (&str, &str) = ("vc-agents", "vn-agent");

@@ -1,5 +1,7 @@
 //! kubectl as a person runs it: an unmodified program, a kubeconfig, nothing else.
 
+mod running;
+
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -8,23 +10,35 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
+pub use running::Running;
+
+/// What makes kubectl speak SPDY, as all versions before 1.31 did, and not WebSocket.
+const OVER_SPDY: [(&str, &str); 2] = [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+
 /// kubectl with one kubeconfig.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl Kubectl {
     /// This program with this kubeconfig.
     pub fn new(program: PathBuf, kubeconfig: &Path) -> Self {
-        Self { program, kubeconfig: kubeconfig.to_owned() }
+        Self { program, kubeconfig: kubeconfig.to_owned(), env: Vec::new() }
+    }
+
+    /// The same, with streams over SPDY and not WebSocket.
+    #[must_use]
+    pub fn over_spdy(&self) -> Self {
+        Self { env: OVER_SPDY.to_vec(), ..self.clone() }
     }
 
     /// A command to be started: no input, outputs piped, ended when dropped.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args).kill_on_drop(true);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args).envs(self.env.iter().copied()).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -45,6 +59,16 @@ impl Kubectl {
         };
         let ((), output) = tokio::join!(feed, child.wait_with_output());
         output.context("could not wait for kubectl")
+    }
+
+    /// Starts it with an input that stays open.
+    pub fn start(&self, args: &[&str]) -> anyhow::Result<Running> {
+        Running::start(self.command(args))
+    }
+
+    /// Starts it on a terminal of this many rows and columns.
+    pub async fn on_terminal(&self, args: &[&str], size: (u16, u16)) -> anyhow::Result<Running> {
+        Running::on_terminal(&self.command(args), size).await
     }
 
     /// What it writes.
