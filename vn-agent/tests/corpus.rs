@@ -24,7 +24,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("a file of the repository can be read")).collect()
 }
 
-/// Pages that a node with two tenants may have; they name Pods by hashes and are made here rather than kept.
+/// Pages that a node with two tenants may have. They name Pods by hashes and are made here; what is kept was found from them.
 fn pages() -> Vec<(&'static str, Vec<u8>)> {
     let (a, b) = (fuzz::super_namespace(common::Uid::from_bits(1)), fuzz::super_namespace(common::Uid::from_bits(2)));
     let uid = |n| common::Uid::from_bits(n).to_string();
