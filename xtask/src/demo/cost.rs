@@ -61,13 +61,13 @@ async fn of_agent(agent: &AgentProcess) -> anyhow::Result<()> {
     let counted = agent.metrics().await?;
     let bytes = |direction: &str| metrics::sum(&counted, "vc_agent_bytes_total", &format!("direction=\"{direction}\""));
     let sessions = metrics::sum(&counted, "vc_agent_sessions_total", "");
-    anyhow::ensure!(sessions > 0.0 && bytes("sent") > 0.0, "vn-agent counted nothing:\n{counted}");
+    anyhow::ensure!(sessions > 0.0 && bytes("sent") > 0.0 && bytes("received") > 0.0, "vn-agent counted nothing:\n{counted}");
     let row = |what: &str, value: String| vec![what.to_owned(), value];
     tell::line("    vn-agent, for all that was shown (a debug build):");
     tell::table(&[
         row("sessions", format!("{sessions}")),
-        row("bytes to callers", format!("{:.1} KiB", bytes("sent") / 1024.0)),
-        row("bytes from callers", format!("{:.1} KiB", bytes("received") / 1024.0)),
+        row("bytes from callers", format!("{:.1} KiB", bytes("sent") / 1024.0)),
+        row("bytes to callers", format!("{:.1} KiB", bytes("received") / 1024.0)),
         row("CPU time", format!("{:.2} s", agent.process.cpu().as_secs_f64())),
         row("memory", format!("{} MiB", agent.process.rss_bytes() >> 20)),
     ]);
