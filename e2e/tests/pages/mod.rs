@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use common::keys;
 use e2e::{
     agents::authority,
@@ -141,26 +141,44 @@ pub(crate) async fn compared(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was compared once both sides agree: how much is the tenant's, and how much there is in all.
-async fn settled(
-    tenant: &Actor,
-    path: &str,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Result<(usize, usize), String>>,
-) -> anyhow::Result<(usize, usize)> {
-    eventually(format!("{}: {path} is what the kubelet says", tenant.name), SETTLED, async || {
-        Ok(match look().await? {
-            Ok(counts) => Seen::Done(counts),
-            Err(difference) => Seen::NotYet(difference),
-        })
-    })
-    .await
+/// Why a page is not what the kubelet's is.
+enum Unlike {
+    /// Not yet, perhaps: the two were read one after the other.
+    Differs(String),
+    /// It says what the tenant must not know. No later page makes up for it.
+    Leaks(String),
 }
 
-/// That nothing is named that must not be. Not a matter of time.
-fn hides(hidden: &[String], path: &str, page: &str) -> Result<(), String> {
+impl From<String> for Unlike {
+    fn from(difference: String) -> Self {
+        Self::Differs(difference)
+    }
+}
+
+/// How much of a page is the tenant's, and how much there is in all.
+type Compared = Result<(usize, usize), Unlike>;
+
+/// What was compared once both sides agree.
+///
+/// # Errors
+/// At once with the first page that says too much.
+async fn settled(tenant: &Actor, path: &str, mut look: impl AsyncFnMut() -> anyhow::Result<Compared>) -> anyhow::Result<(usize, usize)> {
+    let ended = eventually(format!("{}: {path} is what the kubelet says", tenant.name), SETTLED, async || {
+        Ok(match look().await? {
+            Ok(counts) => Seen::Done(Ok(counts)),
+            Err(Unlike::Leaks(leak)) => Seen::Done(Err(leak)),
+            Err(Unlike::Differs(difference)) => Seen::NotYet(difference),
+        })
+    })
+    .await?;
+    ended.map_err(|leak| anyhow!("{}: {leak}", tenant.name))
+}
+
+/// That nothing is named that must not be.
+fn hides(hidden: &[String], path: &str, page: &str) -> Result<(), Unlike> {
     let line = |text: &str| page.lines().find(|line| line.contains(text)).unwrap_or_default().chars().take(400).collect::<String>();
     match hidden.iter().find(|text| page.contains(text.as_str())) {
-        Some(text) => Err(format!("{path} names {text}: {}", line(text))),
+        Some(text) => Err(Unlike::Leaks(format!("{path} names {text}: {}", line(text)))),
         None => Ok(()),
     }
 }
@@ -184,10 +202,14 @@ fn label<'a>(series: &'a str, key: &str) -> Option<&'a str> {
     series.split(['{', ',']).find_map(|label| label.strip_prefix(key)?.strip_prefix("=\"")?.split('"').next())
 }
 
-async fn texts(story: &Story, tenant: &Actor, reader: &Reader, path: &str) -> anyhow::Result<Result<(usize, usize), String>> {
+async fn texts(story: &Story, tenant: &Actor, reader: &Reader, path: &str) -> anyhow::Result<Compared> {
+    let (_, gone) = known(story, tenant).await?;
     let direct = page(&reader.kubelet, path).await?;
     let shown = page(&reader.metrics, path).await?;
     let (own, hidden) = known(story, tenant).await?;
+    if let Err(leak) = hides(&[gone, hidden].concat(), path, &shown) {
+        return Ok(Err(leak));
+    }
     let all = series(&direct);
     let expected: BTreeSet<String> = all
         .iter()
@@ -201,13 +223,11 @@ async fn texts(story: &Story, tenant: &Actor, reader: &Reader, path: &str) -> an
         .collect();
     let rows = match of_node(path, &shown) {
         Ok(rows) => rows,
-        Err(difference) => return Ok(Err(difference)),
+        Err(difference) => return Ok(Err(difference.into())),
     };
     let found: BTreeSet<String> =
         series(&rows).into_iter().filter(|series| !label(series, "pod").is_some_and(|pod| pod.starts_with(RESTLESS))).collect();
-    Ok(hides(&hidden, path, &shown)
-        .and_then(|()| documented(&direct, &rows))
-        .and_then(|()| Ok((difference(&expected, &found)?, all.len()))))
+    Ok(documented(&direct, &rows).and_then(|()| Ok((difference(&expected, &found)?, all.len()))).map_err(Unlike::from))
 }
 
 /// A page without what it says of the node: the sums over the tenant's own Pods, on the one page where the kubelet says what the node uses.
@@ -270,11 +290,15 @@ fn shape(value: &Value, path: &str, out: &mut BTreeSet<String>) {
     }
 }
 
-async fn summary(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<Result<(usize, usize), String>> {
+async fn summary(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<Compared> {
+    let (_, gone) = known(story, tenant).await?;
     let direct: Value = serde_json::from_str(&page(&reader.kubelet, "/stats/summary").await?)?;
     let text = page(&reader.metrics, "/stats/summary").await?;
-    let shown: Value = serde_json::from_str(&text)?;
     let (own, hidden) = known(story, tenant).await?;
+    if let Err(leak) = hides(&[gone, hidden].concat(), "/stats/summary", &text) {
+        return Ok(Err(leak));
+    }
+    let shown: Value = serde_json::from_str(&text)?;
     let (mut expected, mut found, mut all) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     shape(&direct, "", &mut all);
     for pod in items(&direct, "pods")? {
@@ -291,9 +315,9 @@ async fn summary(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Resu
     }
     let node = shown.get("node").and_then(Value::as_object).context("the page has no node")?;
     if node.keys().any(|key| !["nodeName", "startTime"].contains(&key.as_str())) {
-        bail!("of the node it says {node:?}");
+        return Ok(Err(Unlike::Leaks(format!("of the node /stats/summary says {node:?}"))));
     }
-    Ok(hides(&hidden, "/stats/summary", &text).and_then(|()| Ok((difference(&expected, &found)?, all.len()))))
+    Ok(difference(&expected, &found).map(|own| (own, all.len())).map_err(Unlike::from))
 }
 
 /// What a list of Pods says of each: names, phase, addresses, containers and their states.
@@ -310,11 +334,15 @@ fn pod_facts(pod: &Value, own: Option<&Own>, out: &mut BTreeSet<String>) {
     out.extend(facts.map(|fact| own.map_or_else(|| fact.clone(), |own| own.renamed(&fact))));
 }
 
-async fn pods(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<Result<(usize, usize), String>> {
+async fn pods(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<Compared> {
+    let (_, gone) = known(story, tenant).await?;
     let direct: Value = serde_json::from_str(&page(&reader.kubelet, "/pods").await?)?;
     let text = page(&reader.pods, "/pods").await?;
-    let shown: Value = serde_json::from_str(&text)?;
     let (own, hidden) = known(story, tenant).await?;
+    if let Err(leak) = hides(&[gone, hidden].concat(), "/pods", &text) {
+        return Ok(Err(leak));
+    }
+    let shown: Value = serde_json::from_str(&text)?;
     let (mut expected, mut found, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
     for pod in items(&direct, "items")? {
         let reference = ["/metadata/namespace", "/metadata/name", "/metadata/uid"].map(|pointer| at(pod, pointer).to_owned());
@@ -328,5 +356,5 @@ async fn pods(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<
         .filter(|pod| !at(pod, "/metadata/name").starts_with(RESTLESS))
         .for_each(|pod| pod_facts(pod, None, &mut found));
     let all = items(&direct, "items")?.len();
-    Ok(hides(&hidden, "/pods", &text).and_then(|()| difference(&expected, &found)).map(|_| (count, all)))
+    Ok(difference(&expected, &found).map(|_| (count, all)).map_err(Unlike::from))
 }
