@@ -43,19 +43,24 @@ pub fn super_namespace(tenant: Uid) -> String {
     TenantId::new(tenant, "acme").namespace(&default).to_string()
 }
 
-/// A node with a Pod `default/web` of two tenants, as one of them may see it.
+/// The tenant's Pod: its name, and its UID on either side.
+const OWN: (&str, Uid) = ("web", Uid::from_bits(7));
+
+/// The other's. No word of the tenant's is in it.
+const THEIRS: (&str, Uid) = ("theirs", Uid::from_bits(8));
+
+/// A node with a Pod of each of two tenants in their namespaces `default`, as one of them may see it.
 pub fn view() -> View {
-    let pod = |tenant: Uid, uid: u128| {
-        let (id, uid) = (TenantId::new(tenant, "acme"), Uid::from_bits(uid));
-        let owner =
-            serde_json::json!({"v": 1, "tenant": tenant.to_string(), "namespace": "default", "name": "web", "uid": uid.to_string()});
+    let pod = |tenant: Uid, (name, uid): (&str, Uid)| {
+        let id = TenantId::new(tenant, "acme");
+        let owner = serde_json::json!({"v": 1, "tenant": tenant.to_string(), "namespace": "default", "name": name, "uid": uid.to_string()});
         serde_json::json!({"metadata": {
-            "namespace": super_namespace(tenant), "name": "web", "uid": uid.to_string(),
+            "namespace": super_namespace(tenant), "name": name, "uid": uid.to_string(),
             "labels": {common::keys::TENANT: id.as_str()},
             "annotations": {common::keys::OWNER: owner.to_string(), common::keys::CONTAINERS: "app"},
         }})
     };
-    let list = serde_json::json!({"items": [pod(TENANT, 7), pod(OTHER, 8)]});
+    let list = serde_json::json!({"items": [pod(TENANT, OWN), pod(OTHER, THEIRS)]});
     let pods = Pods::read(list.to_string().as_bytes()).expect("a list that was just written is read");
     View::new(Arc::new(pods), TENANT)
 }
@@ -104,7 +109,19 @@ fn own(out: &serde_json::Value, list: &str, reference: &str) -> bool {
     let says =
         |item: &serde_json::Value, key: &str, value: &str| item.pointer(&format!("/{reference}/{key}")).is_some_and(|held| held == value);
     let items = out.get(list).and_then(serde_json::Value::as_array).into_iter().flatten();
-    items.into_iter().all(|item| says(item, "namespace", "default") && says(item, "name", "web"))
+    let (name, uid) = (OWN.0, OWN.1.to_string());
+    items.into_iter().all(|item| says(item, "namespace", "default") && says(item, "name", name) && says(item, "uid", &uid))
+}
+
+/// A page as a kubelet of that node writes it: the tenant's Pod passes, and the other's is named nowhere, not even in passing.
+///
+/// No law for any bytes: what a kubelet says about the tenant's own Pod may hold any word.
+pub fn genuine(page: Page, data: &[u8]) {
+    let out = String::from_utf8(filtered(page, data).expect("the page can be read")).expect("what passes is text");
+    assert!(out.contains(OWN.0), "nothing passes: {out}");
+    for hidden in [THEIRS.0.to_owned(), THEIRS.1.to_string(), super_namespace(OTHER), super_namespace(TENANT)] {
+        assert!(!out.contains(&hidden), "{hidden} is named: {out}");
+    }
 }
 
 /// A certificate.
