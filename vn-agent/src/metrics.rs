@@ -108,10 +108,11 @@ impl AgentMetrics {
     }
 
     pub(crate) fn session_ended(&self, verb: &'static str, outcome: &'static str, sent: u64, received: u64) {
-        self.running.get_or_create(&VerbLabels { verb }).dec();
         self.sessions.get_or_create(&SessionLabels { verb, outcome }).inc();
         self.bytes.get_or_create(&BytesLabels { direction: "sent" }).inc_by(sent);
         self.bytes.get_or_create(&BytesLabels { direction: "received" }).inc_by(received);
+        // Last: who reads that none runs any more finds all of them counted.
+        self.running.get_or_create(&VerbLabels { verb }).dec();
     }
 
     pub(crate) fn failed(&self, hop: &'static str, code: u16) {
