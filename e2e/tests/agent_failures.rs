@@ -254,12 +254,16 @@ async fn bounded(story: &Story) -> anyhow::Result<()> {
     let (mut silent, mut lively) = (a.open(ECHO).await?, a.open(ECHO).await?);
     let begin = Instant::now();
     let Err(third) = a.stream(ECHO).await? else { bail!("a third session of a tenant") };
-    ensure!(third.status() == 429 && third.text.contains("this tenant has as many sessions"), "{}", third.text);
+    ensure!(third.status() == 429 && third.text.contains("of sessions on this node: this tenant has as many"), "{}", third.text);
     let said = story.kubectl(0)?.fails(&["exec", "echo", "--", "true"]).await?;
-    ensure!(said.contains("this tenant has as many sessions on this node as one may have (2)"), "{said}");
+    ensure!(said.contains("of sessions on this node: this tenant has as many as one may have (2)"), "{said}");
     let mut other = b.open(ECHO).await?;
     let Err(fourth) = b.stream(ECHO).await? else { bail!("a fourth session of all") };
-    ensure!(fourth.status() == 429 && fourth.text.contains("as many sessions on this node as there may be"), "{}", fourth.text);
+    ensure!(
+        fourth.status() == 429 && fourth.text.contains("of sessions on this node: there are as many as there may be"),
+        "{}",
+        fourth.text
+    );
     let silence = async {
         ended(&mut silent, PROMPT).await?;
         let after = begin.elapsed();

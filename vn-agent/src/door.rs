@@ -1,7 +1,10 @@
-//! Who may stand at the door: callers that have not said who they are, and connections of those that have.
+//! Who may stand at the door: callers that have not said who they are.
 //!
-//! *Guarantees*: strangers, however many and however slow, cost a bounded number of connections and keep nobody waiting: the one that has stood
-//! there longest gives way. One tenant's connections never take another's place.
+//! *Guarantees*: strangers, however many and however slow, cost a bounded number of connections; the one that has stood there longest gives
+//! way to the next. So slow ones shut nobody out.
+//!
+//! *Caveats*: who is let in is not told from the others. While so many come anew within one handshake, a caller that is known may have to
+//! give way too, and dial again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -120,23 +120,23 @@ impl Guard {
     }
 }
 
-/// How many sessions, or connections, there are by tenant.
+/// How many there are by tenant of what its owner counts: sessions, connections, pages that are open.
 #[derive(Clone, Default)]
 pub struct Places(Arc<Mutex<HashMap<Uid, usize>>>);
 
-/// Why there is no place.
+/// Why there is no place. Whoever asked says for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The tenant has as many as one may have.
-    #[error("this tenant has as many sessions on this node as one may have ({0})")]
+    #[error("this tenant has as many as one may have ({0})")]
     Tenant(usize),
     /// The node has.
-    #[error("there are as many sessions on this node as there may be ({0})")]
+    #[error("there are as many as there may be ({0})")]
     All(usize),
 }
 
 impl Places {
-    /// Takes a place for a session of a tenant.
+    /// Takes a place for one more of a tenant.
     pub fn take(&self, tenant: Uid, limits: &Limits) -> Result<Taken, Full> {
         let mut places = self.0.lock();
         if places.values().sum::<usize>() >= limits.all {

@@ -8,8 +8,8 @@
 //! *Guarantees*: what is said under a name is passed on only if one and the same Pod of the tenant had that name before the page was
 //! asked for and after the last byte of the part had come.
 //!
-//! A page that is open holds one part: what passed the filter, [`PART_BYTES`] and perhaps one piece more, and one line or Pod that has not
-//! come whole. What does not pass is not held. How many pages are open, and how many parts are read at once, is bounded by the back end.
+//! A page that is open holds one part: what passed the filter, [`PART_BYTES`] and perhaps what one piece of the kubelet's answer adds, and one
+//! line or Pod that has not come whole; twice that for the moment in which a part is put together. What does not pass is not held. How many pages are open, and how many parts are read at once, is bounded by the back end.
 
 use std::collections::HashSet;
 use std::pin::Pin;

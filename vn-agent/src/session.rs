@@ -266,7 +266,8 @@ pub struct Session {
 impl Session {
     fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>) -> Result<Self, Failure> {
         let place = agent.places.take(peer.caller.tenant, &agent.limits);
-        let place = place.map_err(|full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, full.to_string()))?;
+        let place =
+            place.map_err(|full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of sessions on this node: {full}")))?;
         agent.metrics.session_began(route.verb());
         Ok(Self {
             agent: Arc::clone(agent),

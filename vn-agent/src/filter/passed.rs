@@ -1,5 +1,7 @@
 //! What has passed a filter and waits: each piece with the Pod that it is about.
 
+use std::mem::take;
+
 use common::Uid;
 
 /// Of a node a tenant is told what its own Pods use, as if the node were theirs alone.
@@ -42,7 +44,7 @@ struct Piece {
 impl Passed {
     /// How much waits, in bytes.
     pub fn len(&self) -> usize {
-        self.text.len() + self.pieces.len() * size_of::<Piece>()
+        self.text.len() + size_of_val(&*self.pieces) + size_of_val(&*self.pods) + size_of_val(&*self.counted)
     }
 
     /// Whether nothing waits.
@@ -89,13 +91,15 @@ impl Passed {
 
     /// Gives what waits, without what is about Pods that may not be shown any more. `separator` stands between any two pieces about Pods.
     pub fn release(&mut self, separator: &str, may_pass: impl Fn(Uid) -> bool) -> Vec<u8> {
-        let passes: Vec<bool> = self.pods.iter().map(|pod| may_pass(*pod)).collect();
+        // Nothing is kept to be filled again: a page waits for as long as its reader likes, and then holds what it gave alone.
+        let (held, pieces) = (take(&mut self.text), take(&mut self.pieces));
+        let passes: Vec<bool> = take(&mut self.pods).iter().map(|pod| may_pass(*pod)).collect();
         let passes = |number: u32| usize::try_from(number).ok().and_then(|at| passes.get(at)).copied().unwrap_or_default();
-        let mut out = Vec::with_capacity(self.text.len());
+        let mut out = Vec::with_capacity(held.len());
         let mut begin = 0;
-        for piece in &self.pieces {
+        for piece in pieces {
             let end = usize::try_from(piece.end).unwrap_or(usize::MAX);
-            let text = self.text.get(begin..end).unwrap_or_default();
+            let text = held.get(begin..end).unwrap_or_default();
             begin = end;
             match piece.pod.checked_sub(1) {
                 Some(number) if !passes(number) => continue,
@@ -104,10 +108,8 @@ impl Passed {
             }
             out.extend_from_slice(text.as_bytes());
         }
-        self.counted.drain(..).filter(|(number, _)| passes(*number)).for_each(|(_, totals)| self.totals.add(totals));
-        self.text.clear();
-        self.pieces.clear();
-        self.pods.clear();
+        let counted = take(&mut self.counted).into_iter().filter(|(number, _)| passes(*number));
+        counted.for_each(|(_, totals)| self.totals.add(totals));
         out
     }
 }
