@@ -14,6 +14,7 @@ mod crowd;
 mod everything;
 mod inventory;
 mod ledger;
+mod platform;
 mod standing;
 mod witness;
 
@@ -28,6 +29,7 @@ pub use crowd::{Crowd, time_to_run};
 pub use everything::everything;
 pub use inventory::{Holdings, Inventory, difference};
 pub use ledger::{Entries, Ledger, quiet};
+pub use platform::{OF_THE_PLATFORM, platform, platform_pod};
 pub use standing::Standing;
 pub use witness::Witness;
 

@@ -13,25 +13,19 @@ use e2e::{
     images::{KUBECTL, METRICS_SERVER, TOOLS},
     kubectl::Kubectl,
     machine, metrics_server,
-    story::{Actor, Plot, Story, chapter, is_running, pod},
+    story::{Actor, OF_THE_PLATFORM, Plot, Story, chapter, is_running, platform, platform_pod, pod},
     wait::{Seen, eventually},
 };
 use futures::future::try_join_all;
-use k8s_openapi::api::{
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Namespace, Pod},
-};
-use kube::{
-    Api,
-    api::{ListParams, PostParams},
-};
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
 /// For a figure to come: two rounds of metrics-server, which begin some time after a container has.
-const MEASURED: Duration = Duration::from_secs(90);
+const MEASURED: Duration = Duration::from_mins(4);
 
 /// For the autoscaler to act: it looks every 15 s, at figures of the last round.
-const SCALED: Duration = Duration::from_mins(2);
+const SCALED: Duration = Duration::from_mins(4);
 
 /// How much more the first tenant's Pod holds than anybody else's, in MiB.
 const HELD_MIB: u32 = 40;
@@ -70,22 +64,8 @@ async fn people(story: &Story) -> anyhow::Result<()> {
         tenant.apply(&pod("twin", &json!({}), &json!({ "containers": containers }))).await?;
     }
     second.apply(&pod("only-of-second", &json!({}), &json!({ "containers": [container("quiet", KUBECTL, idle)] }))).await?;
-    let spaces: Api<Namespace> = Api::all(story.bed.sup.client());
-    let space: Namespace = serde_json::from_value(json!({ "metadata": { "name": "of-the-platform" } }))?;
-    spaces.create(&PostParams::default(), &space).await?;
-    let spec = json!({ "automountServiceAccountToken": false, "containers": [container("pipe", KUBECTL, idle)] });
-    let theirs = pod("plumbing", &json!({}), &spec);
-    let pods: Api<Pod> = Api::namespaced(story.bed.sup.client(), "of-the-platform");
-    let theirs: Pod = serde_json::from_value(theirs)?;
-    eventually("the platform's Pod is made", Duration::from_secs(30), async || {
-        Ok(Seen::Done(pods.create(&PostParams::default(), &theirs).await?))
-    })
-    .await?;
-    eventually("the platform's Pod runs", Duration::from_mins(1), async || {
-        let pod = pods.get("plumbing").await?;
-        Ok(Seen::when(is_running(&pod), pod.status))
-    })
-    .await?;
+    platform(story.bed.sup.client()).await?;
+    platform_pod(story.bed.sup.client(), OF_THE_PLATFORM, "plumbing", &container("pipe", KUBECTL, idle)).await?;
     first.sees("it runs", "default", "twin", is_running).await?;
     second.sees("it runs", "default", "twin", is_running).await?;
     second.sees("it runs", "default", "only-of-second", is_running).await.map(drop)

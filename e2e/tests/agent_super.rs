@@ -1,23 +1,21 @@
 //! vn-agent where nobody wants credentials of kubelets: the super cluster's API server answers, to each tenant's own identity.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use e2e::{
-    agents::{self, AgentOptions, AgentProcess, Backend, authority},
+    agents::{self, AgentOptions, AgentProcess, Backend},
+    dial::Answer,
     images::TOOLS,
+    kubectl::Kubectl,
     machine,
-    pki::{Credentials, Identity, kubeconfig, write},
-    plane,
-    story::{Plot, Story, chapter, is_running, pod},
+    pki::write,
+    story::{Actor, OF_THE_PLATFORM, Plot, Story, chapter, is_running, platform, platform_pod, pod},
     wait::{Seen, eventually},
 };
-use http::Request;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
@@ -25,8 +23,8 @@ use tokio::{
 /// For anything that a person waits for at a prompt.
 const SOON: Duration = Duration::from_secs(30);
 
-/// How kubectl is told which transport to use for exec and attach, and for port-forward.
-const TRANSPORTS: [&str; 2] = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"];
+/// A line of the tenant's own Pod, as its API server asks for it.
+const OWN_LOG: &str = "/containerLogs/default/twin/main?tailLines=1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_super_api_server_answers_to_each_tenants_own_identity() {
@@ -60,21 +58,10 @@ async fn people(story: &Story) -> anyhow::Result<()> {
         tenant.apply(&pod("twin", &json!({}), &talks(&tenant.name))).await?;
     }
     story.tenant(1)?.apply(&pod("only-of-second", &json!({}), &talks("second"))).await?;
-    let spaces: Api<Namespace> = Api::all(story.bed.sup.client());
-    let space: Namespace = serde_json::from_value(json!({ "metadata": { "name": "of-the-platform" } }))?;
-    spaces.create(&PostParams::default(), &space).await?;
+    platform(story.bed.sup.client()).await?;
     // Also one that somebody has put where the first tenant's Pods are.
-    for (namespace, name) in [("of-the-platform", "plumbing"), (story.tenant(0)?.namespace_below("default").as_str(), "stray")] {
-        let pods: Api<Pod> = Api::namespaced(story.bed.sup.client(), namespace);
-        let spec = json!({ "automountServiceAccountToken": false, "containers": [{ "name": "main", "image": TOOLS }] });
-        let theirs: Pod = serde_json::from_value(pod(name, &json!({}), &spec))?;
-        eventually(format!("{namespace} takes Pods"), SOON, async || Ok(Seen::Done(pods.create(&PostParams::default(), &theirs).await?)))
-            .await?;
-        eventually(format!("{name} runs"), Duration::from_mins(1), async || {
-            let pod = pods.get(name).await?;
-            Ok(Seen::when(is_running(&pod), pod.status))
-        })
-        .await?;
+    for (namespace, name) in [(OF_THE_PLATFORM, "plumbing"), (story.tenant(0)?.namespace_below("default").as_str(), "stray")] {
+        platform_pod(story.bed.sup.client(), namespace, name, &json!({ "name": "main", "image": TOOLS })).await?;
     }
     for tenant in &story.tenants {
         tenant.sees("it runs", "default", "twin", is_running).await?;
@@ -90,53 +77,32 @@ async fn kubectl(story: &Story) -> anyhow::Result<()> {
         // It has said it once at least.
         let logs = kubectl.says(&["logs", "twin", "--tail=1"]).await?;
         ensure!(logs == format!("{line}\n"), "{}: the log is {logs:?}", tenant.name);
-        for websockets in ["true", "false"] {
-            let command = |args: &[&str]| {
-                let mut command = kubectl.command(args);
-                command.envs(TRANSPORTS.map(|name| (name, websockets)));
-                command
-            };
-            let script = "cat; echo $WHOSE; exit 7";
-            let mut child = command(&["exec", "-i", "twin", "--", "sh", "-c", script]).stdin(Stdio::piped()).spawn()?;
-            child.stdin.take().context("kubectl has no input")?.write_all(b"heard\n").await?;
-            let output = timeout(SOON, child.wait_with_output()).await.context("exec does not end")??;
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            let (code, complaint) = (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned());
-            ensure!(code == Some(7) && said == format!("heard\n{}\n", tenant.name), "{}: {code:?} {said:?} {complaint}", tenant.name);
-            let said = first_line(command(&["attach", "twin"])).await?;
-            ensure!(said == line, "{}: attach says {said:?}", tenant.name);
-            let page = forwarded(command(&["port-forward", "twin", ":8080"])).await?;
+        for kubectl in [kubectl.over_spdy(), kubectl] {
+            let output = kubectl.fed(&["exec", "-i", "twin", "--", "sh", "-c", "cat; echo $WHOSE; exit 7"], b"heard\n").await?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            ensure!(output.status.code() == Some(7) && said == format!("heard\n{}\n", tenant.name), "{}: {output:?}", tenant.name);
+            let said = kubectl.start(&["attach", "twin"])?.writes("\n").await?;
+            ensure!(said.trim_end() == line, "{}: attach says {said:?}", tenant.name);
+            let page = forwarded(&kubectl).await?;
             ensure!(page.trim_end().ends_with(&tenant.name), "{}: through port-forward comes {page:?}", tenant.name);
         }
     }
     audited(story, mark).await
 }
 
-/// What a command writes first.
-async fn first_line(mut command: tokio::process::Command) -> anyhow::Result<String> {
-    let mut child = command.spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("it has no output")?).lines();
-    let line = timeout(SOON, lines.next_line()).await.context("it says nothing")??;
-    child.start_kill()?;
-    line.with_context(|| format!("{command:?} ended without a word"))
-}
-
 /// What the page behind a forwarded port is.
-async fn forwarded(mut command: tokio::process::Command) -> anyhow::Result<String> {
-    let mut child = command.spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("it has no output")?).lines();
-    let line = timeout(SOON, lines.next_line()).await.context("it says nothing")??.context("it ended without a word")?;
-    let port = line.split_whitespace().find_map(|word| word.strip_prefix("127.0.0.1:")).with_context(|| format!("it says {line:?}"))?;
+async fn forwarded(kubectl: &Kubectl) -> anyhow::Result<String> {
+    let mut forward = kubectl.start(&["port-forward", "twin", ":8080"])?;
+    forward.writes("Forwarding from 127.0.0.1:").await?;
+    let port = forward.writes(" ").await?;
     let exchange = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port.parse()?)).await?;
+        let mut stream = TcpStream::connect(("127.0.0.1", port.trim().parse()?)).await?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await?;
         anyhow::Ok(page)
     };
-    let page = timeout(SOON, exchange).await.context("no answer through the port")??;
-    child.start_kill()?;
-    Ok(page)
+    timeout(SOON, exchange).await.context("no answer through the port")?
 }
 
 /// Every call about a Pod was the tenant's own, by a credential of its own; vn-agent itself asked for tokens alone.
@@ -164,43 +130,31 @@ async fn audited(story: &Story, mark: e2e::audit::Mark) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Somebody who shows vn-agent what the API server of tenant `i` does, and asks what no API server asks.
-async fn caller(story: &Story, i: usize, agent: &AgentProcess) -> anyhow::Result<Client> {
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()));
-    let pair = story.bed.tenant(i)?.kubelet_client();
-    let identity = Identity { certificate: read(pair.with_extension("crt"))?, key: read(pair.with_extension("key"))? };
-    let ca = read(authority(story.bed.dir()).with_extension("crt"))?;
-    let path = story.bed.dir().join(format!("caller-{i}.kubeconfig"));
-    write(&path, &kubeconfig(&format!("https://{}", agent.address()), &ca, &Credentials::Certificate(&identity)))?;
-    plane::client_that_asks_once(&path).await
-}
-
-async fn asked(client: &Client, path: &str) -> Result<String, String> {
-    let request = Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request_text(request).await.map_err(|error| format!("{error:?}"))
+/// Whether an answer is the log of the tenant's own Pod.
+fn is_own_log(answer: &Answer, tenant: &Actor) -> bool {
+    answer.status() == 200 && answer.text.contains(&format!("I am of {}\n", tenant.name))
 }
 
 async fn strangers(story: &Story) -> anyhow::Result<()> {
     let (first, second) = (story.tenant(0)?, story.tenant(1)?);
-    let caller = caller(story, 0, story.agent(0)?).await?;
-    let own = asked(&caller, "/containerLogs/default/twin/main?tailLines=1").await;
-    ensure!(own.as_deref() == Ok(&format!("I am of {}\n", first.name)), "its own log is {own:?}");
+    let caller = story.agent(0)?.caller(&story.bed, 0)?;
+    let own = caller.get(OWN_LOG).await;
+    ensure!(is_own_log(&own, first), "its own log is {own:?}");
     for place in [
         "default/only-of-second".to_owned(),
         "default/stray".to_owned(),
-        "of-the-platform/plumbing".to_owned(),
+        format!("{OF_THE_PLATFORM}/plumbing"),
         format!("{}/twin", second.namespace_below("default")),
         format!("{}/twin", first.namespace_below("default")),
     ] {
-        let answer = asked(&caller, &format!("/containerLogs/{place}/main")).await;
-        let refused = answer.as_ref().err().is_some_and(|error| error.contains("404") && error.contains("no Pod of that name"));
-        ensure!(refused, "{place}: {answer:?}");
+        let answer = caller.get(&format!("/containerLogs/{place}/main")).await;
+        ensure!(answer.status() == 404 && answer.text.contains("no Pod of that name"), "{place}: {answer:?}");
     }
     // The API server itself lets the one tenant's identity no further than its own.
     let path = story.bed.dir().join("writer.kubeconfig");
     write(&path, &story.bed.sup.kubeconfig_of("vc-writers", first.id.writer().as_str()).await?)?;
-    let writer = e2e::kubectl::Kubectl::new(story.bed.programs().kubectl(), &path);
-    for (namespace, name) in [(second.namespace_below("default"), "twin"), ("of-the-platform".to_owned(), "plumbing")] {
+    let writer = Kubectl::new(story.bed.programs().kubectl(), &path);
+    for (namespace, name) in [(second.namespace_below("default"), "twin"), (OF_THE_PLATFORM.to_owned(), "plumbing")] {
         let refused = writer.fails(&["-n", &namespace, "logs", name]).await?;
         ensure!(refused.contains("forbidden"), "{namespace}/{name}: {refused}");
     }
@@ -208,18 +162,17 @@ async fn strangers(story: &Story) -> anyhow::Result<()> {
 }
 
 async fn pages(story: &Story) -> anyhow::Result<()> {
-    let caller = caller(story, 0, story.agent(0)?).await?;
+    let caller = story.agent(0)?.caller(&story.bed, 0)?;
     for path in ["/stats/summary", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/pods"] {
-        let answer = asked(&caller, path).await;
-        let says = |error: &String| error.contains("404") && error.contains("need the kubelet as back end (--backend=kubelet)");
-        ensure!(answer.as_ref().err().is_some_and(says), "{path}: {answer:?}");
+        let answer = caller.get(path).await;
+        let says = answer.text.contains("need the kubelet as back end (--backend=kubelet)");
+        ensure!(answer.status() == 404 && says, "{path}: {answer:?}");
     }
     Ok(())
 }
 
 /// Without a word about the back end, the credential for the kubelet decides.
 async fn chosen(story: &mut Story) -> anyhow::Result<()> {
-    let log = "/containerLogs/default/twin/main?tailLines=1";
     for (backend, who, has_pages) in [(Backend::None, "api-server", false), (Backend::Kubelet, "kubelet", true)] {
         story.agents.clear();
         let options = AgentOptions { backend, ..AgentOptions::default() };
@@ -227,11 +180,11 @@ async fn chosen(story: &mut Story) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(agent.process.log_path())?;
         let said = text.lines().rfind(|line| line.contains("who answers")).unwrap_or_default();
         ensure!(said.contains(&format!("\"{who}\"")), "{backend:?}: {said}");
-        let caller = caller(story, 0, &agent).await?;
-        let own = asked(&caller, log).await;
-        ensure!(own.as_deref() == Ok(&format!("I am of {}\n", story.tenant(0)?.name)), "{backend:?}: the log is {own:?}");
-        let page = asked(&caller, "/metrics/resource").await;
-        ensure!(page.is_ok() == has_pages, "{backend:?}: {page:?}");
+        let caller = agent.caller(&story.bed, 0)?;
+        let own = caller.get(OWN_LOG).await;
+        ensure!(is_own_log(&own, story.tenant(0)?), "{backend:?}: the log is {own:?}");
+        let page = caller.get("/metrics/resource").await;
+        ensure!((page.status() == 200) == has_pages, "{backend:?}: {page:?}");
         story.agents.push(agent);
     }
     Ok(())
