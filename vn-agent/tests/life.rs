@@ -117,7 +117,6 @@ async fn whoever_ends_in_time_ends_well_and_the_rest_is_cut() {
         let mut echoed = String::new();
         timeout(GRACE, ends.read_to_string(&mut echoed)).await.expect("an end").unwrap();
         assert_eq!(echoed, "to the end");
-        assert!(begin.elapsed() < GRACE, "it ended by itself");
         stays.write_all(b"more").await.unwrap();
         let mut echoed = [0; 4];
         timeout(GRACE, stays.read_exact(&mut echoed)).await.expect("it goes on").unwrap();
