@@ -202,6 +202,11 @@ impl AgentProcess {
         ready.await.map(drop).with_context(|| format!("the end of its log:\n{}", self.process.log_tail(15)))
     }
 
+    /// Whether `/livez` says yes.
+    pub async fn is_alive(&self) -> bool {
+        self.get("/livez").await.is_ok()
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         self.get("/metrics").await

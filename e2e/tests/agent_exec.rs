@@ -32,7 +32,8 @@ async fn kubectl_runs_commands_through_vn_agent() {
         chapter("a command's outputs and its code come back, over SPDY", commands(&spdy)),
         chapter("a terminal is one, and has the size of the window, over WebSocket", terminal(&websocket)),
         chapter("a terminal is one, and has the size of the window, over SPDY", terminal(&spdy)),
-        chapter("files are copied there and back", copies(&story)),
+        chapter("files are copied there and back, over WebSocket", copies(&story, &websocket, "websocket")),
+        chapter("files are copied there and back, over SPDY", copies(&story, &spdy, "spdy")),
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("many bytes come back as they were, over WebSocket", many(&websocket))]).await.unwrap();
@@ -111,9 +112,10 @@ async fn many(kubectl: &Kubectl) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn copies(story: &Story) -> anyhow::Result<()> {
-    let kubectl = story.kubectl(0)?;
-    let (out, back) = (story.bed.dir().join("copied/out"), story.bed.dir().join("copied/back"));
+/// Each `kubectl` has a Pod of its own.
+async fn copies(story: &Story, kubectl: &Kubectl, over: &str) -> anyhow::Result<()> {
+    let folder = story.bed.dir().join("copied").join(over);
+    let (out, back) = (folder.join("out"), folder.join("back"));
     let mut noise = vec![0; 300_000];
     fs::File::open("/dev/urandom")?.read_exact(&mut noise)?;
     let files = [("a", b"one\n".to_vec()), ("with space", Vec::new()), ("deep/er/b", noise), ("deep/c", b"\x00\xff\r\n".to_vec())];
