@@ -14,6 +14,10 @@ use crate::{root, tool};
 /// The end-to-end tests that start real nodes, which root alone can.
 const REAL: &str = "binary(/^(agent|real_)/)";
 
+/// As many as the groups in `.config/nextest.toml` let run at once: two beds, and the one that only watches for ten minutes. These wait more
+/// than they work, so two cores do for three.
+const E2E_THREADS: [&str; 2] = ["--test-threads", "3"];
+
 /// One step.
 pub(super) struct Step {
     /// What `--only` takes.
@@ -50,7 +54,11 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "docs", about: "the documentation builds, private items too", run: docs },
     Step { name: "demo", about: "the demo comes true, told to its end", run: demo },
     Step { name: "demo-node", about: "with containers on a real node and vn-agent too, where root runs this", run: demo_node },
-    Step { name: "e2e", about: "end-to-end tests on real Kubernetes API servers and nodes, two beds at a time", run: e2e },
+    Step {
+        name: "e2e",
+        about: "end-to-end tests on real Kubernetes API servers and nodes, two beds at a time and one that only watches",
+        run: e2e,
+    },
 ];
 
 fn format(_: &[String]) -> Result<Tests, Failure> {
@@ -79,7 +87,7 @@ fn deny(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn unit(filter: &[String]) -> Result<Tests, Failure> {
-    nextest("not (package(e2e) & kind(test))", filter)
+    nextest("not (package(e2e) & kind(test))", &[], filter)
 }
 
 fn doctest(_: &[String]) -> Result<Tests, Failure> {
@@ -105,11 +113,11 @@ fn e2e(filter: &[String]) -> Result<Tests, Failure> {
     // as for the tests and no dependency is built twice.
     say_and_run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
     if machine::may_be_made() {
-        return nextest("package(e2e) & kind(test)", filter);
+        return nextest("package(e2e) & kind(test)", &E2E_THREADS, filter);
     }
     let skipped = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
     println!("    skipped: needs root: {skipped} tests");
-    nextest(&format!("package(e2e) & kind(test) - {REAL}"), filter)
+    nextest(&format!("package(e2e) & kind(test) - {REAL}"), &E2E_THREADS, filter)
 }
 
 /// Finds the programs of Kubernetes and, where nodes can be started, those of a node, or builds them.
@@ -133,12 +141,12 @@ fn count(set: &str, filter: &[String]) -> anyhow::Result<usize> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.trim().is_empty()).count())
 }
 
-fn nextest(set: &str, filter: &[String]) -> Result<Tests, Failure> {
+fn nextest(set: &str, options: &[&str], filter: &[String]) -> Result<Tests, Failure> {
     let program = tool::NEXTEST.ensure()?;
     let report = root().join("target/nextest/default/junit.xml");
     forget(&report)?;
     let mut command = Command::new(program);
-    command.args(["nextest", "run", "--workspace", "--locked", "-E", set]).args(filter).current_dir(root());
+    command.args(["nextest", "run", "--workspace", "--locked", "-E", set]).args(options).args(filter).current_dir(root());
     let ran = say_and_run(&mut command);
     let tests = std::fs::read_to_string(&report).ok().and_then(|text| Tests::of_junit(&text)).unwrap_or_default();
     match ran {
