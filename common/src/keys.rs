@@ -13,8 +13,8 @@ pub const OWNER: &str = "tenancy.x-k8s.io/owner";
 /// Annotation on every super object that is a tenant's: `<tenant resourceVersion>/<128-bit hash of what was asked, hex>`.
 pub const BUILT: &str = "tenancy.x-k8s.io/built";
 
-/// Annotation on super Pods: the names of the containers in the tenant's own spec, comma-separated.
-/// Sidecars that the super cluster injects are not among them.
+/// Annotation on super Pods: the names of the tenant's own containers, comma-separated: those that it was made with, and the ephemeral ones
+/// that were added since. What the super cluster injects is not among them, whatever the tenant's spec says later.
 pub const CONTAINERS: &str = "tenancy.x-k8s.io/containers";
 
 /// Annotation on super Pods: the `metadata.generation` of the tenant's Pod that was asked for, so that `observedGeneration` can be told in

@@ -29,7 +29,8 @@ fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-fn is_label(text: &str) -> bool {
+/// Whether the text is a DNS-1123 label of at most 63 characters: no separator stands in one.
+pub fn is_label(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     text.len() <= 63
         && edge(text.bytes().next())

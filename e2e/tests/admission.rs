@@ -1,7 +1,7 @@
 //! The rights that `manifests/` gives, and the policies that fence them, tried on a real API server.
 //!
 //! Each try is one request of one identity. A try that must fail must fail for the reason stated: by RBAC, or by the message of
-//! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S62, S63, S65.
+//! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S60, S62, S63, S65.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
 #![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
 
@@ -126,6 +126,7 @@ async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
     a_writer_has_no_right_beyond_the_kinds_that_go_down(&a, &mut fence).await;
     secrets_and_services_stay_what_tenants_may_have(&a, &mut fence).await;
     pods_stay_harmless_where_pod_security_does_not_look(&a, &mut fence).await;
+    the_list_of_a_tenants_containers_takes_in_none_of_others(&a, &mut fence).await;
     the_status_of_a_pod_stays_its_nodes(&a, &mut fence).await;
     the_record_of_a_namespace_is_beyond_everybody(&a, &mut fence).await;
     the_writers_namespace_holds_nothing_else(&mut fence).await;
@@ -531,6 +532,35 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
     ] {
         let change = json!({"spec": {"ephemeralContainers": [{"name": "late", "image": "web", "securityContext": context}]}});
         fence.attempt_strategic(&format!("A adds {what} later"), Who::WriterA, &late, &change, verdict).await;
+    }
+}
+
+/// Who may enter a container goes by the list on its Pod, so no container that others put there is added to it.
+async fn the_list_of_a_tenants_containers_takes_in_none_of_others(a: &Tenant, fence: &mut Fence<'_>) {
+    fence.wait_for_account(&a.namespace).await.unwrap();
+    let containers = |list: &str| {
+        let (main, agent) = (json!({"name": "main", "image": "web"}), json!({"name": "agent", "image": "agent"}));
+        if list == "containers" { json!({list: [main, agent]}) } else { json!({"containers": [main], list: [agent]}) }
+    };
+    let listed = |names: &str| annotated(keys::CONTAINERS, json!(names));
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        let name = format!("listed-{}", list.to_lowercase());
+        let late = list == "ephemeralContainers";
+        let spec = if late { json!({}) } else { json!({"spec": containers(list)}) };
+        let body = a.pod(&name, merged(listed("main"), spec));
+        fence.attempt(&format!("A makes a Pod with other {list}"), Who::WriterA, "POST", &a.path("pods"), &body, Allowed).await;
+        let path = a.path(&format!("pods/{name}"));
+        if late {
+            fence.admin_patches(&format!("{path}/ephemeralcontainers"), &json!({"spec": containers(list)})).await;
+        }
+        for (what, names, verdict) in [
+            ("the other", "main,agent", Policy("lists no container that others put")),
+            ("the other in place of its own", "agent", Policy("lists no container that others put")),
+            ("one that is to come", "main,debug", Allowed),
+            ("what it listed before", "main", Allowed),
+        ] {
+            fence.attempt(&format!("A lists {what} among {list}"), Who::WriterA, "PATCH", &path, &listed(names), verdict).await;
+        }
     }
 }
 

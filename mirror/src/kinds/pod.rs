@@ -20,6 +20,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 
+use common::name::is_label;
 use common::{InSuper, InTenant, Uid, keys};
 use serde_json::{Map, Value};
 
@@ -50,7 +51,7 @@ impl Downward for Pod {
             }
         }
         let mut annotations = annotations_down(&tenant.meta.annotations, cx.policy);
-        annotations.insert(keys::CONTAINERS.to_owned(), container_names(tenant, &FIRST_LISTS).join(","));
+        annotations.insert(keys::CONTAINERS.to_owned(), first_names(tenant)?.join(","));
         annotations.insert(keys::GENERATION.to_owned(), tenant.meta.generation.to_string());
 
         policy::apply(&mut spec, tenant, cx)?;
@@ -168,6 +169,24 @@ fn container_names<'a>(pod: &'a Object, lists: &[&str]) -> Vec<&'a str> {
         .flat_map(|list| spec.into_iter().flat_map(|spec| objects(spec, list)))
         .filter_map(|container| text(container, "name"))
         .collect()
+}
+
+/// The names of the containers that the tenant's Pod begins with.
+fn first_names(tenant: &Object) -> Result<Vec<&str>, Hold> {
+    let spec = tenant.body.get("spec").and_then(Value::as_object);
+    let placed = |list| spec.into_iter().flat_map(move |spec| objects(spec, list)).enumerate().map(move |(i, one)| (list, i, one));
+    FIRST_LISTS.into_iter().flat_map(placed).map(|(list, i, container)| own_name(container, list, i)).collect()
+}
+
+/// The name of a container of the tenant's, whose API server may let anything pass for one.
+///
+/// *Guarantees*: what the list [`keys::CONTAINERS`] takes for one name is one.
+fn own_name<'a>(container: &'a Fields, list: &str, i: usize) -> Result<&'a str, Hold> {
+    let refused = || {
+        let message = "a container's name is an RFC 1123 label: small letters, digits and hyphens, at most 63; choose such a name";
+        Hold::refuse("InvalidName", format!("spec.{list}[{i}].name"), message)
+    };
+    text(container, "name").filter(|name| is_label(name)).ok_or_else(refused)
 }
 
 /// The objects of a list field.

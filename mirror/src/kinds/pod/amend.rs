@@ -1,5 +1,8 @@
 //! What of a running Pod can still change. Everything else stays as it is in the super cluster, so that nothing is written in vain.
 
+use std::collections::BTreeMap;
+
+use common::keys;
 use serde_json::Value;
 
 use super::{CONTAINER_LISTS, Fields, ephemeral, object, object_mut, objects, objects_mut, text};
@@ -13,20 +16,30 @@ use crate::object::{Content, Object};
 pub(super) fn amend(asked: Content, current: &Object, policy: &Policy) -> Content {
     let mut body = current.body.clone();
     if let (Some(wanted), Some(spec)) = (object(&asked.body, "spec"), object_mut(&mut body, "spec")) {
-        images(wanted, spec);
+        images(wanted, spec, &ephemeral::listed(current));
         deadline(wanted, spec);
         tolerations(wanted, spec);
     }
     let mut merged = merge(asked, &current.meta, policy);
-    ephemeral::keep_listed(&mut merged.annotations, current);
+    keep_listed(&mut merged.annotations, &current.meta.annotations);
     Content { body, ..merged }
 }
 
-fn images(wanted: &Fields, spec: &mut Fields) {
+/// What the super cluster put into the Pod since is not the tenant's for its asking, and no container that a Pod begins with is ever added:
+/// the list stays what it is, even where there is none.
+fn keep_listed(annotations: &mut BTreeMap<String, String>, current: &BTreeMap<String, String>) {
+    match current.get(keys::CONTAINERS) {
+        Some(names) => annotations.insert(keys::CONTAINERS.to_owned(), names.clone()),
+        None => annotations.remove(keys::CONTAINERS),
+    };
+}
+
+/// Only the tenant's own, by the list.
+fn images(wanted: &Fields, spec: &mut Fields, listed: &[&str]) {
     for list in CONTAINER_LISTS {
         for container in objects_mut(spec, list) {
-            let name = text(container, "name").map(str::to_owned);
-            let asked = objects(wanted, list).find(|asked| text(asked, "name") == name.as_deref());
+            let Some(name) = text(container, "name").filter(|name| listed.contains(name)) else { continue };
+            let asked = objects(wanted, list).find(|asked| text(asked, "name") == Some(name));
             if let Some(image) = asked.and_then(|asked| text(asked, "image")) {
                 container.insert("image".to_owned(), Value::String(image.to_owned()));
             }

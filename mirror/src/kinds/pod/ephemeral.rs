@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::{InSuper, InTenant, keys};
 use serde_json::{Map, Value, json};
 
-use super::{CONTAINER_LISTS, Own, container_names, env, names, objects, policy, verdicts};
+use super::{CONTAINER_LISTS, Own, container_names, env, names, objects, own_name, policy, verdicts};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::Addition;
@@ -29,14 +29,16 @@ const ONLY: &Table = &[(LIST, Verdict::List(verdicts::EPHEMERAL_CONTAINER))];
 pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
     let (listed, there) = (listed(sup), container_names(sup, &CONTAINER_LISTS));
     let (mut missing, mut all, mut refused) = (Vec::new(), listed.clone(), None);
-    for (i, name) in container_names(tenant, &[LIST]).into_iter().enumerate() {
-        let asked = match (there.contains(&name), listed.contains(&name)) {
-            (true, true) => continue,
-            (true, false) => Err(taken(i)),
-            (false, _) => one(i, tenant, cx),
+    let asked = tenant.at("/spec/ephemeralContainers").and_then(Value::as_array);
+    for (i, asked) in asked.into_iter().flatten().enumerate() {
+        let asked = match own(asked, i) {
+            Ok(name) if there.contains(&name) && listed.contains(&name) => continue,
+            Ok(name) if there.contains(&name) => Err(taken(i)),
+            Ok(name) => one(i, tenant, cx).map(|container| (name, container)),
+            Err(hold) => Err(hold),
         };
         match asked {
-            Ok(container) => {
+            Ok((name, container)) => {
                 missing.push(container);
                 if !all.contains(&name) {
                     all.push(name);
@@ -53,6 +55,11 @@ pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<
     (Some(Addition { subresource: "ephemeralcontainers", spec, annotations }), refused)
 }
 
+fn own(container: &Value, i: usize) -> Result<&str, Hold> {
+    let container = container.as_object().ok_or(Hold::Malformed("an ephemeral container is no object".into()))?;
+    own_name(container, LIST, i)
+}
+
 fn taken(i: usize) -> Hold {
     let field = format!("spec.{LIST}[{i}].name");
     Hold::refuse("NameTaken", field, "the super cluster has put a container of this name into the Pod; choose another name")
@@ -62,16 +69,6 @@ fn taken(i: usize) -> Hold {
 pub(super) fn listed(sup: &Object) -> Vec<&str> {
     let names = sup.meta.annotations.get(keys::CONTAINERS).map(|names| names.split(',').collect());
     names.unwrap_or_default()
-}
-
-/// What was added later stays listed when the list is written anew.
-pub(super) fn keep_listed(annotations: &mut BTreeMap<String, String>, current: &Object) {
-    let listed = listed(current);
-    let Some(names) = annotations.get_mut(keys::CONTAINERS) else { return };
-    for name in container_names(current, &[LIST]).into_iter().filter(|name| listed.contains(name)) {
-        names.push(',');
-        names.push_str(name);
-    }
 }
 
 /// What one of them asks for. The others stand in for their places, so that a refusal names the right one.

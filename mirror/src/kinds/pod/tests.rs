@@ -10,9 +10,17 @@ use crate::cx::{Policy, Profile};
 use crate::shape::Verdict;
 
 fn down(pod: &Value, policy: &Policy) -> Result<Content, Hold> {
+    with_cx(policy, |cx| Pod.down(&InTenant(object(pod)), cx).map(|asked| asked.0))
+}
+
+fn object(pod: &Value) -> Object {
+    Object::parse(&serde_json::to_vec(pod).unwrap()).unwrap()
+}
+
+fn with_cx<T>(policy: &Policy, ask: impl FnOnce(&Cx<'_>) -> T) -> T {
     let tenant = TenantId::new(Uid::parse("00000000-0000-4000-8000-000000000001").unwrap(), "acme");
     let namespace = tenant.namespace(&Namespace::parse("default").unwrap());
-    let cx = Cx {
+    ask(&Cx {
         tenant: &tenant,
         policy,
         profile: &Profile::default(),
@@ -20,9 +28,7 @@ fn down(pod: &Value, policy: &Policy) -> Result<Content, Hold> {
         super_namespace: Some(&namespace),
         nodes: &BTreeSet::from(["n1".to_owned()]),
         super_nodes: &BTreeSet::new(),
-    };
-    let object = Object::parse(&serde_json::to_vec(pod).unwrap()).unwrap();
-    Pod.down(&InTenant(object), &cx).map(|asked| asked.0)
+    })
 }
 
 fn pod() -> Value {
@@ -105,4 +111,95 @@ fn what_the_super_cluster_could_not_store_is_refused() {
     let mut annotated = pod();
     annotated["metadata"]["annotations"] = json!({"example.com/a": "x".repeat(260 * 1024)});
     assert!(matches!(down(&annotated, &Policy::default()), Err(Hold::Refused(refusal)) if refusal.field == "metadata.annotations"));
+}
+
+/// A running super copy whose annotation lists `listed`, as the tenant's `asked` amends it: the list, and each container with its image.
+fn amended(listed: Option<&str>, spec: Value, asked: Value) -> (Option<String>, Vec<String>) {
+    let mut tenant = pod();
+    tenant["spec"] = asked;
+    let mut sup = pod();
+    sup["metadata"]["annotations"] = listed.map_or(json!({}), |names| json!({keys::CONTAINERS: names}));
+    sup["spec"] = spec;
+    let policy = Policy::default();
+    let InSuper(content) = with_cx(&policy, |cx| {
+        let asked = Pod.down(&InTenant(object(&tenant)), cx).unwrap();
+        Pod.amend(asked, &InSuper(object(&sup)), cx)
+    });
+    let spec = content.body["spec"].as_object().unwrap();
+    let containers = CONTAINER_LISTS.iter().flat_map(|list| objects(spec, list));
+    let images = containers.map(|c| format!("{}={}", text(c, "name").unwrap(), text(c, "image").unwrap())).collect();
+    (content.annotations.get(keys::CONTAINERS).cloned(), images)
+}
+
+#[test]
+fn a_container_that_the_super_cluster_put_there_never_becomes_the_tenants() {
+    let injected = |list: &str| {
+        let mut spec = json!({"containers": [{"name": "app", "image": "app:1"}]});
+        let more = json!({"name": "agent", "image": "agent:1"});
+        match list {
+            "containers" => spec[list].as_array_mut().unwrap().push(more),
+            _ => spec[list] = json!([more]),
+        }
+        spec
+    };
+    for there in CONTAINER_LISTS {
+        for claimed in FIRST_LISTS {
+            let mut asked = injected(claimed);
+            asked["containers"][0]["image"] = json!("app:2");
+            let last = asked[claimed].as_array().unwrap().len() - 1;
+            asked[claimed][last]["image"] = json!("evil");
+            let (listed, images) = amended(Some("app"), injected(there), asked.clone());
+            assert_eq!(listed.as_deref(), Some("app"), "claimed in {claimed}, there in {there}");
+            assert!(images.contains(&"agent=agent:1".to_owned()), "claimed in {claimed}, there in {there}: {images:?}");
+            assert!(images.contains(&"app=app:2".to_owned()), "an image of the tenant's own goes through: {images:?}");
+            // Without a list nothing is known to be the tenant's.
+            let (listed, images) = amended(None, injected(there), asked);
+            assert!(listed.is_none() && images.contains(&"app=app:1".to_owned()) && images.contains(&"agent=agent:1".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn what_was_added_later_stays_listed() {
+    let spec = json!({"containers": [{"name": "app", "image": "app:1"}], "ephemeralContainers": [{"name": "debug", "image": "tools"}]});
+    let (listed, images) = amended(Some("app,debug"), spec, json!({"containers": [{"name": "app", "image": "app:2"}]}));
+    assert_eq!((listed.as_deref(), images), (Some("app,debug"), vec!["app=app:2".to_owned(), "debug=tools".to_owned()]));
+}
+
+/// Names that API servers refuse, and that a hostile one may give all the same.
+fn no_names() -> Vec<Value> {
+    let long = "a".repeat(64);
+    let mut names: Vec<Value> = ["x,agent", ",", "agent,", "a b", "A", "-a", "a.b", "a/b", "", long.as_str()].map(Value::from).into();
+    names.extend([json!(7), json!(null), json!(["a"])]);
+    names
+}
+
+#[test]
+fn a_container_that_is_not_named_by_a_label_is_refused() {
+    for list in FIRST_LISTS {
+        for name in no_names() {
+            let mut pod = pod();
+            pod["spec"][list] = json!([{"name": "fine"}, {"name": name}]);
+            let field = format!("spec.{list}[1].name");
+            let asked = down(&pod, &Policy::default());
+            assert!(matches!(&asked, Err(Hold::Refused(refusal)) if refusal.field == field), "{name} in {list}: {asked:?}");
+        }
+    }
+}
+
+#[test]
+fn an_ephemeral_container_that_is_not_named_by_a_label_is_refused_and_holds_back_no_other() {
+    let mut sup = pod();
+    sup["metadata"]["annotations"] = json!({keys::CONTAINERS: "a"});
+    sup["spec"] = json!({"containers": [{"name": "a"}, {"name": "agent"}]});
+    let sup = InSuper(object(&sup));
+    for name in no_names() {
+        let mut tenant = pod();
+        tenant["spec"][ephemeral::LIST] = json!([{"name": name, "image": "evil"}, {"name": "agent"}, {"name": "debug", "image": "tools"}]);
+        let (addition, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
+        assert!(matches!(&refused, Some(Hold::Refused(r)) if r.field == "spec.ephemeralContainers[0].name"), "{name}: {refused:?}");
+        let addition = addition.unwrap();
+        assert_eq!(addition.annotations[keys::CONTAINERS], "a,debug", "{name}");
+        assert_eq!(Value::Object(addition.spec), json!({ephemeral::LIST: [{"name": "debug", "image": "tools"}]}), "{name}");
+    }
 }
