@@ -22,6 +22,7 @@ pub mod metrics;
 mod page;
 pub mod pods;
 pub mod program;
+pub mod quiet;
 pub mod relay;
 pub mod route;
 pub mod server;

@@ -22,6 +22,7 @@ use crate::backend::sup::Super;
 use crate::credentials::{Credentials, Source};
 use crate::guard::Places;
 use crate::metrics::AgentMetrics;
+use crate::quiet::Quiet;
 use crate::server;
 use crate::session::Agent;
 use crate::tenants::{self, Tenants};
@@ -80,6 +81,7 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
         limits: args.sessions.limits(),
         places: Places::default(),
         metrics,
+        quiet: Quiet::default(),
     });
     if is_kubelet {
         drop(helpers.spawn("pods", list(Arc::clone(&agent), health.condition("backend"), helpers.stop().clone())));

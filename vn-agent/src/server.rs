@@ -51,8 +51,8 @@ pub async fn run(listener: TcpListener, agent: Arc<Agent>, tasks: &Tasks, stop: 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let hall = Hall { stranger: door.enter(), callers: callers.clone() };
+            Ok((stream, from)) => {
+                let hall = Hall { stranger: door.enter(from.ip()), callers: callers.clone() };
                 drop(tasks.spawn("connection", connection(stream, Arc::clone(&agent), hall, stop.clone())));
             }
             Err(error) => {
@@ -105,7 +105,12 @@ async fn let_in(stream: TcpStream, agent: &Agent, hall: Hall) -> Option<(Stream,
         let place = hall.enter(&peer.caller, &agent.limits)?;
         Ok((stream, peer, place))
     });
-    entered.map_err(|reason| info!(peer = address, reason, "caller not let in")).ok()
+    let report = |reason: String| {
+        if let Some(left_out) = agent.quiet.about_a_stranger() {
+            info!(peer = address, reason, left_out, "caller not let in");
+        }
+    };
+    entered.map_err(report).ok()
 }
 
 async fn shake_hands(stream: TcpStream, agent: &Agent) -> Result<(Stream, Peer), String> {

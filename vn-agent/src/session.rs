@@ -37,6 +37,7 @@ use crate::identity::{Caller, Scope};
 use crate::metrics::AgentMetrics;
 use crate::page::{self, Opened};
 use crate::pods::SuperPod;
+use crate::quiet::Quiet;
 use crate::relay::{Counters, Finish, relay};
 use crate::route::{Page, Route, RouteError};
 use crate::tenants::Tenants;
@@ -58,6 +59,8 @@ pub struct Agent {
     pub places: Places,
     /// What is counted.
     pub metrics: AgentMetrics,
+    /// What may be logged.
+    pub quiet: Quiet,
 }
 
 /// Who is at the other end of a connection.
@@ -79,7 +82,10 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, slot: Slot, request: Request<
     let result = Box::pin(attempt(&agent, &peer, &slot, request)).await;
     Ok(result.unwrap_or_else(|failure| {
         agent.metrics.failed(failure.hop.name(), failure.status.as_u16());
-        info!(tenant = %peer.caller.tenant, hop = failure.hop.name(), code = failure.status.as_u16(), reason = failure.message, "not served");
+        let (tenant, hop, code) = (peer.caller.tenant, failure.hop.name(), failure.status.as_u16());
+        if let Some(left_out) = agent.quiet.about(tenant) {
+            info!(%tenant, hop, code, reason = failure.message, left_out, "not served");
+        }
         failure.response(&agent.node, is_upgrade)
     }))
 }

@@ -2,10 +2,13 @@
 
 mod bed;
 
-use bed::{Bed, LIMITS, SOON, play, pod};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bed::{Bed, LIMITS, SOON, play, pod, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
 use vn_agent::guard::Limits;
 
 /// More than handshakes may be under way.
@@ -53,4 +56,79 @@ async fn the_connections_of_one_tenant_take_no_other_tenants_place() {
     assert_eq!(ended, CROWD / 2);
     let answer = bed.get(&bed.caller(2), "/containerLogs/default/web/app").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn one_address_that_dials_without_pause_sends_no_other_away() {
+    let bed = bed_with(LIMITS).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    // It has come first and is slow to say who it is.
+    let slow = socket.connect(bed.address).await.unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(TcpStream::connect(bed.address).await.unwrap());
+    }
+    let first = crowd.first_mut().unwrap();
+    let end = timeout(SOON, first.read(&mut [0; 1])).await.expect("one of the crowd has to give way");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    let served = async {
+        let mut slow = bed.shake(slow, Some(&bed.caller(1))).await.expect("it is still there");
+        slow.write_all(&request("/containerLogs/default/web/app")).await.unwrap();
+        slow.flush().await.unwrap();
+        bed::head(&mut slow).await
+    };
+    let dialling = async {
+        loop {
+            crowd.push(TcpStream::connect(bed.address).await.unwrap());
+            crowd.truncate(CROWD);
+            tokio::task::yield_now().await;
+        }
+    };
+    let head = tokio::select! {
+        head = timeout(SOON, served) => head.expect("it is served while they come"),
+        () = dialling => unreachable!("it has no end"),
+    };
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+/// Each leaves when the list that it would have begun is nearly there.
+#[tokio::test]
+async fn callers_who_leave_in_mid_list_keep_nobody_waiting() {
+    const LIST: Duration = Duration::from_millis(300);
+    const LEAVE: Duration = Duration::from_millis(250);
+    let bed = bed_with(LIMITS).await;
+    *bed.lag.lock() = LIST;
+    let asked = request("/containerLogs/default/none/app");
+    let mut leaving = Vec::new();
+    for _ in 0..20 {
+        leaving.push(bed.dial(Some(&bed.caller(1))).await.unwrap());
+    }
+    let mut other = bed.dial(Some(&bed.caller(2))).await.unwrap();
+    for stream in &mut leaving {
+        stream.write_all(&asked).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    until("a list is under way", || bed.lists.load(Ordering::SeqCst) > 0).await;
+    let leave = async {
+        for stream in leaving {
+            sleep(LEAVE).await;
+            drop(stream);
+        }
+    };
+    let answered = async {
+        let began = Instant::now();
+        other.write_all(&asked).await.unwrap();
+        other.flush().await.unwrap();
+        let head = timeout(SOON, bed::head(&mut other)).await.expect("an answer");
+        (head, began.elapsed())
+    };
+    let ((), (head, took)) = tokio::join!(leave, answered);
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    // The list under way, the next one, and what a busy machine adds.
+    assert!(took < LIST * 4, "{took:?}");
+}
+
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n").into_bytes()
 }

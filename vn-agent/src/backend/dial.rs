@@ -63,6 +63,11 @@ impl Dialer {
         &self.address
     }
 
+    /// Who owns what runs for it.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// Sends a request on a connection that may come back, and gives the head of the answer within `limit`.
     pub async fn ask(&self, config: &Arc<ClientConfig>, request: Request<Empty<Bytes>>, limit: Duration) -> Result<Answer<'_>, Failure> {
         let exchange = async {

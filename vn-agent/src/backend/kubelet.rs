@@ -1,7 +1,6 @@
 //! The node's own kubelet as back end, by a credential for this node alone. Pods are learned from its own list.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::dial::{Answer, Dialer};
@@ -21,10 +21,14 @@ use crate::guard::{Full, Limits, Places, Taken};
 use crate::headers::Upgrade;
 use crate::metrics::AgentMetrics;
 use crate::pods::{Pods, PodsReader, SuperPod};
+use crate::quiet::Bucket;
 use crate::route::{Container, Page, PodRef, Route};
 
 /// For the list of Pods, whole.
 const LIST: Duration = Duration::from_secs(10);
+
+/// For a list that was begun after it was asked for: one may be under way before it.
+const WAIT: Duration = Duration::from_secs(2 * LIST.as_secs() + 1);
 
 /// For the head of an answer to a stream or a page: the kubelet asks the container runtime first, and statistics are measured.
 const HEAD: Duration = Duration::from_secs(30);
@@ -40,16 +44,29 @@ pub(super) const AGENT: &str = concat!("vn-agent/", env!("CARGO_PKG_VERSION"));
 
 /// The kubelet of this node.
 pub struct Kubelet {
+    lists: Arc<Lists>,
+    pages: Places,
+    turns: Semaphore,
+}
+
+/// Asks for the node's Pods. Whoever waits for a list does not carry it: it comes to its end also when they leave.
+struct Lists {
     dialer: Dialer,
     credentials: watch::Receiver<Arc<Credentials>>,
     metrics: AgentMetrics,
     known: Mutex<Arc<Pods>>,
-    pages: Places,
-    turns: Semaphore,
+    asked: Mutex<Asked>,
+    /// The last list.
+    last: watch::Sender<Listing>,
+    failures: Bucket,
+}
+
+#[derive(Default)]
+struct Asked {
     /// Number of the last caller who asked for a list.
-    asked: AtomicU64,
-    /// One list at a time. Held across its await on purpose: who waits is served by the next one.
-    listing: tokio::sync::Mutex<Listing>,
+    last: u64,
+    /// Whether lists are being made. One at a time: who asks meanwhile is served by the next.
+    is_listing: bool,
 }
 
 struct Listing {
@@ -61,22 +78,15 @@ struct Listing {
 impl Kubelet {
     /// Behind this dialer.
     pub fn new(dialer: Dialer, credentials: watch::Receiver<Arc<Credentials>>, metrics: AgentMetrics) -> Self {
-        let listing = Listing { covers: 0, result: Ok(Arc::default()) };
-        Self {
-            dialer,
-            credentials,
-            metrics,
-            known: Mutex::default(),
-            pages: Places::default(),
-            turns: Semaphore::new(TURNS),
-            asked: AtomicU64::new(0),
-            listing: tokio::sync::Mutex::new(listing),
-        }
+        let last = watch::Sender::new(Listing { covers: 0, result: Ok(Arc::default()) });
+        let (known, asked, failures) = (Mutex::default(), Mutex::default(), Bucket::default());
+        let lists = Arc::new(Lists { dialer, credentials, metrics, known, asked, last, failures });
+        Self { lists, pages: Places::default(), turns: Semaphore::new(TURNS) }
     }
 
     /// The caller's Pod of that name, by the last list or, if that does not know it or its container, a fresh one.
     pub async fn find(&self, tenant: common::Uid, pod: &PodRef, container: Option<&Container>) -> Result<SuperPod, Failure> {
-        let known = Arc::clone(&self.known.lock());
+        let known = Arc::clone(&self.lists.known.lock());
         if let Ok(found) = known.find(tenant, pod)
             && container.is_none_or(|container| found.has(container))
         {
@@ -95,12 +105,86 @@ impl Kubelet {
 
     /// A list that was begun after this call. Callers who come while one is under way share the next.
     pub async fn fresh(&self) -> Result<Arc<Pods>, Failure> {
-        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut listing = self.listing.lock().await;
-        if listing.covers >= number {
-            return listing.result.clone();
+        let (mut last, number) = (self.lists.last.subscribe(), self.lists.ask());
+        let listed = timeout(WAIT, last.wait_for(|listing| listing.covers >= number)).await;
+        match listed {
+            Ok(Ok(listing)) => listing.result.clone(),
+            // The sender is ours: it is not gone.
+            Ok(Err(_)) | Err(_) => Err(silent(WAIT)),
         }
-        let covers = self.asked.load(Ordering::SeqCst);
+    }
+
+    /// A page of the node, as it comes.
+    pub async fn page(&self, page: Page) -> Result<Incoming, Failure> {
+        let config = self.lists.config()?;
+        let response = self.lists.dialer.open_for(&config, self.lists.request(Method::GET, &page.at_kubelet(), None)?, Some(HEAD)).await?;
+        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(super::unexpected(Hop::Kubelet, response.status())) }
+    }
+
+    /// A place for a page that is open, of so many for one tenant.
+    pub fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
+        let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of pages about this node: {full}"));
+        self.pages.take(tenant, &PAGES).map_err(full)
+    }
+
+    /// Waits for a turn to read a part of a page.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.turns.acquire().await.ok()
+    }
+
+    /// Sends a request about a Pod and gives the head of the answer, whatever its status.
+    pub async fn exchange(&self, route: &Route, pod: &SuperPod, upgrade: Option<&Upgrade>) -> Result<Response<Incoming>, Failure> {
+        let config = self.lists.config()?;
+        // A kubelet takes both for a stream; with POST it asks its API server for the right to create, as for an exec of old.
+        let method = if upgrade.is_some_and(Upgrade::is_spdy) { Method::POST } else { Method::GET };
+        let request = self.lists.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
+        if !route.follows() {
+            return self.lists.dialer.open_for(&config, request, Some(HEAD)).await;
+        }
+        // The log of a container that says nothing has no head yet: whether the kubelet still answers is seen by other questions.
+        tokio::select! {
+            answer = self.lists.dialer.open_for(&config, request, None) => answer,
+            failure = self.silence() => Err(failure),
+        }
+    }
+
+    /// Asks now and then, until there is no answer.
+    async fn silence(&self) -> Failure {
+        loop {
+            tokio::time::sleep(HEAD).await;
+            if let Err(failure) = self.fresh().await {
+                return failure;
+            }
+        }
+    }
+}
+
+impl Lists {
+    /// Notes that there is one more who wants a list, and sees to it that one is made. Gives the caller's number.
+    fn ask(self: &Arc<Self>) -> u64 {
+        let (number, is_listing) = {
+            let mut asked = self.asked.lock();
+            asked.last += 1;
+            (asked.last, std::mem::replace(&mut asked.is_listing, true))
+        };
+        if !is_listing {
+            let at_work = AtWork { lists: Arc::clone(self), is_done: false };
+            drop(self.dialer.tasks().spawn("pods-list", at_work.serve()));
+        }
+        number
+    }
+
+    /// Up to whom the next list serves, if anybody is not served.
+    fn due(&self) -> Option<u64> {
+        let mut asked = self.asked.lock();
+        // Looked at under one lock with what the next caller looks at: nobody is left without a list.
+        asked.is_listing = asked.last > self.last.borrow().covers;
+        asked.is_listing.then_some(asked.last)
+    }
+
+    /// Makes one list, for the callers up to this number.
+    async fn serve(&self, covers: u64) {
         let result = self.list().await.map(Arc::new);
         self.metrics.listed(result.is_ok());
         match &result {
@@ -108,10 +192,13 @@ impl Kubelet {
                 self.metrics.pods(pods.len());
                 *self.known.lock() = Arc::clone(pods);
             }
-            Err(error) => warn!(hop = error.hop.name(), reason = error.message, "the node's Pods could not be listed"),
+            Err(error) => {
+                if let Some(left_out) = self.failures.line() {
+                    warn!(hop = error.hop.name(), reason = error.message, left_out, "the node's Pods could not be listed");
+                }
+            }
         }
-        *listing = Listing { covers, result: result.clone() };
-        result
+        self.last.send_replace(Listing { covers, result });
     }
 
     /// As it comes: what is held of it is one Pod at a time.
@@ -131,54 +218,7 @@ impl Kubelet {
             back.keep();
             reader.finish().map_err(|_| misunderstood())
         };
-        tokio::time::timeout(LIST, whole).await.map_err(|_| {
-            Failure::new(StatusCode::GATEWAY_TIMEOUT, Hop::Kubelet, format!("the kubelet did not answer within {} s", LIST.as_secs()))
-        })?
-    }
-
-    /// A page of the node, as it comes.
-    pub async fn page(&self, page: Page) -> Result<Incoming, Failure> {
-        let config = self.config()?;
-        let response = self.dialer.open_for(&config, self.request(Method::GET, &page.at_kubelet(), None)?, Some(HEAD)).await?;
-        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(super::unexpected(Hop::Kubelet, response.status())) }
-    }
-
-    /// A place for a page that is open, of so many for one tenant.
-    pub fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
-        let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of pages about this node: {full}"));
-        self.pages.take(tenant, &PAGES).map_err(full)
-    }
-
-    /// Waits for a turn to read a part of a page.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed.
-        self.turns.acquire().await.ok()
-    }
-
-    /// Sends a request about a Pod and gives the head of the answer, whatever its status.
-    pub async fn exchange(&self, route: &Route, pod: &SuperPod, upgrade: Option<&Upgrade>) -> Result<Response<Incoming>, Failure> {
-        let config = self.config()?;
-        // A kubelet takes both for a stream; with POST it asks its API server for the right to create, as for an exec of old.
-        let method = if upgrade.is_some_and(Upgrade::is_spdy) { Method::POST } else { Method::GET };
-        let request = self.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
-        if !route.follows() {
-            return self.dialer.open_for(&config, request, Some(HEAD)).await;
-        }
-        // The log of a container that says nothing has no head yet: whether the kubelet still answers is seen by other questions.
-        tokio::select! {
-            answer = self.dialer.open_for(&config, request, None) => answer,
-            failure = self.silence() => Err(failure),
-        }
-    }
-
-    /// Asks now and then, until there is no answer.
-    async fn silence(&self) -> Failure {
-        loop {
-            tokio::time::sleep(HEAD).await;
-            if let Err(failure) = self.fresh().await {
-                return failure;
-            }
-        }
+        timeout(LIST, whole).await.map_err(|_| silent(LIST))?
     }
 
     fn request(&self, method: Method, path: &str, headers: Option<&HeaderMap>) -> Result<Request<Empty<Bytes>>, Failure> {
@@ -201,6 +241,35 @@ impl Kubelet {
         let config = self.credentials.borrow().kubelet.clone();
         config.ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, Hop::Agent, "it has no credential for the kubelet"))
     }
+}
+
+/// Makes lists; if it is cut short, the next caller begins anew.
+struct AtWork {
+    lists: Arc<Lists>,
+    is_done: bool,
+}
+
+impl AtWork {
+    /// Lists until all who have asked are served.
+    async fn serve(mut self) {
+        while let Some(covers) = self.lists.due() {
+            self.lists.serve(covers).await;
+        }
+        self.is_done = true;
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        // When it is done there may be another at work already.
+        if !self.is_done {
+            self.lists.asked.lock().is_listing = false;
+        }
+    }
+}
+
+fn silent(limit: Duration) -> Failure {
+    Failure::new(StatusCode::GATEWAY_TIMEOUT, Hop::Kubelet, format!("the kubelet did not answer within {} s", limit.as_secs()))
 }
 
 fn misunderstood() -> Failure {

@@ -31,6 +31,7 @@ use vn_agent::backend::kubelet::Kubelet;
 use vn_agent::credentials::{CredentialArgs, Credentials, KubeletFiles, Source};
 use vn_agent::guard::{Limits, Places};
 use vn_agent::metrics::AgentMetrics;
+use vn_agent::quiet::Quiet;
 use vn_agent::server;
 use vn_agent::session::Agent;
 use vn_agent::tenants::Tenants;
@@ -89,6 +90,9 @@ pub(crate) struct Bed {
     pub(crate) credentials: watch::Sender<Arc<Credentials>>,
     /// What `/pods` says.
     pub(crate) pods: Arc<Mutex<Vec<Value>>>,
+    /// How long `/pods` takes, and how often it was asked for.
+    pub(crate) lag: Arc<Mutex<Duration>>,
+    pub(crate) lists: Arc<AtomicUsize>,
     /// Heads of requests beside `/pods`.
     pub(crate) heads: Arc<Mutex<Vec<String>>>,
     /// Connections to the kubelet that are open.
@@ -154,8 +158,17 @@ impl Bed {
         let tasks = [(); 2].map(|()| Tasks::new(&TaskMetrics::default()));
         let [kubelet_tasks, connections] = tasks;
         let (pods, heads, open) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let (lag, lists) = (Arc::new(Mutex::new(Duration::ZERO)), Arc::new(AtomicUsize::new(0)));
         let serving = ca.issue(&Leaf::KubeletServer { node: "n1".to_owned(), addresses: local }, HOUR).unwrap();
-        let stage = Stage { pods: Arc::clone(&pods), heads: Arc::clone(&heads), open: Arc::clone(&open), play, knows_tokens };
+        let stage = Stage {
+            pods: Arc::clone(&pods),
+            lag: Arc::clone(&lag),
+            lists: Arc::clone(&lists),
+            heads: Arc::clone(&heads),
+            open: Arc::clone(&open),
+            play,
+            knows_tokens,
+        };
         let kubelet_address = stage.run(&ca, &serving, &kubelet_tasks).await;
 
         let source = Source::new(files.clone(), Some(kubelet_files.clone()));
@@ -171,6 +184,7 @@ impl Bed {
             limits,
             places: Places::default(),
             metrics,
+            quiet: Quiet::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +193,25 @@ impl Bed {
         drop(connections.spawn("server", async move { server::run(listener, served, &accept, end).await }));
         let sessions = Some(sessions);
         let tasks = vec![kubelet_tasks, connections];
-        Self { agent, address, ca, agent_ca, tenants, credentials, pods, heads, open, files, kubelet_files, sessions, stop, tasks, dir }
+        Self {
+            agent,
+            address,
+            ca,
+            agent_ca,
+            tenants,
+            credentials,
+            pods,
+            lag,
+            lists,
+            heads,
+            open,
+            files,
+            kubelet_files,
+            sessions,
+            stop,
+            tasks,
+            dir,
+        }
     }
 
     /// A certificate for a tenant.
@@ -189,6 +221,11 @@ impl Bed {
 
     /// A connection as this caller.
     pub(crate) async fn dial(&self, identity: Option<&Identity>) -> std::io::Result<ClientStream> {
+        self.shake(TcpStream::connect(self.address).await?, identity).await
+    }
+
+    /// The handshake of this caller on a connection.
+    pub(crate) async fn shake(&self, stream: TcpStream, identity: Option<&Identity>) -> std::io::Result<ClientStream> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.agent_ca.certificate().as_bytes()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -199,7 +236,6 @@ impl Bed {
             Some(identity) => builder.with_client_auth_cert(chain(identity), key(identity)).unwrap(),
             None => builder.with_no_client_auth(),
         };
-        let stream = TcpStream::connect(self.address).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await
     }
 
@@ -302,6 +338,8 @@ pub(crate) fn key(identity: &Identity) -> PrivateKeyDer<'static> {
 #[derive(Clone)]
 struct Stage {
     pods: Arc<Mutex<Vec<Value>>>,
+    lag: Arc<Mutex<Duration>>,
+    lists: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<String>>>,
     open: Arc<AtomicUsize>,
     play: Play,
@@ -352,6 +390,11 @@ impl Stage {
             if !head.starts_with("GET /pods ") {
                 self.heads.lock().push(head.clone());
                 return (self.play)(head, stream).await;
+            }
+            self.lists.fetch_add(1, Ordering::SeqCst);
+            let lag = *self.lag.lock();
+            if !lag.is_zero() {
+                tokio::time::sleep(lag).await;
             }
             let body = json!({"kind": "PodList", "items": *self.pods.lock()}).to_string();
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
