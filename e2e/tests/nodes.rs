@@ -13,7 +13,11 @@ use e2e::{
     wait::{Seen, eventually, never, never_seen},
 };
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{Binding, Node, Pod};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Binding, Node, Pod},
+};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -59,9 +63,19 @@ async fn a_vnode_stays_ready_for_ten_minutes() {
         tenant.sees("the Pod runs", "default", "stays", is_running).await.unwrap();
     }
     let chapters = vec![
-        chapter("without a node-lifecycle controller it stays Ready and untainted", stays_ready(without)),
-        chapter("with one, too, and nothing is evicted", async {
+        chapter("without a node-lifecycle controller it stays Ready and untainted, and has no heartbeat", async {
+            let before = heartbeats(without).await?;
+            stays_ready(without).await?;
+            let after = heartbeats(without).await?;
+            anyhow::ensure!(before == after && after.0.is_none(), "something was renewed: {before:?}, then {after:?}");
+            Ok(())
+        }),
+        chapter("with one, too, by a heartbeat, and nothing is evicted", async {
             stays_ready(with).await?;
+            // Where there is none the controller waits for 50 s.
+            let (renewed, now) = (heartbeats(with).await?.0.context("its Lease was never renewed")?, Timestamp::now());
+            let ago = now.duration_since(renewed);
+            anyhow::ensure!(ago.as_secs() < 40, "its Lease was renewed {ago:#} ago");
             // Only that controller sets it: it was there all the time.
             let node: Node = Api::all(with.client()).get("node-0").await?;
             anyhow::ensure!(node.labels().contains_key("beta.kubernetes.io/os"), "no controller looked at it: {:?}", node.labels());
@@ -70,6 +84,16 @@ async fn a_vnode_stays_ready_for_ten_minutes() {
         chapter("a tenant in which nothing happens stays Ready", quiet(&story)),
     ];
     story.tell(chapters).await.unwrap();
+}
+
+/// When a vNode's Lease was renewed, and when its conditions say that a kubelet was heard of.
+async fn heartbeats(tenant: &Actor) -> anyhow::Result<(Option<Timestamp>, Vec<Option<Timestamp>>)> {
+    let leases: Api<Lease> = Api::namespaced(tenant.client(), "kube-node-lease");
+    let lease = leases.get_opt("node-0").await?;
+    let renewed = lease.and_then(|lease| lease.spec?.renew_time).map(|time| time.0);
+    let node: Node = Api::all(tenant.client()).get("node-0").await?;
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    Ok((renewed, conditions.into_iter().map(|condition| condition.last_heartbeat_time.map(|time| time.0)).collect()))
 }
 
 fn on_node(name: &str, node: &str) -> serde_json::Value {
