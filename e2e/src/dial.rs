@@ -10,6 +10,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -24,7 +25,7 @@ pub use raw::Answer;
 use crate::pki::Identity;
 
 /// How long an answer may take where nothing is wrong, with other tests on the machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection on which nothing has been said yet.
 pub type Connection = TlsStream<TcpStream>;
@@ -46,7 +47,7 @@ impl Caller {
         Self::showing(address, &read(ca)?, identity.map(pair).transpose()?.as_ref())
     }
 
-    /// The same with all of it in memory.
+    /// The same with all of it in memory. It may show a certificate whose key it does not have.
     pub fn showing(address: &str, ca: &str, identity: Option<&Identity>) -> anyhow::Result<Self> {
         let certificates = |pem: &str| -> anyhow::Result<Vec<CertificateDer<'static>>> {
             Ok(CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?)
@@ -55,13 +56,15 @@ impl Caller {
         for certificate in certificates(ca)? {
             roots.add(certificate)?;
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?.with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificate, key }) => {
-                builder.with_client_auth_cert(certificates(certificate)?, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
+                let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_slice(key.as_bytes())?)?;
+                let pair = CertifiedKey::new(certificates(certificate)?, key);
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
             }
         };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);

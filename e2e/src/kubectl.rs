@@ -21,12 +21,13 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     env: Vec<(&'static str, &'static str)>,
+    namespace: Option<String>,
 }
 
 impl Kubectl {
     /// This program with this kubeconfig.
     pub fn new(program: PathBuf, kubeconfig: &Path) -> Self {
-        Self { program, kubeconfig: kubeconfig.to_owned(), env: Vec::new() }
+        Self { program, kubeconfig: kubeconfig.to_owned(), env: Vec::new(), namespace: None }
     }
 
     /// The same, with streams over SPDY and not WebSocket.
@@ -35,10 +36,20 @@ impl Kubectl {
         Self { env: OVER_SPDY.to_vec(), ..self.clone() }
     }
 
+    /// The same, in this namespace unless told otherwise.
+    #[must_use]
+    pub fn within(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
     /// A command to be started: no input, outputs piped, ended when dropped.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args).envs(self.env.iter().copied()).kill_on_drop(true);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).envs(self.env.iter().copied()).kill_on_drop(true);
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
+        command.args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -64,6 +75,15 @@ impl Kubectl {
     /// Starts it with an input that stays open.
     pub fn start(&self, args: &[&str]) -> anyhow::Result<Running> {
         Running::start(self.command(args))
+    }
+
+    /// Forwards a free port to this one of a target, and gives kubectl and which port it is once it is there.
+    pub async fn forward(&self, target: &str, port: u16) -> anyhow::Result<(Running, u16)> {
+        let mut forward = self.start(&["port-forward", "--address=127.0.0.1", target, &format!(":{port}")])?;
+        forward.writes("Forwarding from 127.0.0.1:").await?;
+        let line = forward.writes("\n").await?;
+        let port = line.split_whitespace().next().and_then(|number| number.parse().ok());
+        Ok((forward, port.with_context(|| format!("kubectl forwards from {line:?}"))?))
     }
 
     /// Starts it on a terminal of this many rows and columns.

@@ -94,9 +94,9 @@ async fn attach(story: &Story) -> anyhow::Result<()> {
     let listens = container("main", script, &json!({ "stdin": true, "stdinOnce": true }));
     start(tenant, "listens", listens).await?;
     let mut attached = kubectl.start(&["attach", "-i", "listens"])?;
-    attached.read("one\n").await?;
+    attached.types("one\n").await?;
     attached.writes("heard one\n").await?;
-    attached.read("two\n").await?;
+    attached.types("two\n").await?;
     attached.writes("heard two\n").await?;
     attached.close_input();
     let (status, rest, errors) = attached.ends().await?;
@@ -112,9 +112,9 @@ async fn attach(story: &Story) -> anyhow::Result<()> {
     let shell = container("main", "exec sh", &json!({ "stdin": true, "tty": true }));
     start(tenant, "terminal", shell).await?;
     let mut attached = kubectl.on_terminal(&["attach", "-it", "terminal"], (30, 90)).await?;
-    attached.read("\r").await?;
+    attached.types("\r").await?;
     attached.writes("# ").await?;
-    attached.read("stty size; exit\r").await?;
+    attached.types("stty size; exit\r").await?;
     attached.writes("30 90\r\n").await?;
     let (status, rest, errors) = attached.ends().await?;
     ensure!(status.success(), "{status}: {rest:?} {errors:?}");
@@ -158,14 +158,14 @@ async fn debug(story: &Story) -> anyhow::Result<()> {
     // The profile that is the default adds a capability, which tenants may not.
     let debug = ["debug", "-it", "ailing", &image, "--target=main", "-c", "debugger", "--profile=baseline", "--", "sh"];
     let mut shell = kubectl.on_terminal(&debug, (24, 80)).await?;
-    shell.read("\r").await?;
+    shell.types("\r").await?;
     shell.writes("# ").await?;
-    shell.read("tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/root/of-main\r").await?;
+    shell.types("tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/root/of-main\r").await?;
     shell.writes("sleep 123456").await?;
     shell.writes("secret\r\n").await?;
     let beside = kubectl.says(&["exec", "ailing", "-c", "debugger", "--", "sh", "-c", "ls /of-main; hostname"]).await?;
     ensure!(beside == "ailing\n", "exec into the debugger says {beside:?}");
-    shell.read("exit 0\r").await?;
+    shell.types("exit 0\r").await?;
     let (status, rest, errors) = shell.ends().await?;
     ensure!(status.success(), "{status}: {rest:?} {errors:?}");
     let log = kubectl.says(&["logs", "ailing", "-c", "debugger"]).await?;

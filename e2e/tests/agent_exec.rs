@@ -59,9 +59,9 @@ async fn commands(kubectl: &Kubectl) -> anyhow::Result<()> {
     // The process writes on after its input has ended.
     let mut half =
         kubectl.start(&["exec", "-i", "shell", "--", "sh", "-c", "while read line; do echo got $line; done; sleep 1; echo late"])?;
-    half.read("one\n").await?;
+    half.types("one\n").await?;
     half.writes("got one\n").await?;
-    half.read("two\n").await?;
+    half.types("two\n").await?;
     half.writes("got two\n").await?;
     half.close_input();
     let (status, rest, errors) = half.ends().await?;
@@ -89,12 +89,12 @@ async fn terminal(kubectl: &Kubectl) -> anyhow::Result<()> {
     loops.writes("felt it\r\n").await?;
     loops.writes("50 132\r\n").await?;
     // Ctrl-C is for the process inside.
-    loops.read("\u{3}").await?;
+    loops.types("\u{3}").await?;
     let (status, rest, errors) = loops.ends().await?;
     ensure!(status.code() == Some(130), "{status}: {rest:?} {errors:?}");
     let mut shell = kubectl.on_terminal(&["exec", "-it", "shell", "--", "sh"], (24, 80)).await?;
     shell.writes("# ").await?;
-    shell.read("echo $((6 * 7)); exit 5\r").await?;
+    shell.types("echo $((6 * 7)); exit 5\r").await?;
     shell.writes("42\r\n").await?;
     let (status, rest, errors) = shell.ends().await?;
     ensure!(status.code() == Some(5), "{status}: {rest:?} {errors:?}");

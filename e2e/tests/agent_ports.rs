@@ -96,7 +96,7 @@ async fn many(kubectl: &Kubectl) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     let Err(error) = all.await else { return Ok(()) };
-    let (_, _, said) = forward.ended().await?;
+    let (_, _, said) = forward.killed().await?;
     Err(error.context(format!("kubectl says {said:?}")))
 }
 

@@ -7,7 +7,7 @@ use e2e::{
     agents::{self, AgentOptions, AgentProcess},
     dial::{Caller, Channels},
     images::TOOLS,
-    kubectl::Kubectl,
+    kubectl::{Kubectl, Running},
     machine,
     pki::write,
     story::{Plot, Story, chapter, is_running, pod},
@@ -15,12 +15,14 @@ use e2e::{
 };
 use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, ChildStdout},
+    io::AsyncWriteExt as _,
     time::{Instant, timeout},
 };
 
 const ECHO: &str = "/exec/default/echo/main?command=cat&input=1&output=1";
+
+/// What vn-agent says when it has listed the tenants.
+const LISTED: &str = "\"tenants are known\"";
 
 /// Files are read every ten seconds; a revocation is to be felt within a minute.
 const FELT: Duration = Duration::from_mins(1);
@@ -37,6 +39,7 @@ async fn s61_credentials_change_under_running_sessions() {
     let scene = Scene::set(&story, agent).await.unwrap();
     story.tell(vec![chapter("what vn-agent shows and who it is is replaced, and nobody notices", scene.own())]).await.unwrap();
     story.tell(vec![chapter("a certificate that is revoked ends its own sessions", scene.revoked())]).await.unwrap();
+    story.tell(vec![chapter("a certificate that expires ends its own session", scene.expired())]).await.unwrap();
     story
         .tell(vec![chapter("a tenant's API server that has another certificate begins anew, and alone", scene.introduced())])
         .await
@@ -56,29 +59,18 @@ async fn with_list(story: &Story) -> anyhow::Result<AgentProcess> {
     AgentProcess::start(&story.bed, story.real.first().context("a node")?, &AgentOptions { args, ..AgentOptions::default() }).await
 }
 
-/// kubectl that says what it hears.
-struct Echo {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+/// An exec that says what it hears.
+async fn echo(kubectl: &Kubectl) -> anyhow::Result<Running> {
+    let mut echo = kubectl.start(&["exec", "-i", "echo", "--", "cat"])?;
+    lives(&mut echo).await?;
+    Ok(echo)
 }
 
-impl Echo {
-    async fn start(kubectl: &Kubectl) -> anyhow::Result<Self> {
-        let mut child = kubectl.command(&["exec", "-i", "echo", "--", "cat"]).stdin(std::process::Stdio::piped()).spawn()?;
-        let (input, output) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
-        let mut echo = Self { child, input, output: BufReader::new(output) };
-        echo.lives().await?;
-        Ok(echo)
-    }
-
-    async fn lives(&mut self) -> anyhow::Result<()> {
-        self.input.write_all(b"ping\n").await?;
-        let mut line = String::new();
-        timeout(FELT, self.output.read_line(&mut line)).await.context("kubectl says nothing")??;
-        ensure!(line == "ping\n", "kubectl says {line:?}");
-        Ok(())
-    }
+async fn lives(echo: &mut Running) -> anyhow::Result<()> {
+    echo.types("ping\n").await?;
+    let said = echo.writes("\n").await?;
+    ensure!(said == "ping\n", "kubectl says {said:?}");
+    Ok(())
 }
 
 struct Scene<'a> {
@@ -121,6 +113,26 @@ impl<'a> Scene<'a> {
         self.agent.metric("vc_agent_reloads_total", "outcome=\"ok\"").await
     }
 
+    /// How often its log has said so.
+    fn said(&self, what: &str) -> anyhow::Result<usize> {
+        let log = std::fs::read_to_string(self.agent.process.log_path()).context("vn-agent has no log")?;
+        Ok(log.lines().filter(|line| line.contains(what)).count())
+    }
+
+    /// Waits until so many sessions have ended for their certificate.
+    async fn ended_by_certificate(&self, count: f64) -> anyhow::Result<()> {
+        eventually("they end for their certificate", FELT, async || {
+            let ended = self.by_certificate().await?;
+            Ok(Seen::when(ended >= count, ended))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn by_certificate(&self) -> anyhow::Result<f64> {
+        self.agent.metric("vc_agent_sessions_total", "outcome=\"certificate\"").await
+    }
+
     async fn issue(&self, args: &[&str], out: &std::path::Path) -> anyhow::Result<()> {
         let out = out.display().to_string();
         agents::issue(&[args, &["--out", &out, "--force"]].concat()).await.map(drop)
@@ -135,27 +147,25 @@ impl<'a> Scene<'a> {
 
     async fn own(&self) -> anyhow::Result<()> {
         let (mut stream, mut other) = (self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
-        let mut kubectl = Echo::start(&self.story.kubectl(0)?).await?;
-        let (before, shown) = (self.reads().await?, self.shown().await?);
+        let mut kubectl = echo(&self.story.kubectl(0)?).await?;
+        let (before, shown, lists) = (self.reads().await?, self.shown().await?, self.said(LISTED)?);
         let node = self.story.real.first().context("a node")?;
         let (name, address) = (node.name(), node.machine.address().to_string());
         let ca = agents::authority(self.story.bed.dir()).display().to_string();
         let cluster = self.story.bed.sup.authority().dir().join("ca").display().to_string();
         let dir = self.agent.dir();
         self.issue(&["agent", "--node", name, "--address", &address, "--ca", &ca], &dir.join("tls")).await?;
-        self.issue(&["kubelet-client", "--node", name, "--ca", &cluster], &dir.join("client")).await?;
-        let sup = &self.story.bed.sup;
-        write(&dir.join("super.kubeconfig"), &sup.kubeconfig_of(agents::IDENTITY.0, agents::IDENTITY.1).await?)?;
         self.has_read(before + 1.0).await?;
         eventually("the new certificate is shown", FELT, async || Ok(Seen::when(self.shown().await? != shown, ()))).await?;
-        eventually("the new token is used", FELT, async || {
-            let log = self.agent.process.log_tail(400);
-            Ok(Seen::when(log.contains("the kubeconfig of the super cluster has changed and is used"), ()))
-        })
-        .await?;
+        self.issue(&["kubelet-client", "--node", name, "--ca", &cluster], &dir.join("client")).await?;
+        self.has_read(before + 2.0).await?;
+        let sup = &self.story.bed.sup;
+        write(&dir.join("super.kubeconfig"), &sup.kubeconfig_of(agents::IDENTITY.0, agents::IDENTITY.1).await?)?;
+        // Tenants are listed anew by it.
+        eventually("the new token is used", FELT, async || Ok(Seen::when(self.said(LISTED)? > lists, ()))).await?;
         stream.lives().await?;
         other.lives().await?;
-        kubectl.lives().await?;
+        lives(&mut kubectl).await?;
         // Over a new connection to the kubelet: one that was opened with earlier credentials is not taken.
         self.caller.open(ECHO).await?.lives().await?;
         self.agent.wait_ready().await
@@ -170,32 +180,50 @@ impl<'a> Scene<'a> {
         let (mut theirs, mut own, mut other) = (stolen.open(ECHO).await?, self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
         let mut log = stolen.connect().await?;
         log.write_all(b"GET /containerLogs/default/echo/main?follow=true HTTP/1.1\r\nHost: node\r\n\r\n").await?;
+        let before = self.by_certificate().await?;
         let certificate = dir.join("stolen.crt").display().to_string();
         let text = agents::issue(&["revoked", &certificate, "--number", "2", "--ca", &ca.display().to_string()]).await?;
         write(&list(self.story), &text)?;
         let after = ends(&mut theirs).await?;
         eprintln!("    revoked: the session ended after {after:.1?}");
         timeout(FELT, tokio::io::copy(&mut log, &mut tokio::io::sink())).await.context("the log goes on")?.ok();
-        ensure!(stolen.get("/pods").await.status() == 0, "it is let in again");
+        self.ended_by_certificate(before + 2.0).await?;
+        ensure!(stolen.get("/pods").await?.is_shut_out(), "it is let in again");
+        own.lives().await?;
+        other.lives().await
+    }
+
+    async fn expired(&self) -> anyhow::Result<()> {
+        let (out, ca) = (self.story.bed.dir().join("agents/short"), agents::authority(self.story.bed.dir()));
+        let uid = self.story.tenant(0)?.id.uid().to_string();
+        self.issue(&["tenant", "--uid", &uid, "--life", "20s", "--ca", &ca.display().to_string()], &out).await?;
+        let short = Caller::new(self.agent.address(), &ca.with_extension("crt"), Some(&out))?;
+        let (mut theirs, mut own, mut other) = (short.open(ECHO).await?, self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
+        let before = self.by_certificate().await?;
+        theirs.lives().await?;
+        let after = ends(&mut theirs).await?;
+        eprintln!("    expired: the session ended after {after:.1?}");
+        self.ended_by_certificate(before + 1.0).await?;
+        ensure!(short.get("/pods").await?.is_shut_out(), "it is let in again");
         own.lives().await?;
         other.lives().await
     }
 
     async fn introduced(&self) -> anyhow::Result<()> {
         let (mut raw, mut other) = (self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
-        let (mut first, mut second) = (Echo::start(&self.story.kubectl(0)?).await?, Echo::start(&self.story.kubectl(1)?).await?);
+        let (mut first, mut second) = (echo(&self.story.kubectl(0)?).await?, echo(&self.story.kubectl(1)?).await?);
         agents::issue_anew(&self.story.bed, 0, self.story.tenant(0)?.id.uid()).await?;
         // An API server looks at its files when it dials, once a second at most. When it sees the change it ends all that it has dialled, the
         // connection that it sees it by too.
         let kubectl = self.story.kubectl(0)?;
         eventually("its sessions end", FELT, async || {
             let _ = kubectl.output(&["exec", "echo", "--", "true"]).await?;
-            Ok(Seen::when(first.child.try_wait()?.is_some(), ()))
+            Ok(Seen::when(first.has_ended()?, ()))
         })
         .await?;
         let said = kubectl.says(&["exec", "echo", "--", "echo", "again"]).await?;
         ensure!(said == "again\n", "{said}");
-        second.lives().await?;
+        lives(&mut second).await?;
         raw.lives().await?;
         other.lives().await
     }
@@ -209,7 +237,7 @@ impl<'a> Scene<'a> {
         let old = std::fs::read_to_string(ca.with_extension("crt"))?;
         let new = std::fs::read_to_string(next.with_extension("crt"))?;
         let renewed = Caller::new(self.agent.address(), &ca.with_extension("crt"), Some(&dir.join("renewed")))?;
-        ensure!(renewed.get("/pods").await.status() == 0, "a CA that nobody named is believed");
+        ensure!(renewed.get("/pods").await?.is_shut_out(), "a CA that nobody named is believed");
         let (mut first, mut second) = (self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
         let before = self.reads().await?;
         write(&ca.with_extension("crt"), &format!("{old}{new}"))?;
@@ -223,7 +251,7 @@ impl<'a> Scene<'a> {
         ends(&mut first).await?;
         ends(&mut second).await?;
         third.lives().await?;
-        ensure!(self.caller.get("/pods").await.status() == 0, "a CA that is gone is believed");
+        ensure!(self.caller.get("/pods").await?.is_shut_out(), "a CA that is gone is believed");
         let before = self.reads().await?;
         write(&ca.with_extension("crt"), &format!("{old}{new}"))?;
         self.has_read(before + 1.0).await?;
@@ -232,7 +260,7 @@ impl<'a> Scene<'a> {
 
     async fn gone(&self) -> anyhow::Result<()> {
         let (mut stays, mut goes) = (self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
-        let mut kubectl = Echo::start(&self.story.kubectl(0)?).await?;
+        let mut kubectl = echo(&self.story.kubectl(0)?).await?;
         let standing = self.story.standing(1)?;
         let begin = Instant::now();
         let delete = async {
@@ -245,10 +273,10 @@ impl<'a> Scene<'a> {
         };
         let (deleted, ended) = tokio::try_join!(delete, end)?;
         eprintln!("    its sessions ended after {ended:.1?}; it was gone after {deleted:.1?}");
-        let refused = self.other.get("/pods").await;
+        let refused = self.other.get("/pods").await?;
         ensure!(refused.status() == 403 && refused.text.contains("names no tenant that exists"), "{}", refused.text);
         stays.lives().await?;
-        kubectl.lives().await?;
+        lives(&mut kubectl).await?;
         self.caller.open(ECHO).await?.lives().await
     }
 }

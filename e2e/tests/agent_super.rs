@@ -138,7 +138,7 @@ fn is_own_log(answer: &Answer, tenant: &Actor) -> bool {
 async fn strangers(story: &Story) -> anyhow::Result<()> {
     let (first, second) = (story.tenant(0)?, story.tenant(1)?);
     let caller = story.agent(0)?.caller(&story.bed, 0)?;
-    let own = caller.get(OWN_LOG).await;
+    let own = caller.get(OWN_LOG).await?;
     ensure!(is_own_log(&own, first), "its own log is {own:?}");
     for place in [
         "default/only-of-second".to_owned(),
@@ -147,7 +147,7 @@ async fn strangers(story: &Story) -> anyhow::Result<()> {
         format!("{}/twin", second.namespace_below("default")),
         format!("{}/twin", first.namespace_below("default")),
     ] {
-        let answer = caller.get(&format!("/containerLogs/{place}/main")).await;
+        let answer = caller.get(&format!("/containerLogs/{place}/main")).await?;
         ensure!(answer.status() == 404 && answer.text.contains("no Pod of that name"), "{place}: {answer:?}");
     }
     // The API server itself lets the one tenant's identity no further than its own.
@@ -164,7 +164,7 @@ async fn strangers(story: &Story) -> anyhow::Result<()> {
 async fn pages(story: &Story) -> anyhow::Result<()> {
     let caller = story.agent(0)?.caller(&story.bed, 0)?;
     for path in ["/stats/summary", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/pods"] {
-        let answer = caller.get(path).await;
+        let answer = caller.get(path).await?;
         let says = answer.text.contains("need the kubelet as back end (--backend=kubelet)");
         ensure!(answer.status() == 404 && says, "{path}: {answer:?}");
     }
@@ -181,9 +181,9 @@ async fn chosen(story: &mut Story) -> anyhow::Result<()> {
         let said = text.lines().rfind(|line| line.contains("who answers")).unwrap_or_default();
         ensure!(said.contains(&format!("\"{who}\"")), "{backend:?}: {said}");
         let caller = agent.caller(&story.bed, 0)?;
-        let own = caller.get(OWN_LOG).await;
+        let own = caller.get(OWN_LOG).await?;
         ensure!(is_own_log(&own, story.tenant(0)?), "{backend:?}: the log is {own:?}");
-        let page = caller.get("/metrics/resource").await;
+        let page = caller.get("/metrics/resource").await?;
         ensure!((page.status() == 200) == has_pages, "{backend:?}: {page:?}");
         story.agents.push(agent);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
@@ -27,13 +28,21 @@ impl Answer {
         let number = self.text.strip_prefix("HTTP/1.1 ").or(self.text.strip_prefix("HTTP/1.0 ")).and_then(|rest| rest.get(..3));
         number.and_then(|number| number.parse().ok()).unwrap_or_default()
     }
+
+    /// Whether the connection was ended without a word, as after a handshake that did not let its caller in.
+    pub fn is_shut_out(&self) -> bool {
+        self.ended && self.text.is_empty()
+    }
 }
 
 impl Caller {
     /// Sends bytes on a new connection, and gives what comes until it ends, or has been silent for `silence`.
-    pub async fn raw(&self, bytes: &[u8], silence: Duration) -> Answer {
+    ///
+    /// # Errors
+    /// If nobody is there. TLS 1.3 lets a caller speak before it is let in: one that is not sees its connection end.
+    pub async fn raw(&self, bytes: &[u8], silence: Duration) -> anyhow::Result<Answer> {
+        let mut stream = self.connect().await.context("could not dial")?;
         let mut answer = Answer { ended: true, ..Answer::default() };
-        let Ok(mut stream) = self.connect().await else { return answer };
         // One that is refused may be gone before all is sent; what it answered counts.
         let _ = stream.write_all(bytes).await;
         let _ = stream.flush().await;
@@ -50,11 +59,16 @@ impl Caller {
             }
         }
         answer.text = String::from_utf8_lossy(&got).into_owned();
-        answer
+        Ok(answer)
     }
 
     /// A GET on a connection that ends with it.
-    pub async fn get(&self, path: &str) -> Answer {
-        self.raw(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes(), PATIENCE).await
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.get_within(path, PATIENCE).await
+    }
+
+    /// The same with an answer that may take so long.
+    pub async fn get_within(&self, path: &str, patience: Duration) -> anyhow::Result<Answer> {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes(), patience).await
     }
 }

@@ -62,7 +62,7 @@ impl Running {
     }
 
     /// Gives it this as input.
-    pub async fn read(&mut self, text: &str) -> anyhow::Result<()> {
+    pub async fn types(&mut self, text: &str) -> anyhow::Result<()> {
         let input = self.input.as_mut().context("the input was closed")?;
         input.write_all(text.as_bytes()).await.with_context(|| format!("{} reads nothing more", self.what))?;
         input.flush().await.context("could not flush")
@@ -83,8 +83,13 @@ impl Running {
         Ok(())
     }
 
-    /// As [`Running::ends`], but ends it if it has not ended.
-    pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, String, String)> {
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait().context("could not wait for kubectl")?.is_some())
+    }
+
+    /// As [`Running::ends`], but kills it if it has not ended.
+    pub async fn killed(mut self) -> anyhow::Result<(ExitStatus, String, String)> {
         self.child.start_kill().context("could not end kubectl")?;
         self.ends().await
     }
