@@ -33,7 +33,7 @@ enum Task {
     /// Measure.
     Bench {
         #[command(subcommand)]
-        bed: Bed,
+        what: Measure,
     },
     /// Write the generated parts of `manifests/`.
     Manifests {
@@ -47,11 +47,13 @@ enum Task {
     Tidy,
 }
 
-/// What to measure on.
+/// What to measure.
 #[derive(Clone, Copy, Debug, Subcommand)]
-enum Bed {
-    /// Real Kubernetes API servers.
+enum Measure {
+    /// What a Pod costs vc-syncer, on real Kubernetes API servers.
     Real,
+    /// What vn-agent adds to a session, on a real node. Needs root.
+    Agent,
 }
 
 fn main() -> ExitCode {
@@ -68,7 +70,8 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Demo(options) => wait(demo::run(&options)),
         Task::Test(options) => test::run(&options),
-        Task::Bench { bed: Bed::Real } => wait(bench::real()),
+        Task::Bench { what: Measure::Real } => wait(bench::real::run()),
+        Task::Bench { what: Measure::Agent } => wait(bench::agent::run()),
         Task::Manifests { check } => manifests::run(check),
         Task::Image(options) => wait(image::run(&options)),
         Task::Tidy => tidy::run(),
