@@ -15,7 +15,6 @@ use crate::pods::SuperPod;
 use crate::route::{Container, PodRef, Route};
 
 /// A back end.
-#[expect(clippy::large_enum_variant, reason = "a process has one, which is never moved")]
 pub enum Backend {
     /// The node's own kubelet.
     Kubelet(Kubelet),

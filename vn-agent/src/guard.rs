@@ -71,6 +71,7 @@ impl fmt::Display for End {
 impl std::error::Error for End {}
 
 /// What a session's right to go on hangs on.
+#[derive(Clone)]
 pub struct Guard {
     /// Who it is for.
     pub caller: Caller,

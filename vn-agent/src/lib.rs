@@ -18,6 +18,7 @@ pub mod guard;
 pub mod headers;
 pub mod identity;
 pub mod issue;
+pub mod line;
 pub mod metrics;
 mod page;
 pub mod pods;

@@ -22,7 +22,7 @@ use futures::stream::try_unfold;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -42,11 +42,11 @@ const PART_BYTES: usize = 512 * 1024;
 const PART: Duration = Duration::from_secs(30);
 
 /// A page of which the first part may pass.
-pub(crate) enum Opened {
-    /// That was all of it.
-    Whole(Vec<u8>),
-    /// The first part, and those that follow.
-    Rest(Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>),
+pub(crate) struct Opened {
+    /// All of it.
+    pub(crate) body: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
+    /// One of its tenant's pages; kept until it is taken.
+    pub(crate) place: Taken,
 }
 
 /// Asks for a page and reads its first part.
@@ -58,11 +58,11 @@ pub(crate) async fn open(agent: &Arc<Agent>, tenant: &Tenant, page: Page) -> Res
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(filter.content_type()));
     let body = kubelet.page(page).await?;
-    let mut reading =
-        Reading { agent: Arc::clone(agent), body, filter, passed: Passed::default(), before, is_at_end: false, _place: place };
+    let mut reading = Reading { agent: Arc::clone(agent), body, filter, passed: Passed::default(), before, is_at_end: false };
     let first = reading.part().await?;
     if reading.is_at_end {
-        return Ok((headers, Opened::Whole(first)));
+        let body = Box::pin(Full::from(first).map_err(|never| match never {}));
+        return Ok((headers, Opened { body, place }));
     }
     let parts = try_unfold((Some(first), reading), |(ready, mut reading)| async move {
         let part = match ready {
@@ -72,7 +72,7 @@ pub(crate) async fn open(agent: &Arc<Agent>, tenant: &Tenant, page: Page) -> Res
         };
         Ok(Some((Frame::data(Bytes::from(part)), (None, reading))))
     });
-    Ok((headers, Opened::Rest(Box::pin(StreamBody::new(parts)))))
+    Ok((headers, Opened { body: Box::pin(StreamBody::new(parts)), place }))
 }
 
 fn kubelet(agent: &Agent) -> Result<&Kubelet, Failure> {
@@ -94,7 +94,6 @@ struct Reading {
     /// The node's Pods before the page was asked for.
     before: Arc<Pods>,
     is_at_end: bool,
-    _place: Taken,
 }
 
 impl Reading {

@@ -19,7 +19,8 @@ use tracing::{debug, info, warn};
 use crate::door::{Door, Stranger};
 use crate::guard::{Limits, Places, Taken};
 use crate::identity::Caller;
-use crate::session::{self, Agent, Peer, Slot};
+use crate::line::{Line, Noted, Stall};
+use crate::session::{self, Agent, Peer, Tunnel};
 
 /// To finish the handshake of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -77,18 +78,26 @@ impl Hall {
 }
 
 async fn connection(stream: TcpStream, agent: Arc<Agent>, hall: Hall, stop: CancellationToken) {
-    let slot = Slot::default();
     // Apart, so that a stream does not hold for hours what its beginning needed.
     let Some((stream, peer, place)) = Box::pin(let_in(stream, &agent, hall)).await else { return };
     let callers = place.all();
     agent.metrics.connections(callers.len());
-    Box::pin(serve(stream, Arc::clone(&agent), peer, &slot, stop)).await;
-    let tunnel = slot.lock().take();
+    let tunnel = Box::pin(speak(stream, &agent, peer, stop)).await;
     if let Some(tunnel) = tunnel {
         tunnel.run().await;
     }
     drop(place);
     agent.metrics.connections(callers.len());
+}
+
+/// Speaks HTTP until the connection ends, must end, or becomes a stream.
+async fn speak(stream: Stream, agent: &Arc<Agent>, peer: Peer, stop: CancellationToken) -> Option<Tunnel> {
+    let stall = Stall::default();
+    let (line, ends) = Line::new(stall.clone());
+    tokio::select! {
+        () = serve(Noted::new(stream, stall), Arc::clone(agent), peer, &line, stop) => line.tunnel(),
+        () = ends.must_be_cut() => None,
+    }
 }
 
 type Stream = tokio_rustls::server::TlsStream<TcpStream>;
@@ -124,8 +133,8 @@ async fn shake_hands(stream: TcpStream, agent: &Agent) -> Result<(Stream, Peer),
     Ok((stream, Peer { caller, chain }))
 }
 
-async fn serve(stream: Stream, agent: Arc<Agent>, peer: Peer, slot: &Slot, stop: CancellationToken) {
-    let service = service_fn(|request| session::answer(Arc::clone(&agent), peer.clone(), Arc::clone(slot), request));
+async fn serve(stream: Noted<Stream>, agent: Arc<Agent>, peer: Peer, line: &Line, stop: CancellationToken) {
+    let service = service_fn(|request| session::answer(Arc::clone(&agent), peer.clone(), line.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

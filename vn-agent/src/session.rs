@@ -10,13 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::header::{HeaderMap, UPGRADE};
 use http::{Request, Response, StatusCode};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -26,6 +27,7 @@ use runtime::log::{Chain, Escaped};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 use tracing::{debug, info};
 
 use crate::answer::{Body, BodyError, Failure, Hop, empty};
@@ -34,6 +36,7 @@ use crate::credentials::Credentials;
 use crate::guard::{End, Guard, Limits, Places, Taken};
 use crate::headers::{self, Upgrade};
 use crate::identity::{Caller, Scope};
+use crate::line::Line;
 use crate::metrics::AgentMetrics;
 use crate::page::{self, Opened};
 use crate::pods::SuperPod;
@@ -42,6 +45,9 @@ use crate::relay::{Counters, Finish, relay};
 use crate::route::{Page, Route, RouteError};
 use crate::tenants::Tenants;
 use crate::text;
+
+/// For a page to be taken whole: a kubelet holds all of it until then.
+const PAGE: Duration = Duration::from_mins(2);
 
 /// What all sessions share.
 pub struct Agent {
@@ -72,14 +78,11 @@ pub struct Peer {
     pub chain: Arc<[CertificateDer<'static>]>,
 }
 
-/// Where a request leaves the stream that its connection becomes.
-pub type Slot = Arc<Mutex<Option<Tunnel>>>;
-
 /// Answers a request. Never fails: what goes wrong is an answer too.
-pub async fn answer(agent: Arc<Agent>, peer: Peer, slot: Slot, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub async fn answer(agent: Arc<Agent>, peer: Peer, line: Line, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let is_upgrade = request.headers().contains_key(UPGRADE);
     // Apart, so that a stream does not hold for hours what its beginning needed.
-    let result = Box::pin(attempt(&agent, &peer, &slot, request)).await;
+    let result = Box::pin(attempt(&agent, &peer, &line, request)).await;
     Ok(result.unwrap_or_else(|failure| {
         agent.metrics.failed(failure.hop.name(), failure.status.as_u16());
         let (tenant, hop, code) = (peer.caller.tenant, failure.hop.name(), failure.status.as_u16());
@@ -90,7 +93,7 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, slot: Slot, request: Request<
     }))
 }
 
-async fn attempt(agent: &Arc<Agent>, peer: &Peer, slot: &Slot, mut request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+async fn attempt(agent: &Arc<Agent>, peer: &Peer, line: &Line, mut request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let upgrade = headers::check(&request).map_err(|refused| Failure::refused(StatusCode::BAD_REQUEST, refused.to_string()))?;
     let tenant = admitted(agent, peer)?;
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
@@ -102,14 +105,14 @@ async fn attempt(agent: &Arc<Agent>, peer: &Peer, slot: &Slot, mut request: Requ
     match (&route, upgrade) {
         (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, Some(upgrade)) => {
             let client = hyper::upgrade::on(&mut request);
-            Box::pin(stream(agent, peer, &tenant, route, &upgrade, (slot, client))).await
+            Box::pin(stream(agent, peer, &tenant, route, &upgrade, (line, client))).await
         }
         (Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }, None) => {
             Err(Failure::refused(StatusCode::BAD_REQUEST, "this path needs an upgrade to SPDY/3.1 or websocket"))
         }
         (Route::Logs { .. } | Route::Page(_), Some(_)) => Err(Failure::refused(StatusCode::BAD_REQUEST, "this path has no upgrade")),
-        (Route::Logs { .. }, None) => Box::pin(logs(agent, peer, &tenant, route)).await,
-        (Route::Page(page), None) => pages(agent, peer, &tenant, *page).await,
+        (Route::Logs { .. }, None) => Box::pin(logs(agent, peer, &tenant, route, line)).await,
+        (Route::Page(page), None) => pages(agent, peer, &tenant, *page, line).await,
     }
 }
 
@@ -149,10 +152,10 @@ async fn own_pod(agent: &Agent, tenant: &Tenant, route: &Route) -> Result<SuperP
     }
 }
 
-async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route) -> Result<Response<Body>, Failure> {
+async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route, line: &Line) -> Result<Response<Body>, Failure> {
     let pod = own_pod(agent, tenant, &route).await?;
-    let session = Session::begin(agent, peer, &route, Some(&pod))?;
-    let mut ended = session.guard().ended().boxed();
+    let session = Session::begin(agent, peer, &route, Some(&pod), line)?;
+    let mut ended = session.ended().boxed();
     let exchange = exchange(agent, tenant, &route, None, pod, &session);
     let response = tokio::select! {
         response = exchange => response,
@@ -161,7 +164,7 @@ async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route) ->
     let response = session.watch(response)?;
     session.answered();
     let (head, inner) = response.into_parts();
-    Ok(passed(StatusCode::OK, headers::answered(&head.headers), Guarded { inner, ended, session }.boxed_unsync()))
+    Ok(passed(StatusCode::OK, headers::answered(&head.headers), Guarded { inner, ended, session, _page: None }.boxed_unsync()))
 }
 
 async fn stream(
@@ -170,35 +173,27 @@ async fn stream(
     tenant: &Tenant,
     route: Route,
     upgrade: &Upgrade,
-    (slot, client): (&Slot, OnUpgrade),
+    (line, client): (&Line, OnUpgrade),
 ) -> Result<Response<Body>, Failure> {
     let pod = own_pod(agent, tenant, &route).await?;
-    let session = Session::begin(agent, peer, &route, Some(&pod))?;
+    let session = Session::begin(agent, peer, &route, Some(&pod), line)?;
     let mut response = session.watch(Box::pin(exchange(agent, tenant, &route, Some(upgrade), pod, &session)).await)?;
     let (headers, backend) = (headers::switched(response.headers()), hyper::upgrade::on(&mut response));
     session.answered();
-    *slot.lock() = Some(Tunnel { client, backend, session });
+    line.becomes(Tunnel { client, backend, session });
     Ok(passed(StatusCode::SWITCHING_PROTOCOLS, headers, empty()))
 }
 
-async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page) -> Result<Response<Body>, Failure> {
-    let session = Session::begin(agent, peer, &Route::Page(page), None)?;
-    let mut ended = session.guard().ended().boxed();
+async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page, line: &Line) -> Result<Response<Body>, Failure> {
+    let session = Session::begin(agent, peer, &Route::Page(page), None, line)?;
+    let mut ended = session.ended().boxed();
     let opened = tokio::select! {
         opened = page::open(agent, tenant, page) => opened,
         end = &mut ended => Err(Failure::refused(StatusCode::GATEWAY_TIMEOUT, end.to_string())),
     };
-    let (headers, opened) = session.watch(opened)?;
+    let (headers, Opened { body, place }) = session.watch(opened)?;
     session.answered();
-    let body = match opened {
-        Opened::Whole(body) => {
-            session.counters.received.fetch_add(body.len() as u64, Ordering::Relaxed);
-            session.end("ok");
-            crate::answer::whole(body)
-        }
-        Opened::Rest(inner) => Guarded { inner, ended, session }.boxed_unsync(),
-    };
-    Ok(passed(StatusCode::OK, headers, body))
+    Ok(passed(StatusCode::OK, headers, Guarded { inner: body, ended, session, _page: Some(place) }.boxed_unsync()))
 }
 
 /// The answer about the very Pod that has its name now.
@@ -212,10 +207,16 @@ async fn exchange(
     pod: SuperPod,
     session: &Session,
 ) -> Result<Response<Incoming>, Failure> {
+    // Over WebSocket a process runs as soon as its command is heard of, before anything can be taken back.
+    let is_at_once = upgrade.is_some_and(|upgrade| !upgrade.is_spdy());
+    let pod = if is_at_once { newest(agent, tenant, route, pod, session).await? } else { pod };
     let response = begun(agent, route, upgrade, &pod).await?;
     let Err(replaced) = agent.backend.confirm(&pod).await else { return Ok(response) };
     // Ends what was begun there.
     drop(response);
+    if is_at_once {
+        return Err(replaced);
+    }
     let now = own_pod(agent, tenant, route).await?;
     if now.uid == pod.uid {
         return Err(replaced);
@@ -224,6 +225,16 @@ async fn exchange(
     let response = begun(agent, route, upgrade, &now).await?;
     agent.backend.confirm(&now).await?;
     Ok(response)
+}
+
+/// The Pod that has the name by a list begun from now on.
+async fn newest(agent: &Agent, tenant: &Tenant, route: &Route, pod: SuperPod, session: &Session) -> Result<SuperPod, Failure> {
+    if agent.backend.confirm(&pod).await.is_ok() {
+        return Ok(pod);
+    }
+    let now = own_pod(agent, tenant, route).await?;
+    session.is_about(&now);
+    Ok(now)
 }
 
 /// The answer of the back end, if it is what was asked for.
@@ -258,35 +269,45 @@ fn passed(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> 
 /// A session that runs; logged and counted once, when it ends, however it does.
 pub struct Session {
     agent: Arc<Agent>,
-    peer: Peer,
     verb: &'static str,
     pod: String,
     uid: Mutex<String>,
     container: String,
-    counters: Arc<Counters>,
     began: Instant,
     outcome: Mutex<&'static str>,
+    /// What its right to go on hangs on.
+    guard: Guard,
     _place: Taken,
+    _watched: DropGuard,
 }
 
 impl Session {
-    fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>) -> Result<Self, Failure> {
+    fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>, line: &Line) -> Result<Self, Failure> {
         let place = agent.places.take(peer.caller.tenant, &agent.limits);
         let place =
             place.map_err(|full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of sessions on this node: {full}")))?;
         agent.metrics.session_began(route.verb());
+        let total = if matches!(route, Route::Page(_)) { PAGE } else { agent.limits.total };
+        let guard = Guard {
+            caller: peer.caller,
+            chain: Arc::clone(&peer.chain),
+            tenants: agent.tenants.clone(),
+            credentials: agent.credentials.clone(),
+            limits: Limits { total: total.min(agent.limits.total), ..agent.limits },
+            counters: Arc::default(),
+        };
         Ok(Self {
             agent: Arc::clone(agent),
-            peer: peer.clone(),
             verb: route.verb(),
             pod: pod.map(|pod| format!("{}/{}", pod.tenant_namespace, pod.owner.name)).unwrap_or_default(),
             uid: Mutex::new(pod.map(|pod| pod.uid.to_string()).unwrap_or_default()),
             container: route.container().map(|container| container.as_str().to_owned()).unwrap_or_default(),
-            counters: Arc::default(),
             began: Instant::now(),
             // What is dropped before it has ended was cut off by the caller or by our own end.
             outcome: Mutex::new("cut"),
             _place: place,
+            _watched: line.watch(guard.clone()),
+            guard,
         })
     }
 
@@ -295,16 +316,14 @@ impl Session {
         *self.uid.lock() = pod.uid.to_string();
     }
 
-    /// What the session's right to go on hangs on.
-    fn guard(&self) -> Guard {
-        Guard {
-            caller: self.peer.caller,
-            chain: Arc::clone(&self.peer.chain),
-            tenants: self.agent.tenants.clone(),
-            credentials: self.agent.credentials.clone(),
-            limits: self.agent.limits,
-            counters: Arc::clone(&self.counters),
-        }
+    /// What has passed.
+    fn counters(&self) -> &Counters {
+        &self.guard.counters
+    }
+
+    /// Waits until it must end.
+    fn ended(&self) -> impl Future<Output = End> + Send + use<> {
+        self.guard.clone().ended()
     }
 
     fn answered(&self) {
@@ -330,9 +349,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let outcome = *self.outcome.lock();
-        let (sent, received) = (self.counters.sent.load(Ordering::Relaxed), self.counters.received.load(Ordering::Relaxed));
+        let (sent, received) = (self.counters().sent.load(Ordering::Relaxed), self.counters().received.load(Ordering::Relaxed));
         info!(
-            tenant = %self.peer.caller.tenant,
+            tenant = %self.guard.caller.tenant,
             verb = self.verb,
             pod = %Escaped(&self.pod),
             uid = *self.uid.lock(),
@@ -353,6 +372,7 @@ struct Guarded<B> {
     inner: B,
     ended: BoxFuture<'static, End>,
     session: Session,
+    _page: Option<Taken>,
 }
 
 impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body::Body for Guarded<B> {
@@ -367,7 +387,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                self.session.counters.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.session.counters().received.fetch_add(bytes as u64, Ordering::Relaxed);
                 // Trailers say nothing that a caller needs.
                 let data = frame.into_data().unwrap_or_default();
                 Poll::Ready(Some(Ok(Frame::data(data))))
@@ -381,6 +401,10 @@ impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -404,9 +428,8 @@ impl Tunnel {
             }
         };
         let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        let counters = Arc::clone(&session.counters);
         tokio::select! {
-            result = relay(&mut client, &mut backend, &counters) => {
+            result = relay(&mut client, &mut backend, session.counters()) => {
                 if let Err(error) = &result {
                     debug!(error = %Chain(error), "a side of the session broke off");
                 }
@@ -416,7 +439,7 @@ impl Tunnel {
                     Err(_) => "broken",
                 });
             }
-            end = session.guard().ended() => session.end(end.outcome()),
+            end = session.ended() => session.end(end.outcome()),
         }
     }
 }

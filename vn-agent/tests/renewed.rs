@@ -36,7 +36,7 @@ async fn a_pod_that_was_made_again_under_its_name_is_reached_at_once() {
     let bed = knows_web().await;
     *bed.pods.lock() = vec![pod(1, "web", 9)];
     let answer = bed.get(&bed.caller(1), "/containerLogs/default/web/app").await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\r\nlog\r\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nlog"), "{answer}");
     *bed.pods.lock() = vec![pod(1, "web", 11)];
     let (head, _stream) = bed.upgrade(&bed.caller(1), "/exec/default/web/app?command=cat&input=1&output=1").await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -75,4 +75,33 @@ async fn a_container_that_was_added_to_a_known_pod_is_reached_at_once() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let answer = bed.get(&bed.caller(1), "/containerLogs/default/web/another").await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+/// The request of a stream over WebSocket.
+fn websocket(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: n1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn s59_over_websocket_a_command_runs_once_and_in_the_newest_pod_alone() {
+    let bed = knows_web().await;
+    bed.heads.lock().clear();
+    *bed.pods.lock() = vec![pod(1, "web", 9)];
+    let exec = websocket("/exec/default/web/app?command=migrate&output=1");
+    let _ = bed.raw(&bed.caller(1), exec.as_bytes()).await;
+    let seen = bed.heads.lock().clone();
+    assert!(
+        seen.len() == 1 && seen[0].contains(&format!("/web/{}/app?", Uid::from_bits(9))),
+        "it runs as soon as it is asked for: {seen:?}"
+    );
+    // One of the platform's has the name meanwhile.
+    let mut platforms = pod(1, "web", 11);
+    platforms["metadata"]["annotations"] = json!({});
+    *bed.pods.lock() = vec![platforms];
+    let answer = bed.raw(&bed.caller(1), exec.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert_eq!(bed.heads.lock().len(), 1, "nothing was asked for");
 }

@@ -3,6 +3,7 @@
 //! A connection that was switched to another protocol never comes back; one that has answered a plain request may carry the next.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +26,13 @@ use crate::answer::{Failure, Hop};
 /// To open a TCP connection, and to finish the handshake of TLS. The kubelet is on the same machine.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Connections kept for the next plain request, and for how long: the list of Pods that each session asks for.
+/// Connections kept for the next request, and for how long: kubelets and API servers let theirs be idle for 90 s.
 const MOST_IDLE: usize = 4;
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(75);
+
+/// Connections opened ahead when one is taken, so that the next session need not wait for a handshake: one for it, one for the list of Pods that
+/// it asks for.
+const SPARE: usize = 2;
 
 /// The most that is read of an answer before it is looked at.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -35,7 +40,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 type Sender = SendRequest<Empty<Bytes>>;
 
 /// The way to one back end.
-pub struct Dialer {
+#[derive(Clone)]
+pub struct Dialer(Arc<Way>);
+
+struct Way {
     /// Host and port.
     address: String,
     /// Whose certificate is expected.
@@ -43,6 +51,8 @@ pub struct Dialer {
     hop: Hop,
     tasks: Arc<Tasks>,
     idle: Mutex<Vec<Idle>>,
+    /// Whether spare connections are being opened.
+    is_preparing: AtomicBool,
 }
 
 struct Idle {
@@ -55,17 +65,17 @@ struct Idle {
 impl Dialer {
     /// To a server of this name at this address.
     pub fn new(address: String, name: ServerName<'static>, hop: Hop, tasks: Arc<Tasks>) -> Self {
-        Self { address, name, hop, tasks, idle: Mutex::default() }
+        Self(Arc::new(Way { address, name, hop, tasks, idle: Mutex::default(), is_preparing: AtomicBool::new(false) }))
     }
 
     /// Host and port.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.0.address
     }
 
     /// Who owns what runs for it.
     pub(super) fn tasks(&self) -> &Tasks {
-        &self.tasks
+        &self.0.tasks
     }
 
     /// Sends a request on a connection that may come back, and gives the head of the answer within `limit`.
@@ -99,7 +109,9 @@ impl Dialer {
         request: Request<Empty<Bytes>>,
         limit: Option<Duration>,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut sender = match self.take(config) {
+        let taken = self.take(config);
+        self.prepare(config);
+        let mut sender = match taken {
             Some(sender) => sender,
             None => self.open(config).await?,
         };
@@ -122,23 +134,46 @@ impl Dialer {
     }
 
     fn take(&self, config: &Arc<ClientConfig>) -> Option<Sender> {
-        let mut idle = self.idle.lock();
+        let mut idle = self.0.idle.lock();
         idle.retain(|held| held.since.elapsed() < IDLE && !held.sender.is_closed() && Arc::ptr_eq(&held.config, config));
         let at = idle.iter().rposition(|held| held.sender.is_ready())?;
         Some(idle.swap_remove(at).sender)
     }
 
+    /// Opens connections ahead, unless somebody does.
+    fn prepare(&self, config: &Arc<ClientConfig>) {
+        if self.0.idle.lock().len() >= SPARE || self.0.is_preparing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (dialer, config) = (self.clone(), Arc::clone(config));
+        drop(self.0.tasks.spawn("backend-spare", async move {
+            while dialer.0.idle.lock().len() < SPARE {
+                // Whoever needs one finds out why there is none.
+                let Ok(sender) = dialer.open(&config).await else { break };
+                dialer.keep(sender, &config);
+            }
+            dialer.0.is_preparing.store(false, Ordering::Release);
+        }));
+    }
+
+    fn keep(&self, sender: Sender, config: &Arc<ClientConfig>) {
+        let mut idle = self.0.idle.lock();
+        if idle.len() < MOST_IDLE && !sender.is_closed() {
+            idle.push(Idle { sender, since: Instant::now(), config: Arc::clone(config) });
+        }
+    }
+
     async fn open(&self, config: &Arc<ClientConfig>) -> Result<Sender, Failure> {
-        let connect = timeout(CONNECT, TcpStream::connect(&self.address)).await;
+        let connect = timeout(CONNECT, TcpStream::connect(&self.0.address)).await;
         let stream = connect.map_err(|_| self.silent(CONNECT))?.map_err(|error| self.unreachable(&error))?;
         // What passes is keystrokes as often as files.
         let _ = stream.set_nodelay(true);
-        let shake = TlsConnector::from(Arc::clone(config)).connect(self.name.clone(), stream);
+        let shake = TlsConnector::from(Arc::clone(config)).connect(self.0.name.clone(), stream);
         let stream = timeout(CONNECT, shake).await.map_err(|_| self.silent(CONNECT))?.map_err(|error| self.unreachable(&error))?;
         let (sender, connection) =
             Builder::new().max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         // Ends with its sender and the body of its answer.
-        drop(self.tasks.spawn("backend-connection", async move {
+        drop(self.0.tasks.spawn("backend-connection", async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(error = %Chain(&error), "connection to the back end failed");
             }
@@ -147,20 +182,20 @@ impl Dialer {
     }
 
     fn unreachable(&self, error: &std::io::Error) -> Failure {
-        Failure::new(StatusCode::BAD_GATEWAY, self.hop, format!("could not reach {}: {}", self.what(), Chain(error)))
+        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("could not reach {}: {}", self.what(), Chain(error)))
     }
 
     fn broken(&self, error: &hyper::Error) -> Failure {
-        Failure::new(StatusCode::BAD_GATEWAY, self.hop, format!("the connection to {} broke: {}", self.what(), Chain(error)))
+        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("the connection to {} broke: {}", self.what(), Chain(error)))
     }
 
     fn silent(&self, limit: Duration) -> Failure {
         let message = format!("{} did not answer within {} s", self.what(), limit.as_secs());
-        Failure::new(StatusCode::GATEWAY_TIMEOUT, self.hop, message)
+        Failure::new(StatusCode::GATEWAY_TIMEOUT, self.0.hop, message)
     }
 
     fn what(&self) -> &'static str {
-        match self.hop {
+        match self.0.hop {
             Hop::Kubelet => "the kubelet",
             Hop::ApiServer => "the super cluster's API server",
             Hop::Request | Hop::Agent => "the back end",
@@ -186,9 +221,6 @@ pub struct Back<'a> {
 impl Back<'_> {
     /// Gives it back: the body was read to its end.
     pub fn keep(self) {
-        let mut idle = self.dialer.idle.lock();
-        if idle.len() < MOST_IDLE && !self.sender.is_closed() {
-            idle.push(Idle { sender: self.sender, since: Instant::now(), config: self.config });
-        }
+        self.dialer.keep(self.sender, &self.config);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderMap, HeaderValue, USER_AGENT};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -138,7 +138,12 @@ impl Kubelet {
         let config = self.lists.config()?;
         // A kubelet takes both for a stream; with POST it asks its API server for the right to create, as for an exec of old.
         let method = if upgrade.is_some_and(Upgrade::is_spdy) { Method::POST } else { Method::GET };
-        let request = self.lists.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
+        let mut request = self.lists.request(method, &route.at_kubelet(pod.place()), upgrade.map(Upgrade::headers))?;
+        if matches!(route, Route::Logs { .. }) {
+            // A kubelet writes a log by the line, and to a client of HTTP/1.1 each as a chunk: to take them apart costs many times what
+            // they hold. An end without the last word of TLS is an error all the same.
+            *request.version_mut() = Version::HTTP_10;
+        }
         if !route.follows() {
             return self.lists.dialer.open_for(&config, request, Some(HEAD)).await;
         }

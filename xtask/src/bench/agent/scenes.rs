@@ -61,11 +61,11 @@ impl Scene<'_> {
                 pairs.add(side, act(self.way(side)).await.with_context(|| format!("{side:?}"))?);
             }
         }
-        Ok((pairs, self.agent.process.cpu() - cpu))
+        Ok((pairs, self.agent.process.cpu().saturating_sub(cpu)))
     }
 
     pub(super) async fn wait_for_log(&self) -> anyhow::Result<()> {
-        eventually("the log is written", Duration::from_secs(60), async || {
+        eventually("the log is written", Duration::from_mins(1), async || {
             let count = self.direct.log_bytes().await?;
             Ok(Seen::when(count >= LOG_BYTES, count))
         })

@@ -1,5 +1,7 @@
 //! One of the two ways to the kubelet: where it is dialled, as whom, and what the Pod is called there.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use e2e::agents;
@@ -53,7 +55,7 @@ impl Way {
     /// A process in the container: a shell that runs this.
     pub(super) async fn exec(&self, script: &str, has_input: bool) -> anyhow::Result<Exec> {
         let input = if has_input { "&input=1" } else { "" };
-        let script: String = script.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let script = encoded(script);
         let path = format!("/exec/{}/{POD}/{CONTAINER}?command=sh&command=-c&command={script}&output=1&error=1{input}", self.namespace);
         Ok(Exec(self.caller.websocket(&path, PROTOCOL).await?))
     }
@@ -95,6 +97,15 @@ impl Way {
             count += read;
         }
     }
+}
+
+/// A text as it stands in a query.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "%{byte:02X}");
+        out
+    })
 }
 
 /// Where messages come from.
@@ -141,9 +152,9 @@ impl Exec {
             anyhow::Ok(())
         };
         // What it says comes while it is fed, too; where it ends too early, that says why.
-        let (fed, ended) = tokio::join!(feed, result(&mut source));
-        let said = ended?;
-        fed.map(|()| said)
+        let (sent, said) = tokio::join!(feed, result(&mut source));
+        let said = said?;
+        sent.map(|()| said)
     }
 
     /// Reads what it writes until its end.
