@@ -38,6 +38,9 @@ pub enum PkiError {
     /// Something that is to be revoked is no certificate.
     #[error("there is no certificate to revoke")]
     Revoke,
+    /// Something that is to be revoked was issued by somebody else: no list of this authority says anything of it.
+    #[error("the certificate was not issued by this authority")]
+    Foreign,
     /// The certificate is not that of an authority.
     #[error("the certificate is not that of an authority")]
     NoAuthority,
@@ -109,7 +112,7 @@ impl Authority {
         let now = SystemTime::now();
         let revoked = certificates.iter().map(|pem| {
             Ok(RevokedCertParams {
-                serial_number: serial(pem)?,
+                serial_number: self.serial(pem)?,
                 revocation_time: now.into(),
                 reason_code: Some(RevocationReason::CessationOfOperation),
                 invalidity_date: None,
@@ -125,13 +128,20 @@ impl Authority {
         };
         list.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(make("the list of revoked certificates"))
     }
+
+    /// The serial number of the first certificate in a text, which this authority has issued.
+    fn serial(&self, pem: &str) -> Result<SerialNumber, PkiError> {
+        let (leaf, own) = (first(pem)?, first(&self.certificate)?);
+        let (leaf, own) = (leaf.parse_x509().map_err(|_| PkiError::Revoke)?, own.parse_x509().map_err(|_| PkiError::NoAuthority)?);
+        if leaf.issuer().as_raw() != own.subject().as_raw() {
+            return Err(PkiError::Foreign);
+        }
+        Ok(SerialNumber::from_slice(leaf.raw_serial()))
+    }
 }
 
-/// The serial number of the first certificate in a text.
-fn serial(pem: &str) -> Result<SerialNumber, PkiError> {
-    let found = Pem::iter_from_buffer(pem.as_bytes()).flatten().find(|pem| pem.label == "CERTIFICATE").ok_or(PkiError::Revoke)?;
-    let certificate = found.parse_x509().map_err(|_| PkiError::Revoke)?;
-    Ok(SerialNumber::from_slice(certificate.raw_serial()))
+fn first(pem: &str) -> Result<Pem, PkiError> {
+    Pem::iter_from_buffer(pem.as_bytes()).flatten().find(|pem| pem.label == "CERTIFICATE").ok_or(PkiError::Revoke)
 }
 
 fn valid(params: &mut CertificateParams, life: Duration) {
@@ -219,5 +229,7 @@ mod tests {
         let leaf = authority.issue(&Leaf::Tenant(Uid::from_bits(1)), DAY).unwrap();
         assert!(authority.revoked(&[&leaf.certificate], 1, DAY).unwrap().starts_with("-----BEGIN X509 CRL-----"));
         assert!(matches!(authority.revoked(&["nothing"], 1, DAY), Err(PkiError::Revoke)));
+        let other = Authority::create("agents", DAY).unwrap();
+        assert!(matches!(other.revoked(&[&leaf.certificate], 1, DAY), Err(PkiError::Foreign)), "it would revoke nobody");
     }
 }

@@ -5,7 +5,7 @@
 //! *Sources*: rows S57 and S58 of the threat matrix; CVE-2018-1002105, CVE-2022-23652.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Request, Version};
@@ -31,6 +31,9 @@ pub enum Refused {
     /// The target is no path.
     #[error("the request's target is not a path")]
     Target,
+    /// It names no host, or two (RFC 9112, section 3.2).
+    #[error("a request names one host")]
+    Host,
     /// It has a body.
     #[error("no request to vn-agent has a body")]
     Body,
@@ -57,6 +60,9 @@ pub fn check<B>(request: &Request<B>) -> Result<Option<Upgrade>, Refused> {
         return Err(Refused::Target);
     }
     let headers = request.headers();
+    if headers.get_all(HOST).iter().count() != 1 {
+        return Err(Refused::Host);
+    }
     let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
     let is_empty = lengths.is_empty() || (lengths.len() == 1 && lengths.iter().all(|length| length.as_bytes() == b"0"));
     if headers.contains_key(TRANSFER_ENCODING) || !is_empty {
@@ -153,6 +159,9 @@ mod tests {
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder().uri("/exec/default/web/app?command=a");
+        if headers.iter().all(|(name, _)| *name != "host") {
+            request = request.header("host", "n1");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -242,6 +251,10 @@ mod tests {
         let mut absolute = request(&[]);
         *absolute.uri_mut() = "https://other/pods".parse().unwrap();
         assert_eq!(check(&absolute), Err(Refused::Target));
+        assert_eq!(check(&request(&[("host", "n1"), ("host", "n2")])), Err(Refused::Host));
+        let mut nameless = request(&[]);
+        nameless.headers_mut().remove("host");
+        assert_eq!(check(&nameless), Err(Refused::Host));
     }
 
     #[test]

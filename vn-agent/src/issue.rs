@@ -1,13 +1,13 @@
 //! `vn-agent issue`: makes the certificates that vn-agent, its callers and kubelets know each other by. The work is done by the crate `pki`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use common::Uid;
 use pki::{Authority, Identity, Leaf};
@@ -182,6 +182,10 @@ fn write(out: &Out, identity: &Identity) -> anyhow::Result<()> {
     // The certificate last: whoever waits for it finds its key.
     let files = [("key", &identity.key), ("crt", &identity.certificate)].map(|(extension, text)| (with(&out.out, extension), text));
     let written: Vec<Unnamed> = files.iter().map(|(path, text)| Unnamed::write(path, text)).collect::<anyhow::Result<_>>()?;
+    // Both or neither: a new key beside an old certificate would be no pair.
+    if let Some((taken, _)) = files.iter().find(|(path, _)| !out.force && path.symlink_metadata().is_ok()) {
+        bail!("could not write {}: it is there already (--force overwrites)", taken.display());
+    }
     written.iter().try_for_each(|file| file.take_name(out.force))
 }
 
@@ -201,8 +205,11 @@ impl Unnamed {
         let _ = fs::remove_file(&file.here);
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.here);
         opened
-            .and_then(|mut opened| opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all()))
-            .and_then(|()| keep_owner(name, &file.here))
+            .and_then(|mut opened| {
+                opened.write_all(text.as_bytes())?;
+                keep_owner(name, &opened)?;
+                opened.sync_all()
+            })
             .with_context(|| format!("could not write {}", file.here.display()))?;
         Ok(file)
     }
@@ -214,10 +221,11 @@ impl Unnamed {
     }
 }
 
-/// Gives a file to the owner of the one that it replaces: who could read that reads this.
-fn keep_owner(old: &Path, new: &Path) -> std::io::Result<()> {
-    match fs::metadata(old) {
-        Ok(old) => chown(new, Some(old.uid()), Some(old.gid())),
+/// Gives a file to the owner of the one that it replaces: who could read that reads this. By the open file and not by its name, which
+/// whoever owns the folder may have given to another meanwhile.
+fn keep_owner(old: &Path, new: &File) -> std::io::Result<()> {
+    match fs::symlink_metadata(old) {
+        Ok(old) => fchown(new, Some(old.uid()), Some(old.gid())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -290,6 +298,9 @@ mod tests {
         write(&out, &identity("first")).unwrap();
         assert!(write(&out, &identity("second")).is_err());
         assert_eq!(fs::read_to_string(dir.join("n1.example.crt")).unwrap(), "first");
+        fs::remove_file(dir.join("n1.example.key")).unwrap();
+        assert!(write(&out, &identity("second")).is_err());
+        assert!(!dir.join("n1.example.key").exists(), "no key beside a certificate that is not its own");
         write(&Out { force: true, ..out }, &identity("third")).unwrap();
         assert_eq!(fs::read_to_string(dir.join("n1.example.key")).unwrap(), "third");
         fs::remove_dir_all(dir).unwrap();
