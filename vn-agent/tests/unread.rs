@@ -7,24 +7,40 @@ mod bed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bed::{Bed, ClientStream, LIMITS, play, pod};
+use bed::{Bed, ClientStream, LIMITS, SOON, play, pod};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use vn_agent::guard::Limits;
 use vn_agent::relay::WINDOW_BYTES;
 
-/// A kubelet whose container writes for ever.
-async fn flooded(limits: Limits) -> Bed {
-    let flood = play(|_, mut stream| async move {
-        let line = [b'x'; 1000];
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
-        while stream.write_all(&line).await.is_ok() {}
+/// What no buffer on the way takes for so long is not taken.
+const STUCK: Duration = Duration::from_millis(500);
+
+/// A kubelet whose container writes for ever, and who is told when nobody takes what it writes.
+async fn flooded(limits: Limits) -> (Bed, Arc<Notify>) {
+    let stuck = Arc::new(Notify::new());
+    let told = Arc::clone(&stuck);
+    let flood = play(move |_, mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            let line = [b'x'; 1000];
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
+            loop {
+                match timeout(STUCK, stream.write_all(&line)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => told.notify_one(),
+                }
+            }
+        }
     });
     let bed = Bed::with_limits(flood, limits).await;
     bed.pods.lock().extend([pod(1, "web", 7), pod(2, "web", 8)]);
-    bed
+    (bed, stuck)
 }
 
-/// Asks for a log, reads its head and no more, and waits until nothing moves.
+/// Asks for a log, reads its head and no more.
 async fn asks_and_takes_nothing(bed: &Bed) -> ClientStream {
     let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
     stream.write_all(b"GET /containerLogs/default/web/app?follow=true HTTP/1.1\r\nHost: n1\r\n\r\n").await.unwrap();
@@ -36,10 +52,9 @@ async fn asks_and_takes_nothing(bed: &Bed) -> ClientStream {
 
 #[tokio::test]
 async fn s61_a_revoked_tenant_that_takes_nothing_holds_nothing() {
-    let bed = flooded(LIMITS).await;
+    let (bed, stuck) = flooded(LIMITS).await;
     let _unread = asks_and_takes_nothing(&bed).await;
-    // Long enough for every buffer on the way to be full.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    timeout(SOON, stuck.notified()).await.expect("every buffer on the way is full");
     assert_eq!(bed.agent.places.len(), 1);
     bed.tenants.send_replace(Arc::default());
     bed.quiet().await;
@@ -47,7 +62,7 @@ async fn s61_a_revoked_tenant_that_takes_nothing_holds_nothing() {
 
 #[tokio::test]
 async fn a_session_that_nobody_reads_is_idle() {
-    let bed = flooded(Limits { idle: Duration::from_millis(400), ..LIMITS }).await;
+    let (bed, _) = flooded(Limits { idle: Duration::from_millis(400), ..LIMITS }).await;
     let mut unread = asks_and_takes_nothing(&bed).await;
     bed.quiet().await;
     // It is cut in the middle, and does not look whole.
