@@ -38,6 +38,10 @@ pub const TOKEN_EXPIRES: &str = "tenancy.x-k8s.io/token-expires";
 /// Annotation on a token Secret: when its earliest token was issued, RFC 3339. Renewal goes by the share of its life.
 pub const TOKEN_ISSUED: &str = "tenancy.x-k8s.io/token-issued";
 
+/// Label on an object of the super cluster that every tenant may see and use (the original's), and on the tenants' copies of it.
+/// Example: `tenancy.x-k8s.io/super.public: "true"`.
+pub const PUBLIC: &str = "tenancy.x-k8s.io/super.public";
+
 /// Label on a vNode in the tenant. Example: `tenancy.x-k8s.io/virtualnode: "true"`.
 pub const VIRTUAL_NODE: &str = "tenancy.x-k8s.io/virtualnode";
 
@@ -62,6 +66,10 @@ pub const ACCEPT_INCARNATION: &str = "tenancy.x-k8s.io/accept-incarnation";
 /// Annotation on super namespaces: `Orphan` where they are to outlive their VirtualCluster, so that whoever finds them without one leaves
 /// them alone. Absent otherwise.
 pub const DELETION_POLICY: &str = "tenancy.x-k8s.io/deletion-policy";
+
+/// Type of a condition on a tenant's Service: `False` where its node ports are not those of the super cluster, since the tenant's API server
+/// does not take them.
+pub const NODE_PORTS: &str = "tenancy.x-k8s.io/NodePorts";
 
 /// Prefix of hashed label keys: a tenant's label key with a domain that is not allow-listed becomes `<prefix><26-character hash>`.
 pub const HASHED_LABEL_PREFIX: &str = "t.tenancy.x-k8s.io/";

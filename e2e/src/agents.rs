@@ -207,6 +207,15 @@ impl AgentProcess {
         self.get("/livez").await.is_ok()
     }
 
+    /// What `/readyz` says if it says no; an error if nobody answers.
+    pub async fn unready(&self) -> anyhow::Result<Option<String>> {
+        match self.client.request_text(Request::get("/readyz?verbose").body(Vec::new())?).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) => Ok(Some(status.message)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         self.get("/metrics").await

@@ -32,6 +32,9 @@ pub(crate) const FIELD_MANAGER: &str = "bed";
 /// super cluster it has `vc-` in common, see [`Calls::by`](crate::audit::Calls::by).
 pub const TENANT_USER: &str = "vc-syncer";
 
+/// The range of the super cluster's own Services.
+pub const SUPER_SERVICES: &str = "10.96.0.0/16";
+
 /// What a bed consists of.
 #[derive(Clone, Debug)]
 pub struct BedOptions {
@@ -39,8 +42,10 @@ pub struct BedOptions {
     pub name: String,
     /// How many tenants.
     pub tenants: usize,
-    /// How the ranges of the tenants' Services begin: tenant `i` serves `<range>.<i>.0/24`.
+    /// How the ranges of the tenants' Services begin: tenant `i` serves `<range>.<i>.0/<range_bits>`.
     pub range: String,
+    /// How many bits of an address a range fixes; fewer than 24 are for one tenant alone.
+    pub range_bits: u8,
     /// Whether each tenant has an etcd of its own.
     pub separate_etcd: bool,
     /// Whether the API servers stand on a network of machines, where Pods of real nodes reach them, and not on loopback. Needs root.
@@ -56,6 +61,7 @@ impl BedOptions {
             name: name.to_owned(),
             tenants,
             range: "10.128".to_owned(),
+            range_bits: 24,
             separate_etcd: false,
             network: false,
             progress: MultiProgress::new(),
@@ -99,7 +105,7 @@ impl Bed {
                 name: "super".to_owned(),
                 role: Role::Super,
                 address,
-                service_cidr: "10.96.0.0/16".to_owned(),
+                service_cidr: SUPER_SERVICES.to_owned(),
                 api_server_args: Vec::new(),
             };
             let sup = ControlPlane::start(sup, Arc::clone(&etcd), &dir, &programs).await?;
@@ -211,7 +217,13 @@ async fn start_tenant(
     if options.network {
         api_server_args.push(format!("--kubelet-certificate-authority={}.crt", agents::authority(dir).display()));
     }
-    let plane = PlaneOptions { name, role: Role::Tenant, address, service_cidr: format!("{}.{i}.0/24", options.range), api_server_args };
+    let plane = PlaneOptions {
+        name,
+        role: Role::Tenant,
+        address,
+        service_cidr: format!("{}.{i}.0/{}", options.range, options.range_bits),
+        api_server_args,
+    };
     ControlPlane::start(plane, etcd, dir, programs).await
 }
 

@@ -8,6 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -59,7 +60,7 @@ impl Caller {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder =
             ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?.with_root_certificates(roots);
-        let config = match identity {
+        let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(Identity { certificate, key }) => {
                 let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_slice(key.as_bytes())?)?;
@@ -67,6 +68,8 @@ impl Caller {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
             }
         };
+        // API servers resume no session with a kubelet: each connection begins with a whole handshake.
+        config.resumption = Resumption::disabled();
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         Ok(Self { address: address.to_owned(), name: ServerName::try_from(host.to_owned())?, config: Arc::new(config) })
     }

@@ -7,10 +7,13 @@
 use std::{
     ffi::OsStr,
     io,
-    process::{Output, Stdio},
+    process::{ExitStatus, Output, Stdio},
 };
 
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 /// Starts the watcher, who knows our end by the end of its input, then becomes the program, which has no input. The watcher lets go of
 /// the outputs, whose end whoever reads them waits for.
@@ -31,4 +34,19 @@ pub async fn run(mut command: Command) -> io::Result<Output> {
     // Waiting for a child closes its input first, which would be the sign to end.
     let _held = child.stdin.take();
     child.wait_with_output().await
+}
+
+/// Like [`run`], and tells each line of what goes to the standard error as it comes.
+///
+/// *Errors*: also a line that is not UTF-8.
+pub async fn run_told(mut command: Command, mut tell: impl FnMut(String)) -> io::Result<ExitStatus> {
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let _held = child.stdin.take();
+    if let Some(stderr) = child.stderr.take() {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Some(line) = lines.next_line().await? {
+            tell(line);
+        }
+    }
+    child.wait().await
 }

@@ -100,10 +100,12 @@ impl Etcd {
     }
 }
 
-/// A client for plain HTTP on loopback: what kube's client is without a Kubernetes server.
+/// A client for plain HTTP on loopback: what kube's client is without a Kubernetes server. It asks once: a probe's 503 is an answer.
 pub(crate) fn plain_client(url: &str) -> anyhow::Result<Client> {
     let uri = url.parse().with_context(|| format!("{url} is no address"))?;
-    Ok(Client::try_from(kube::Config::new(uri))?)
+    let mut config = kube::Config::new(uri);
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {

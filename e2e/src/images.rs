@@ -1,4 +1,6 @@
-//! The images that real nodes run: made here from static programs, each written once into our cache.
+//! The images that real nodes run: made here from programs of ours and the machine's, each written once into our cache.
+
+pub mod conformance;
 
 use std::{
     fmt::Write as _,
@@ -43,11 +45,22 @@ pub(crate) async fn archive(name: &'static str, programs: &Programs, node: &Node
         METRICS_SERVER => Some(node.metrics_server.clone()),
         other => anyhow::bail!("there is no recipe for {other}"),
     };
+    let sources: Vec<_> = [PathBuf::from(BUSYBOX)].into_iter().chain(program.clone()).collect();
+    written(name, name, &sources, move || image(name, program.as_deref())).await
+}
+
+/// The archive of an image that is made of these files by this recipe, made and written into our cache if it is not there.
+async fn written(
+    name: &str,
+    recipe: &str,
+    sources: &[PathBuf],
+    make: impl FnOnce() -> anyhow::Result<Image> + Send + 'static,
+) -> anyhow::Result<PathBuf> {
+    let path = place(name, recipe, sources).with_context(|| format!("could not make the image {name}"))?;
     let write = move || {
-        let path = place(name, program.as_deref())?;
         if !path.is_file() {
             fs::create_dir_all(path.parent().context("the cache of images has no folder")?).context("could not make it")?;
-            let archive = image(name, program.as_deref())?.archive()?;
+            let archive = make()?.archive()?;
             let unfinished = path.with_extension(std::process::id().to_string());
             fs::write(&unfinished, archive).and_then(|()| fs::rename(&unfinished, &path)).context("could not write an image")?;
         }
@@ -56,11 +69,11 @@ pub(crate) async fn archive(name: &'static str, programs: &Programs, node: &Node
     tokio::task::spawn_blocking(write).await?.with_context(|| format!("could not make the image {name}"))
 }
 
-/// Named by what it is made of: which files, their size and their time.
-fn place(name: &str, program: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let mut made_of = name.to_owned();
-    for path in [Path::new(BUSYBOX)].into_iter().chain(program) {
-        let about = fs::metadata(path).with_context(|| format!("could not read {}; install busybox-static", path.display()))?;
+/// Named by what it is made of: how, which files, their size and their time.
+fn place(name: &str, recipe: &str, sources: &[PathBuf]) -> anyhow::Result<PathBuf> {
+    let mut made_of = recipe.to_owned();
+    for path in sources {
+        let about = fs::metadata(path).with_context(|| format!("could not read {}", path.display()))?;
         write!(made_of, " {} {} {} {}", path.display(), about.size(), about.mtime(), about.mtime_nsec())?;
     }
     let mut file = name.rsplit('/').next().unwrap_or(name).replace(':', "-") + "-";

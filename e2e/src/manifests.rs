@@ -106,7 +106,8 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-async fn install_one(object: &Value, client: &Client) -> anyhow::Result<()> {
+/// Applies one object of any kind that is served, or soon is.
+pub(crate) async fn install_one(object: &Value, client: &Client) -> anyhow::Result<()> {
     let name = text(object, "/metadata/name");
     if name.is_empty() {
         bail!("a {} in manifests/ has no name", kind(object));

@@ -79,6 +79,7 @@ impl NodeOptions {
 /// unless the Pod restarts always; all others run until the Pod is deleted.
 pub struct FakeNodes {
     names: Vec<String>,
+    agent: Arc<Agent>,
     _tasks: JoinSet<()>,
 }
 
@@ -101,14 +102,20 @@ impl FakeNodes {
         let agent = Arc::new(Agent { client: client.clone(), options, nodes, pods: AtomicU32::new(0) });
         let mut tasks = JoinSet::new();
         tasks.spawn(heartbeat(Arc::clone(&agent)));
-        tasks.spawn(run(agent));
+        tasks.spawn(run(Arc::clone(&agent)));
         placeable(&names, &client).await?;
-        Ok(Self { names, _tasks: tasks })
+        Ok(Self { names, agent, _tasks: tasks })
     }
 
     /// The nodes' names.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Registers one of them once more, whose Node was deleted.
+    pub async fn rejoin(&self, name: &str) -> anyhow::Result<()> {
+        let address = self.agent.nodes.get(name).with_context(|| format!("no node is called {name}"))?;
+        register(name, *address, &self.agent.client).await
     }
 }
 

@@ -20,6 +20,8 @@ const EPOCH: &str = "1970-01-01T00:00:00Z";
 pub struct Image {
     /// Its name with a tag.
     pub name: String,
+    /// Further names of the same image.
+    pub also: Vec<String>,
     /// What is in it: paths without a slash at the start, parents before what is in them.
     pub entries: Vec<(String, Entry)>,
     /// How it is run, as the specification's `config`.
@@ -35,6 +37,8 @@ pub struct Image {
 pub enum Entry {
     /// A file that everybody may read and run.
     Program(Vec<u8>),
+    /// One that runs as its owner, root, whoever starts it.
+    SetUserId(Vec<u8>),
     /// A file that everybody may read.
     File(Vec<u8>),
     /// A folder, with its mode.
@@ -77,15 +81,19 @@ impl Image {
         })
     }
 
-    /// What the archive holds: one image under its name, for tools that go by either annotation.
+    /// What the archive holds: one image under each of its names, for tools that go by either annotation.
     fn index(&self, manifest: &[u8]) -> Value {
-        let mut image = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
-        if let Some(image) = image.as_object_mut() {
-            image.insert("platform".to_owned(), json!({"architecture": architecture(), "os": "linux"}));
-            let names = json!({"io.containerd.image.name": self.name, "org.opencontainers.image.ref.name": self.name});
-            image.insert("annotations".to_owned(), names);
-        }
-        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [image]})
+        let named = |name: &String| {
+            let mut image = descriptor("application/vnd.oci.image.manifest.v1+json", manifest);
+            if let Some(image) = image.as_object_mut() {
+                image.insert("platform".to_owned(), json!({"architecture": architecture(), "os": "linux"}));
+                let names = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name});
+                image.insert("annotations".to_owned(), names);
+            }
+            image
+        };
+        let images: Vec<_> = [&self.name].into_iter().chain(&self.also).map(named).collect();
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images})
     }
 }
 
@@ -141,6 +149,7 @@ fn tar(entries: &[(String, Entry)]) -> anyhow::Result<Vec<u8>> {
         let mut header = tar::Header::new_ustar();
         let (mode, content): (u32, &[u8]) = match entry {
             Entry::Program(content) => (0o755, content),
+            Entry::SetUserId(content) => (0o4755, content),
             Entry::File(content) => (0o644, content),
             Entry::Folder(mode) => (*mode, &[]),
             Entry::Link(_) => (0o777, &[]),
@@ -148,7 +157,7 @@ fn tar(entries: &[(String, Entry)]) -> anyhow::Result<Vec<u8>> {
         header.set_mode(mode);
         header.set_size(content.len() as u64);
         let packed = match entry {
-            Entry::Program(_) | Entry::File(_) => builder.append_data(&mut header, path, content),
+            Entry::Program(_) | Entry::SetUserId(_) | Entry::File(_) => builder.append_data(&mut header, path, content),
             Entry::Folder(_) => {
                 header.set_entry_type(tar::EntryType::Directory);
                 builder.append_data(&mut header, path, content)
@@ -180,6 +189,7 @@ mod tests {
     fn image(content: &[u8]) -> Image {
         Image {
             name: "x/program:1".to_owned(),
+            also: vec!["x/program:2".to_owned()],
             entries: vec![
                 ("bin".to_owned(), Entry::Folder(0o755)),
                 ("bin/program".to_owned(), Entry::Program(content.to_vec())),
@@ -219,6 +229,11 @@ mod tests {
         let files = unpacked(&image(b"a program").archive().unwrap());
         let index: Value = serde_json::from_slice(&files["index.json"].2).unwrap();
         assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "x/program:1");
+        let other = &index["manifests"][1];
+        assert_eq!(
+            (&other["annotations"]["io.containerd.image.name"], &other["digest"]),
+            (&json!("x/program:2"), &index["manifests"][0]["digest"])
+        );
         let manifest: Value = serde_json::from_slice(&blob(&files, &index["manifests"][0])).unwrap();
         let config: Value = serde_json::from_slice(&blob(&files, &manifest["config"])).unwrap();
         let mut layer = Vec::new();

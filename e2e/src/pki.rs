@@ -88,6 +88,13 @@ impl Authority {
     }
 }
 
+/// A certificate that nobody issued but its own key.
+pub fn self_signed(names: &[&str]) -> anyhow::Result<Identity> {
+    let key = KeyPair::generate()?;
+    let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    Ok(Identity { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+}
+
 /// How a kubeconfig says who it is.
 #[derive(Clone, Debug)]
 pub enum Credentials<'a> {

@@ -254,18 +254,8 @@ async fn ready(client: &Client, api_server: &Process) -> anyhow::Result<()> {
         let answer = client.request_text(Request::get("/readyz").body(Vec::new())?).await?;
         Ok(Seen::when(answer == "ok", answer))
     });
-    let died = async {
-        loop {
-            if let Err(error) = api_server.check_running() {
-                return error;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    tokio::select! {
-        waited = waited => waited.map(drop).with_context(|| format!("the log is {}", api_server.log_path().display())),
-        error = died => Err(error),
-    }
+    let waited = async { waited.await.map(drop).with_context(|| format!("the log is {}", api_server.log_path().display())) };
+    api_server.while_running(waited).await
 }
 
 fn credentials(options: &PlaneOptions, server: &str, dir: &Path) -> anyhow::Result<Authority> {

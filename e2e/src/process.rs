@@ -191,6 +191,22 @@ impl Process {
         bail!("{} ended ({status}); the end of {}:\n{}", self.name(), self.log_path().display(), self.log_tail(15))
     }
 
+    /// Does `work`, and fails at once if the program ends meanwhile: for programs that nobody starts again.
+    pub async fn while_running<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let ended = async {
+            loop {
+                if let Err(error) = self.check_running() {
+                    return error;
+                }
+                sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            error = ended => Err(error),
+        }
+    }
+
     /// The last lines of the log.
     pub fn log_tail(&self, lines: usize) -> String {
         let text = std::fs::read(self.log_path()).unwrap_or_default();

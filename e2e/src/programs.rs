@@ -1,6 +1,7 @@
 //! Where the programs of a bed are: found, or built once from the Go module proxy.
 //!
-//! Two sets: those of a control plane, which every bed needs, and those of a real node, which are looked for when one is asked for.
+//! Three sets: those of a control plane, which every bed needs; those of a real node and those of Kubernetes' own tests, which are looked
+//! for when somebody asks for them.
 
 mod module;
 
@@ -10,14 +11,16 @@ use std::time::Duration;
 use anyhow::bail;
 use indicatif::MultiProgress;
 
-use self::module::{CONTAINERD, COREDNS, KUBERNETES_MODULE, METRICS_SERVER, Module, Program, RUNC};
+use self::module::{CONFORMANCE_MODULE, CONTAINERD, COREDNS, KUBERNETES_MODULE, METRICS_SERVER, Module, Program, RUNC};
 use crate::env;
 
 /// The version that the module under `e2e/kubernetes` asks for; the servers call themselves so.
 pub const KUBERNETES: (u32, u32, u32) = (1, 37, 2);
 
+const ASSETS: &str = "VIRTUALCLUSTER_ASSETS";
+
 const fn program(name: &'static str, module: &'static Module, package: &'static str, seconds: u64) -> Program {
-    Program { name, module, package, took: Duration::from_secs(seconds) }
+    Program { name, module, package, took: Duration::from_secs(seconds), tests: false }
 }
 
 /// In this order: the later ones share much with the earlier ones.
@@ -45,6 +48,15 @@ const NODE: &[Program] = &[
     program("metrics-server", &METRICS_SERVER, "sigs.k8s.io/metrics-server/cmd/metrics-server", 60),
 ];
 
+/// Small ones first: the tests are what most of the time goes into.
+const CONFORMANCE: &[Program] = &[
+    program("ginkgo", &CONFORMANCE_MODULE, "github.com/onsi/ginkgo/v2/ginkgo", 13),
+    program("agnhost", &CONFORMANCE_MODULE, "k8s.io/kubernetes/test/images/agnhost", 10),
+    program("nnp", &CONFORMANCE_MODULE, "k8s.io/kubernetes/test/images/nonewprivs", 1),
+    program("sample-apiserver", &CONFORMANCE_MODULE, "k8s.io/sample-apiserver", 12),
+    Program { tests: true, ..program("e2e.test", &CONFORMANCE_MODULE, "k8s.io/kubernetes/test/e2e", 516) },
+];
+
 /// The programs of a control plane.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -66,12 +78,9 @@ impl Programs {
 
     /// Finds the programs; `None` if they must be built.
     pub fn locate() -> anyhow::Result<Option<Self>> {
-        if let Some(dir) = given(CONTROL_PLANE)? {
-            return Ok(Some(Self { dir }));
-        }
         let kubebuilder = env::var("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let candidates = kubebuilder.into_iter().chain([KUBERNETES_MODULE.cache()?]);
-        Ok(candidates.into_iter().find(|dir| first_missing(CONTROL_PLANE, dir).is_none()).map(|dir| Self { dir }))
+        Ok(located(CONTROL_PLANE, ours(), candidates)?.map(|dir| Self { dir }))
     }
 
     /// The folder that holds them.
@@ -129,7 +138,7 @@ pub struct NodePrograms {
 impl NodePrograms {
     /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` (which must be complete if set) or our cache, or builds them into our cache.
     pub async fn locate_or_build(progress: &MultiProgress) -> anyhow::Result<Self> {
-        if let Some(dir) = given(NODE)? {
+        if let Some(dir) = located(NODE, ours(), [])? {
             return Self::find(|_| Ok(dir.clone()));
         }
         for program in NODE {
@@ -156,15 +165,95 @@ impl NodePrograms {
     }
 }
 
-/// The folder that the environment names, which must then hold all of the set.
-fn given(set: &[Program]) -> anyhow::Result<Option<PathBuf>> {
-    let Some(dir) = env::var("VIRTUALCLUSTER_ASSETS").map(PathBuf::from) else { return Ok(None) };
-    if let Some(name) = first_missing(set, &dir) {
-        bail!("VIRTUALCLUSTER_ASSETS is {}, and {name} is not there", dir.display());
+/// Kubernetes' own end-to-end tests, and what they need.
+#[derive(Clone, Debug)]
+pub struct ConformancePrograms {
+    /// What runs tests, several at once.
+    pub ginkgo: PathBuf,
+    /// The tests.
+    pub e2e_test: PathBuf,
+    /// What runs in most Pods of the tests.
+    pub agnhost: PathBuf,
+    /// Says as whom it runs.
+    pub nnp: PathBuf,
+    /// An API server that is aggregated.
+    pub sample_apiserver: PathBuf,
+}
+
+impl ConformancePrograms {
+    /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` (which must be complete if set) or our cache, or builds them into our cache.
+    pub async fn locate_or_build(progress: &MultiProgress) -> anyhow::Result<Self> {
+        let dir = match located(CONFORMANCE, ours(), [])? {
+            Some(dir) => dir,
+            None => CONFORMANCE_MODULE.cache()?,
+        };
+        if first_missing(CONFORMANCE, &dir).is_some() {
+            module::build("Kubernetes' own tests", CONFORMANCE, progress).await?;
+        }
+        Ok(Self {
+            ginkgo: dir.join("ginkgo"),
+            e2e_test: dir.join("e2e.test"),
+            agnhost: dir.join("agnhost"),
+            nnp: dir.join("nnp"),
+            sample_apiserver: dir.join("sample-apiserver"),
+        })
     }
-    Ok(Some(dir))
+}
+
+/// The folder that somebody names for our programs alone.
+fn ours() -> Option<PathBuf> {
+    env::var(ASSETS).map(PathBuf::from)
+}
+
+/// Where a set is: in the folder named for it, which must then hold all of it; else in the first candidate that does.
+fn located(set: &[Program], named: Option<PathBuf>, candidates: impl IntoIterator<Item = PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(dir) = named {
+        if let Some(name) = first_missing(set, &dir) {
+            bail!("{ASSETS} is {}, and {name} is not there", dir.display());
+        }
+        return Ok(Some(dir));
+    }
+    Ok(candidates.into_iter().find(|dir| first_missing(set, dir).is_none()))
 }
 
 fn first_missing(set: &[Program], dir: &Path) -> Option<&'static str> {
     set.iter().map(|program| program.name).find(|name| !dir.join(name).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with these programs.
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        dir
+    }
+
+    fn all() -> Vec<&'static str> {
+        CONTROL_PLANE.iter().map(|program| program.name).collect()
+    }
+
+    #[test]
+    fn a_folder_that_is_named_must_hold_every_program() {
+        let (whole, part, cache) = (folder(&all()), folder(&["etcd", "kube-apiserver"]), folder(&all()));
+        let located = |named: &tempfile::TempDir| located(CONTROL_PLANE, Some(named.path().into()), [cache.path().to_owned()]);
+        assert_eq!(located(&whole).unwrap().as_deref(), Some(whole.path()));
+        let error = located(&part).unwrap_err().to_string();
+        assert!(error.contains("VIRTUALCLUSTER_ASSETS") && error.contains("kube-controller-manager is not there"), "{error}");
+    }
+
+    #[test]
+    fn a_candidate_without_the_controllers_is_passed_over() {
+        let (kubebuilder, cache) = (folder(&["etcd", "kube-apiserver", "kubectl"]), folder(&all()));
+        let among = |dirs: &[&tempfile::TempDir]| {
+            located(CONTROL_PLANE, None, dirs.iter().map(|dir| dir.path().to_owned()).collect::<Vec<_>>()).unwrap()
+        };
+        assert_eq!(among(&[&kubebuilder, &cache]).as_deref(), Some(cache.path()));
+        assert_eq!(among(&[&cache, &kubebuilder]).as_deref(), Some(cache.path()));
+        assert_eq!(among(&[&kubebuilder]), None);
+    }
 }

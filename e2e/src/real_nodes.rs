@@ -2,7 +2,11 @@
 
 mod config;
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
@@ -36,12 +40,16 @@ pub struct RealNodeOptions {
     pub images: Vec<&'static str>,
     /// Images of our own programs.
     pub shipped: Vec<Shipped>,
+    /// Archives of further images.
+    pub archives: Vec<PathBuf>,
+    /// The name server of Pods that ask for the cluster's.
+    pub name_server: Option<Ipv4Addr>,
 }
 
 impl RealNodeOptions {
     /// `count` nodes that know the tools and kubectl.
     pub fn new(count: u8) -> Self {
-        Self { count, images: vec![images::KUBECTL], shipped: Vec::new() }
+        Self { count, images: vec![images::KUBECTL], shipped: Vec::new(), archives: Vec::new(), name_server: None }
     }
 }
 
@@ -71,11 +79,12 @@ pub async fn start(bed: &Bed, options: &RealNodeOptions) -> anyhow::Result<Vec<R
         let (shipped, dir) = (*shipped, bed.dir().to_owned());
         archives.push(tokio::task::spawn_blocking(move || shipped.write(&dir)).await??);
     }
-    try_join_all((0..options.count).map(|i| RealNode::start(i, bed, &programs, &archives))).await
+    archives.extend(options.archives.iter().cloned());
+    try_join_all((0..options.count).map(|i| RealNode::start(i, bed, &programs, &archives, options.name_server))).await
 }
 
 impl RealNode {
-    async fn start(i: u8, bed: &Bed, programs: &NodePrograms, images: &[std::path::PathBuf]) -> anyhow::Result<Self> {
+    async fn start(i: u8, bed: &Bed, programs: &NodePrograms, images: &[PathBuf], name_server: Option<Ipv4Addr>) -> anyhow::Result<Self> {
         let name = format!("machine-{i}");
         let machine = Machine::start(&name, i, bed.network()?, bed.dir()).await?;
         let containerd = start_containerd(&machine, programs).await.context("containerd did not start")?;
@@ -83,7 +92,7 @@ impl RealNode {
             let args = ["-n", "k8s.io", "images", "import", "--local", &archive.display().to_string()];
             machine.run(&programs.ctr, &args).await.context("could not import an image")?;
         }
-        credentials(&machine, bed)?;
+        credentials(&machine, bed, name_server)?;
         let file = |name: &str| machine.dir().join(name).display().to_string();
         let args = [
             format!("--config={}", file("kubelet.json")),
@@ -163,7 +172,7 @@ async fn start_containerd(machine: &Machine, programs: &NodePrograms) -> anyhow:
 }
 
 /// Writes what kubelet and kube-proxy are called with.
-fn credentials(machine: &Machine, bed: &Bed) -> anyhow::Result<()> {
+fn credentials(machine: &Machine, bed: &Bed, name_server: Option<Ipv4Addr>) -> anyhow::Result<()> {
     let (authority, name) = (bed.sup.authority(), machine.name());
     let file = |name: &str| machine.dir().join(name);
     let identity = authority.kubelet(name, machine.address())?;
@@ -172,7 +181,10 @@ fn credentials(machine: &Machine, bed: &Bed) -> anyhow::Result<()> {
     let proxy = authority.client(&format!("{name}-proxy"), "system:kube-proxy", None)?;
     write(&file("kube-proxy.kubeconfig"), &of(&proxy))?;
     let pair = |end: &str| authority.dir().join(format!("{name}.{end}"));
-    let settings = config::kubelet(machine.address(), &authority.dir().join("ca.crt"), &pair("crt"), &pair("key"), machine.cgroup());
+    let mut settings = config::kubelet(machine.address(), &authority.dir().join("ca.crt"), &pair("crt"), &pair("key"), machine.cgroup());
+    if let (Some(address), Some(settings)) = (name_server, settings.as_object_mut()) {
+        settings.insert("clusterDNS".to_owned(), serde_json::json!([address]));
+    }
     write(&file("kubelet.json"), &settings.to_string())
 }
 

@@ -60,6 +60,7 @@ impl Shipped {
         entries.extend(beside);
         Image {
             name: self.image.to_owned(),
+            also: Vec::new(),
             entries,
             config: json!({ "User": USER, "Entrypoint": [format!("/{}", self.program)], "WorkingDir": "/", "ExposedPorts": ports }),
             created_by: "cargo xtask image".to_owned(),
@@ -84,7 +85,7 @@ impl Shipped {
 }
 
 /// The loader and the libraries of a program, where it looks for them.
-fn libraries(program: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
+pub(crate) fn libraries(program: &Path) -> anyhow::Result<Vec<(String, Entry)>> {
     let output = Command::new("ldd").arg(program).output().context("could not run ldd")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "ldd {}: {said}{}", program.display(), String::from_utf8_lossy(&output.stderr));

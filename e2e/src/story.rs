@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub use actor::{Actor, condition, is_running, owner_of, pod, uid_of, within};
 pub use crowd::{Crowd, time_to_run};
-pub use everything::everything;
+pub use everything::{everything, reveals_nothing};
 pub use inventory::{Holdings, Inventory, difference};
 pub use ledger::{Entries, Ledger, quiet};
 pub use platform::{OF_THE_PLATFORM, platform, platform_pod};

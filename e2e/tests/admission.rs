@@ -107,6 +107,9 @@ fn annotated(key: &str, value: Value) -> Value {
 const ROLE_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces";
 const WRITERS: &str = "/api/v1/namespaces/vc-writers/serviceaccounts";
 
+/// Says whose hands a slice is in.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
     let bed = Bed::start(BedOptions::new("admission", 0)).await.unwrap();
@@ -126,6 +129,7 @@ async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
     a_writer_has_no_right_beyond_the_kinds_that_go_down(&a, &mut fence).await;
     secrets_and_services_stay_what_tenants_may_have(&a, &mut fence).await;
     pods_stay_harmless_where_pod_security_does_not_look(&a, &mut fence).await;
+    nobody_elses_pod_is_resized(&a, &mut fence).await;
     the_list_of_a_tenants_containers_takes_in_none_of_others(&a, &mut fence).await;
     the_status_of_a_pod_stays_its_nodes(&a, &mut fence).await;
     the_record_of_a_namespace_is_beyond_everybody(&a, &mut fence).await;
@@ -397,7 +401,6 @@ async fn a_writer_has_no_right_beyond_the_kinds_that_go_down(a: &Tenant, fence: 
         ("binds a Pod", "POST", a.path("pods/x/binding"), &bind),
         ("runs a command", "POST", a.path("pods/x/exec?command=id"), &none),
         ("reads logs", "GET", a.path("pods/x/log"), &none),
-        ("resizes a Pod", "PATCH", a.path("pods/x/resize"), &none),
         ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none),
         ("makes an account", "POST", a.path("serviceaccounts"), &a.object("v1", "ServiceAccount", "x", json!({}))),
         ("binds a role", "POST", rbac, &a.binding(&a.namespace, json!({}))),
@@ -441,13 +444,17 @@ async fn secrets_and_services_stay_what_tenants_may_have(a: &Tenant, fence: &mut
         fence.attempt(&format!("A makes a Service {what}"), Who::WriterA, "POST", &a.path("services"), &body, verdict).await;
     }
     for (what, rest, verdict) in [
-        ("of another name", json!({"metadata": {"name": "web"}}), Policy("only EndpointSlice")),
-        ("of another Service", json!({"metadata": {"labels": {"kubernetes.io/service-name": "web"}}}), Policy("only EndpointSlice")),
+        (
+            "that a controller would take for its own",
+            json!({"metadata": {"labels": {(MANAGED_BY): "endpointslice-controller.k8s.io"}}}),
+            Policy("managed by"),
+        ),
         ("of names", json!({"addressType": "FQDN", "endpoints": [{"addresses": ["a.example"]}]}), Policy("not names")),
-        ("of a node", json!({"endpoints": [{"addresses": ["192.0.2.1"], "nodeName": "n"}]}), Policy("no node")),
+        ("of a node", json!({"endpoints": [{"addresses": ["192.0.2.1"], "nodeName": "n"}]}), Policy("no Pod and no node")),
+        ("of another Service", json!({"metadata": {"name": "web", "labels": {"kubernetes.io/service-name": "web"}}}), Allowed),
         ("of its API server", json!({}), Allowed),
     ] {
-        let usual = json!({"metadata": {"labels": {"kubernetes.io/service-name": "kubernetes"}}, "addressType": "IPv4",
+        let usual = json!({"metadata": {"labels": {"kubernetes.io/service-name": "kubernetes", (MANAGED_BY): "vc-syncer"}}, "addressType": "IPv4",
             "endpoints": [{"addresses": ["192.0.2.1"]}], "ports": [{"port": 6443}]});
         let body = a.object("discovery.k8s.io/v1", "EndpointSlice", "kubernetes", merged(usual, rest));
         let path = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", a.namespace);
@@ -487,6 +494,8 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
         ("flexVolume", json!({"driver": "a/b"})),
         ("iscsi", json!({"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:storage", "lun": 0})),
         ("image", json!({"reference": "r"})),
+        ("persistentVolumeClaim", json!({"claimName": "c"})),
+        ("ephemeral", claim_template()),
     ] {
         tries.push((source.into(), json!({"spec": {"volumes": [{"name": "v", source: value}]}}), Policy("volumes only")));
     }
@@ -502,6 +511,11 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
             json!({"spec": spec})
         };
         tries.push((format!("privileged {list}"), with("securityContext", json!({"privileged": true})), Policy("is not privileged")));
+        tries.push((
+            format!("unmasked /proc of {list}"),
+            merged(with("securityContext", json!({"procMount": "Unmasked"})), json!({"spec": {"hostUsers": false}})),
+            Policy("is not privileged"),
+        ));
         tries.push((
             format!("capabilities of {list}"),
             with("securityContext", json!({"capabilities": {"add": ["SYS_ADMIN"]}})),
@@ -519,6 +533,10 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
         json!({"spec": {"resourceClaims": [{"name": "c", "resourceClaimName": "c"}]}}),
         Policy("claims no device"),
     ));
+    let static_one = merged(annotated("kubernetes.io/config.mirror", json!("x")), json!({"spec": {"nodeName": "n", "volumes": []}}));
+    tries.push(("the look of a static one".into(), static_one, Policy("never by nodeName")));
+    let host_process = json!({"hostNetwork": true, "securityContext": {"windowsOptions": {"hostProcess": true}}});
+    tries.push(("host processes".into(), json!({"spec": host_process}), Policy("does not share the node's")));
     tries.push(("nothing odd".into(), json!({}), Allowed));
     for (what, change, verdict) in tries {
         let body = a.pod("web", change);
@@ -533,6 +551,25 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
         let change = json!({"spec": {"ephemeralContainers": [{"name": "late", "image": "web", "securityContext": context}]}});
         fence.attempt_strategic(&format!("A adds {what} later"), Who::WriterA, &late, &change, verdict).await;
     }
+    let sized = |cpu: &str| json!({"spec": {"containers": [{"name": "main", "image": "web", "resources": {"requests": {"cpu": cpu}}}]}});
+    fence.attempt("A makes a Pod that asks for a CPU", Who::WriterA, "POST", &pods, &a.pod("sized", sized("10m")), Allowed).await;
+    let resized = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "20m"}}}]}});
+    fence.attempt_strategic("A resizes it", Who::WriterA, &format!("{pods}/sized/resize"), &resized, Allowed).await;
+}
+
+fn claim_template() -> Value {
+    json!({"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}})
+}
+
+/// A Pod of the super cluster's own stays as large as it is, whoever's namespace it lies in.
+async fn nobody_elses_pod_is_resized(a: &Tenant, fence: &mut Fence<'_>) {
+    let container = json!({"name": "main", "image": "web", "resources": {"requests": {"cpu": "10m"}}});
+    let spec = json!({"automountServiceAccountToken": false, "containers": [container]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "theirs"}, "spec": spec});
+    fence.admin_makes(&a.path("pods"), &pod).await;
+    let resized = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "20m"}}}]}});
+    let path = a.path("pods/theirs/resize");
+    fence.attempt_strategic("A resizes what is not its", Who::WriterA, &path, &resized, Policy("its writer leaves it alone")).await;
 }
 
 /// Who may enter a container goes by the list on its Pod, so no container that others put there is added to it.
@@ -597,6 +634,10 @@ async fn the_record_of_a_namespace_is_beyond_everybody(a: &Tenant, fence: &mut F
             let change = annotated(keys::OWNER, json!("{}"));
             fence.attempt(&format!("{who:?} rewrites the record of {path}"), who, "PATCH", &path, &change, Policy("cannot be added")).await;
         }
+        let bare =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": a.namespace}, "spec": {"finalizers": ["kubernetes"]}});
+        let finalize = format!("{own}/finalize");
+        fence.attempt(&format!("{who:?} finalizes it without"), who, "PUT", &finalize, &bare, Policy("cannot be added")).await;
         let adopt = a.record_patch();
         fence
             .attempt(
@@ -659,7 +700,7 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
         ("changes its namespace", "PATCH", own.clone(), &labeled("x", json!("y")), Policy("no Namespace")),
         ("deletes its namespace", "DELETE", own, &none, Policy("no Namespace")),
         ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space(), Policy("amespace")),
-        ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("ephemeral containers, nothing else")),
+        ("evicts", "POST", a.path("pods/web/eviction"), &evict, Policy("ephemeral containers and resources, nothing else")),
         ("runs a command", "POST", a.path("pods/web/exec?command=id"), &none, Policy("opens no stream")),
         ("asks for a token", "POST", a.path("serviceaccounts/default/token"), &none, Policy("nothing else")),
         ("writes at home still", "POST", a.path("configmaps"), &map(a), Allowed),

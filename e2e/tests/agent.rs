@@ -227,6 +227,17 @@ async fn down(story: &Story) -> anyhow::Result<()> {
     }
     // No kubelet comes back for a vn-agent that is started again.
     ensure!(agent.is_alive().await, "/livez says that vn-agent is to be ended");
+    // One that finds no kubelet is not ready, and says why; a rolling update stops there.
+    agent.process.kill()?;
+    agent.process.start_again()?;
+    eventually("/readyz says no, and why", PATIENCE, async || {
+        let why = agent.unready().await?;
+        let is_it = |why: &str| why.contains("[-]backend failed: could not reach the kubelet") && why.contains("[+]tenants ok");
+        Ok(Seen::when(why.as_deref().is_some_and(is_it), why))
+    })
+    .await?;
+    ensure!(agent.is_alive().await, "/livez says that vn-agent is to be ended");
     kubelet.start_again()?;
+    agent.wait_ready().await?;
     eventually("the kubelet is reached again", PATIENCE, async || Ok(Seen::Done(is_entered(&kubectl, story.tenant(0)?).await?))).await
 }

@@ -165,16 +165,22 @@ impl Installed {
         self.leads_to_the_container().await
     }
 
-    /// The only Pod of a namespace.
+    /// The Pods of a namespace that are there to stay. A DaemonSet's next Pod begins when the last one's containers have ended, which is
+    /// before that one is gone: after a rollout both can be listed.
+    async fn staying(&self, namespace: &str) -> anyhow::Result<Vec<Pod>> {
+        let pods = Api::<Pod>::namespaced(self.bed.sup.client(), namespace).list(&ListParams::default()).await?;
+        Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    }
+
     async fn only(&self, namespace: &str) -> anyhow::Result<Pod> {
-        let mut pods = Api::<Pod>::namespaced(self.bed.sup.client(), namespace).list(&ListParams::default()).await?.items;
+        let mut pods = self.staying(namespace).await?;
         ensure!(pods.len() == 1, "{namespace} has {} Pods", pods.len());
         pods.pop().context("there is none")
     }
 
     async fn steady(&self) -> anyhow::Result<()> {
         for namespace in ["vc-system", "vc-agents"] {
-            for pod in Api::<Pod>::namespaced(self.bed.sup.client(), namespace).list(&ListParams::default()).await? {
+            for pod in self.staying(namespace).await? {
                 let statuses = pod.status.clone().and_then(|status| status.container_statuses).unwrap_or_default();
                 ensure!(is_running(&pod) && statuses.iter().all(|status| status.restart_count == 0), "{}: {statuses:?}", pod.name_any());
             }

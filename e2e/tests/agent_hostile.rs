@@ -6,7 +6,7 @@ mod hostile;
 
 use anyhow::{Context as _, ensure};
 use e2e::{
-    agents,
+    agents::{self, AgentOptions, Backend},
     dial::{Answer, Caller, PATIENCE, channels::request as websocket},
     images::TOOLS,
     machine,
@@ -39,6 +39,7 @@ async fn s53_to_s62_a_hostile_tenant_reaches_its_own_pods_alone() {
         chapter("S54: a certificate in another form names nobody", scene.misnamed()),
         chapter("S54: a certificate for metrics reaches metrics alone", scene.metrics()),
         chapter("S55, S56: no path leads to another's Pod or to what a kubelet says of all", scene.paths()),
+        chapter("S55: what passes is read below as it was meant", scene.meant()),
         chapter("S57: nothing that a caller says of itself counts", scene.headers()),
         chapter("S58: no request hides in another", scene.smuggling()),
         chapter("S60: what the tenant did not ask for in its own namespace is not its", scene.injected()),
@@ -54,16 +55,44 @@ async fn s53_to_s62_a_hostile_tenant_reaches_its_own_pods_alone() {
     eprintln!("    {} answers, none with anything of another tenant's", scene.ears.count());
 }
 
+/// What depends on who answers: who comes in and whose page it is does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn s55_to_s60_the_same_before_the_super_clusters_api_server() {
+    if machine::skipped() {
+        return;
+    }
+    let mut plot = Plot::with_agents("hostile-super", 2, 1);
+    plot.agents = Some(AgentOptions { backend: Backend::Super, ..AgentOptions::default() });
+    let story = Story::play(plot).await.unwrap();
+    let scene = Scene { has_pages: false, ..Scene::set(&story).await.unwrap() };
+    story.tell(vec![chapter("whose they are, reaches the word in each place", scene.control())]).await.unwrap();
+    let chapters = vec![
+        chapter("S55, S56: no path leads to another's Pod or to what a kubelet says of all", scene.paths()),
+        chapter("S55: what passes is read below as it was meant", scene.meant()),
+        chapter("S57: nothing that a caller says of itself counts", scene.headers()),
+        chapter("S58: no request hides in another", scene.smuggling()),
+        chapter("S60: what the tenant did not ask for in its own namespace is not its", scene.injected()),
+        chapter("an API server that makes up Pods and Nodes reaches nothing by them", scene.made_up()),
+    ];
+    story.tell(chapters).await.unwrap();
+    story
+        .tell(vec![chapter("S59: a Pod that is replaced again and again never answers for its successor", scene.replaced())])
+        .await
+        .unwrap();
+    eprintln!("    {} answers, none with anything of another tenant's", scene.ears.count());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s62_a_node_s_credential_opens_no_other_nodes_kubelet() {
     if machine::skipped() {
         return;
     }
     let story = Story::play(Plot::with_agents("agent-apart", 1, 2)).await.unwrap();
-    story
-        .tell(vec![chapter("the credential of one node's vn-agent is refused by another node's kubelet", hostile::apart(&story))])
-        .await
-        .unwrap();
+    let chapters = vec![
+        chapter("the credential of one node's vn-agent is refused by another node's kubelet", hostile::apart(&story)),
+        chapter("kubectl reaches a Pod by the vn-agent of its node, and no other knows of it", hostile::each_its_own(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
 }
 
 /// Tenant 0 has secrets; tenant 1 is hostile.
@@ -75,6 +104,8 @@ struct Scene<'a> {
     caller: Caller,
     target: Target,
     ears: Ears,
+    /// Whether the back end has pages about the node.
+    has_pages: bool,
 }
 
 fn container(script: &str, env: &str) -> Value {
@@ -103,7 +134,7 @@ impl<'a> Scene<'a> {
         let target = Target { namespace: victim.namespace_below("default"), uid: uid_of(&above), uid_below: uid_of(&below) };
         let ears = Ears::new(vec![word.clone(), target.uid.clone(), target.uid_below.clone()]);
         let caller = story.agent(0)?.caller(&story.bed, 1)?;
-        Ok(Self { story, word, victim, attacker, caller, target, ears })
+        Ok(Self { story, word, victim, attacker, caller, target, ears, has_pages: true })
     }
 
     /// The word is where the others look for it: whoever may, finds it by the same means.
@@ -121,10 +152,12 @@ impl<'a> Scene<'a> {
         port.send(0, b"GET / HTTP/1.0\r\n\r\n").await?;
         let page = port.rest().await;
         ensure!(page.contains(&self.word), "{page}");
-        ensure!(caller.get("/pods").await?.text.contains(&self.word), "its own list names its Pods");
+        if self.has_pages {
+            ensure!(caller.get("/pods").await?.text.contains(&self.word), "its own list names its Pods");
+            ensure!(self.caller.get("/pods").await?.text.contains("\"twin\""), "the hostile one sees its own");
+        }
         let own = self.caller.open("/exec/default/twin/main?command=env&output=1").await?.rest().await;
         ensure!(own.contains("WORD=own"), "{own}");
-        ensure!(self.caller.get("/pods").await?.text.contains("\"twin\""), "the hostile one sees its own");
         self.ears.hear("its own", &own)
     }
 
@@ -181,8 +214,59 @@ impl<'a> Scene<'a> {
         for path in ["/pods", "/stats/summary", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes"] {
             let answer = self.caller.get(path).await?;
             self.ears.hear(path, &answer.text)?;
-            ensure!(answer.status() == 200, "{path}: {}", answer.text);
+            ensure!(answer.status() == if self.has_pages { 200 } else { 404 }, "{path}: {}", answer.text);
             ensure!(!answer.text.contains(&self.target.namespace), "{path} names another's namespace: {}", answer.text);
+        }
+        Ok(())
+    }
+
+    /// What passes is built anew from what was read, and the kubelet, or the API server and then the kubelet, reads it anew: the command is the one that was meant.
+    async fn meant(&self) -> anyhow::Result<()> {
+        const ODD: [&str; 22] = [
+            "a b",
+            "a+b",
+            "a%20b",
+            "%2F",
+            "%",
+            "%%",
+            "&x=1",
+            "&command=id",
+            ";",
+            "#",
+            "?",
+            "=",
+            "",
+            "..",
+            "../..",
+            "//",
+            "\\",
+            "'\"",
+            "ü",
+            "\u{202e}",
+            "$HOME",
+            "command=id",
+        ];
+        let script = "printf '%s\n' \"$@\"";
+        for is_form in [false, true] {
+            let encoded = |text: &str| {
+                let bytes = text.bytes().map(|byte| match byte {
+                    b' ' if is_form => "+".to_owned(),
+                    byte if byte.is_ascii_alphanumeric() && is_form => char::from(byte).to_string(),
+                    byte => format!("%{byte:02X}"),
+                });
+                bytes.collect::<String>()
+            };
+            let command: Vec<_> =
+                ["sh", "-c", script, "sh"].into_iter().chain(ODD).map(|word| format!("command={}", encoded(word))).collect();
+            let path = format!("/exec/default/twin/main?{}&output=1", command.join("&"));
+            let (mut stream, mut said) = (self.caller.open(&path).await?, Vec::new());
+            while let Some((channel, bytes)) = stream.next().await {
+                if channel == 1 {
+                    said.extend(bytes);
+                }
+            }
+            let said = String::from_utf8(said)?;
+            ensure!(said.lines().eq(ODD), "as a form: {is_form}: of {ODD:?} came {said:?}");
         }
         Ok(())
     }
@@ -275,7 +359,8 @@ impl<'a> Scene<'a> {
         for page in ["/pods", "/stats/summary", "/metrics/resource", "/metrics/cadvisor"] {
             let answer = self.caller.get(page).await?;
             self.ears.hear(page, &answer.text)?;
-            ensure!(answer.status() == 200 && !answer.text.contains("platform"), "{page} shows the platform's: {}", answer.text);
+            let expected = if self.has_pages { 200 } else { 404 };
+            ensure!(answer.status() == expected && !answer.text.contains("platform"), "{page} shows the platform's: {}", answer.text);
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ async fn kubectl_reads_logs_through_vn_agent() {
         chapter("a log that is followed ends with its container", follow(&story)),
         chapter("of a container that crashed comes the log of its earlier run", previous(&story)),
         chapter("each of several containers has its log, and so have those of a selector", several(&story)),
+        chapter("a log that is followed loses nothing where it is rotated", rotated(&story)),
         chapter("of a container that has not begun comes the usual error", not_begun(&story)),
     ];
     story.tell(chapters).await.unwrap();
@@ -112,6 +113,50 @@ async fn follow(story: &Story) -> anyhow::Result<()> {
     ensure!(status.success() && rest == "three\n" && errors.is_empty(), "{status}: {rest:?} {errors:?}");
     let after = kubectl.says(&["logs", "-f", "speaks"]).await?;
     ensure!(after == "one\ntwo\nthree\n", "of the ended container comes {after:?}");
+    Ok(())
+}
+
+/// A part at a time, each more than a kubelet keeps in one file.
+async fn rotated(story: &Story) -> anyhow::Result<()> {
+    const LINES: usize = 100_000;
+    const PARTS: usize = 3;
+    let numbered = |n: usize| format!("{n:012}");
+    let part = |n: usize| {
+        let (first, last) = (n * LINES + 1, (n + 1) * LINES);
+        format!(
+            "while [ ! -e /part-{n} ]; do sleep 0.1; done; awk 'BEGIN {{ for (n = {first}; n <= {last}; n++) printf \"%012d%0100d\\n\", n, 0 }}'"
+        )
+    };
+    let (_, kubectl) = run(story, 1, "long", &(0..PARTS).map(part).collect::<Vec<_>>().join("; ")).await?;
+    let parts = async {
+        let mut begin = String::new();
+        for n in 0..PARTS {
+            kubectl.says(&["exec", "long", "--", "touch", &format!("/part-{n}")]).await?;
+            if n + 1 == PARTS {
+                return Ok(());
+            }
+            if begin.is_empty() {
+                begin = numbered(n * LINES + 1);
+            }
+            // What is not followed begins with the file that is written now.
+            let mut was_there = false;
+            begin = eventually("the log is rotated", Duration::from_mins(2), async || {
+                let now = kubectl.says(&["logs", "long", "--limit-bytes=12"]).await?;
+                let is_other = if now.is_empty() { was_there } else { now != begin };
+                was_there |= !now.is_empty();
+                Ok(if is_other { Seen::Done(now) } else { Seen::NotYet(now) })
+            })
+            .await?;
+        }
+        anyhow::Ok(())
+    };
+    let (parts, followed) = tokio::join!(parts, kubectl.output(&["logs", "-f", "long"]));
+    parts?;
+    let followed = followed?;
+    ensure!(followed.status.success() && followed.stderr.is_empty(), "{}: {}", followed.status, String::from_utf8_lossy(&followed.stderr));
+    let all = String::from_utf8(followed.stdout)?;
+    let odd = all.lines().zip(1..).find(|(line, n)| line.get(..12) != Some(numbered(*n).as_str()));
+    ensure!(odd.is_none() && all.lines().count() == PARTS * LINES, "{} lines, of which out of turn: {odd:?}", all.lines().count());
     Ok(())
 }
 

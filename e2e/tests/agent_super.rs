@@ -41,6 +41,7 @@ async fn the_super_api_server_answers_to_each_tenants_own_identity() {
         chapter("a page about the node is refused, with the reason", pages(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("of an API server that is down or silent kubectl says so", down(&story))]).await.unwrap();
     chosen(&mut story).await.unwrap();
 }
 
@@ -168,6 +169,39 @@ async fn pages(story: &Story) -> anyhow::Result<()> {
         let says = answer.text.contains("need the kubelet as back end (--backend=kubelet)");
         ensure!(answer.status() == 404 && says, "{path}: {answer:?}");
     }
+    Ok(())
+}
+
+/// The hop that fails is named; vn-agent goes on by itself.
+async fn down(story: &Story) -> anyhow::Result<()> {
+    let (server, kubectl) = (&story.bed.sup.api_server, story.kubectl(0)?);
+    let verbs = [&["logs", "twin"][..], &["exec", "twin", "--", "true"], &["attach", "twin"]];
+    server.kill()?;
+    for verb in verbs {
+        let said = kubectl.fails(verb).await?;
+        let hop = said.split_once("vn-agent on node machine-0: ").map(|(_, why)| why);
+        let known = [
+            "no answer from the super cluster's API server",
+            "could not reach the super cluster's API server",
+            "the connection to the super cluster's API server broke",
+        ];
+        ensure!(hop.is_some_and(|why| known.iter().any(|begin| why.starts_with(begin))), "{verb:?}: {said:?}");
+        ensure!(!said.contains(story.bed.sup.server().trim_start_matches("https://")), "where it is, is nobody's business: {said:?}");
+    }
+    ensure!(story.agent(0)?.is_alive().await, "/livez says that vn-agent is to be ended");
+    server.start_again()?;
+    story.bed.sup.wait_ready().await?;
+    let line = format!("I am of {}\n", story.tenant(0)?.name);
+    eventually("it is reached again", SOON, async || {
+        let log = kubectl.output(&["logs", "twin", "--tail=1"]).await?;
+        Ok(Seen::when(log.stdout == line.as_bytes(), log))
+    })
+    .await?;
+    server.pause()?;
+    let said = kubectl.fails(&["logs", "twin"]).await;
+    server.resume()?;
+    let said = said?;
+    ensure!(said.contains("vn-agent on node machine-0: no answer from the super cluster's API server"), "{said:?}");
     Ok(())
 }
 

@@ -6,17 +6,17 @@ use anyhow::Context as _;
 use common::keys;
 use e2e::{
     bed::apply,
-    story::{Actor, Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, uid_of, within},
+    story::{Actor, Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, reveals_nothing, uid_of, within},
     wait::{Seen, eventually, never},
 };
 use k8s_openapi::api::{
     authorization::v1::SubjectAccessReview,
-    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
+    core::v1::{ConfigMap, Event, Namespace, Pod, Secret, Service},
     rbac::v1::{ClusterRole, RoleBinding, RoleRef, Subject},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -38,6 +38,10 @@ async fn drift_is_repaired_and_foreign_objects_are_left_alone() {
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("a writer that may not write is told to whom it concerns", forbidden(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("of all that went wrong nothing of the super cluster stands in a tenant", reveals_nothing(&story, &[]))])
+        .await
+        .unwrap();
     story.tell(vec![chapter("what was changed or lost while no syncer ran is mended, too", unseen(&story))]).await.unwrap();
 }
 
@@ -182,6 +186,8 @@ async fn forbidden(story: &Story) -> anyhow::Result<()> {
     let own = tenant.apply(&bound_service("late")).await?;
     let event = tenant.warned("bound", &uid_of(&own), "administrator").await?;
     anyhow::ensure!(event.reason.as_deref() == Some("WriterForbidden"), "{event:?}");
+    let said = event.message.context("the Event says nothing")?;
+    anyhow::ensure!(!said.contains(keys::WRITERS_NAMESPACE) && !said.contains(tenant.id.writer().as_str()), "the tenant reads {said:?}");
     let message = story.standing(0)?.says("Ready", "True", "WriterForbidden").await?;
     anyhow::ensure!(message.contains(&place) && message.contains(keys::WRITER_ROLE), "the condition does not say what to mend: {message}");
     edit(&roles, keys::WRITER_ROLE, json!({ "rules": rights })).await?;
@@ -228,6 +234,9 @@ async fn additions(story: &Story) -> anyhow::Result<()> {
 }
 
 /// The super cluster has objects of its own in the place where the tenant's would be.
+/// Said about what is not the tenant's.
+const STRANGER: &str = "said about a stranger";
+
 async fn foreign(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let theirs = pod("theirs", &json!({ "app": "theirs", keys::TENANT: tenant.id.as_str() }), &json!({}));
@@ -247,7 +256,21 @@ async fn foreign(story: &Story) -> anyhow::Result<()> {
         let event = tenant.warned("default", &uid_of(made), "metadata.name").await?;
         anyhow::ensure!(event.reason.as_deref() == Some("NameTaken"), "{event:?}");
     }
+    // What is said of it, and of a Pod that the tenant's may have been before, is nothing to the tenant.
+    for (name, uid) in [("theirs", uid_of(&before)), ("web", "11111111-2222-4333-8444-555555555555".to_owned())] {
+        let namespace = tenant.namespace_below("default");
+        let event = json!({
+            "metadata": { "generateName": format!("{name}."), "namespace": namespace },
+            "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid },
+            "type": "Warning", "reason": "Told", "message": STRANGER, "count": 1, "source": { "component": "kubelet", "host": "node-0" },
+        });
+        tenant.below::<Event>("default").create(&PostParams::default(), &serde_json::from_value(event)?).await?;
+    }
     never("the foreign object is touched, or reported", Duration::from_secs(6), async || {
+        let events = tenant.above::<Event>("default").list(&ListParams::default()).await?.items;
+        if let Some(told) = events.iter().find(|event| event.message.as_deref().is_some_and(|text| text.contains(STRANGER))) {
+            return Ok(Some(format!("the tenant is told {told:?}")));
+        }
         let below = tenant.below::<Pod>("default").get("theirs").await?;
         let ours =
             below.metadata.managed_fields.iter().flatten().any(|entry| entry.manager.as_deref().is_some_and(|by| by.contains("vc-syncer")));

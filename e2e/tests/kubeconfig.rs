@@ -54,6 +54,7 @@ async fn kubeconfigs_rotate_without_a_gap_and_dangerous_ones_are_refused_by_name
     let together = vec![
         chapter("rotated while it runs, and the old one revoked: no gap, no Pod noticed", rotated(&story)),
         chapter("each refused form: a condition that names the field, nothing executed", refused(&story)),
+        chapter("each that leads nowhere: a condition that says what is in the way, and what to do", led_nowhere(&story)),
     ];
     story.tell_alive(together).await.unwrap();
     story
@@ -218,6 +219,34 @@ fn changed(good: &Value, form: &Form) -> Value {
         }
     }
     config
+}
+
+/// Kubeconfigs of a good form that are of no use: what is in the way, and what the condition says of it.
+async fn led_nowhere(story: &Story) -> anyhow::Result<()> {
+    let (plane, other) = (story.bed.tenant(1)?, story.bed.tenant(0)?);
+    let wrong = plane.kubeconfig_with_token(&format!("{SENTINEL}-wrong"));
+    let of_other: Value = serde_json::from_str(&other.kubeconfig_with_token("none"))?;
+    let authority = of_other.pointer("/clusters/0/cluster/certificate-authority-data").context("no authority")?;
+    let cluster = |name, cluster: Value| -> anyhow::Result<String> {
+        Ok(changed(&serde_json::from_str(&wrong)?, &Form { name, field: "", user: json!({}), cluster }).to_string())
+    };
+    let useless = [
+        ("Unauthorized", "put valid ones into it", wrong.clone()),
+        ("Forbidden", "cluster-admin", plane.kubeconfig_for("somebody", None)?),
+        ("TlsFailed", "certificate-authority-data", cluster("tls", json!({ "certificate-authority-data": authority }))?),
+        ("AddressDenied", "let the administrator", cluster("address", json!({ "server": "https://169.254.169.254:6443" }))?),
+        ("Unreachable", "see that the API server runs", cluster("port", json!({ "server": "https://127.0.0.1:1" }))?),
+    ];
+    for (reason, _, kubeconfig) in &useless {
+        story.bed.register_with("useless", &format!("useless-{}", reason.to_lowercase()), &json!({}), kubeconfig).await?;
+    }
+    for (reason, advice, _) in &useless {
+        let standing = Standing::of(&format!("useless-{}", reason.to_lowercase()), "useless", story.bed.sup.client());
+        let message = standing.says("ControlPlaneReachable", "False", reason).await?;
+        anyhow::ensure!(message.contains(advice), "{reason}: the condition does not say {advice:?}: {message}");
+        standing.says("Ready", "False", reason).await?;
+    }
+    Ok(())
 }
 
 async fn refused_later(story: &Story) -> anyhow::Result<()> {

@@ -8,11 +8,16 @@ use anyhow::Context as _;
 use common::keys;
 use e2e::{
     bed::apply,
-    story::{Actor, Crowd, Holdings, Inventory, Ledger, Plot, Standing, Story, Witness, chapter, difference, pod, quiet, time_to_run},
-    wait::{Seen, eventually},
+    story::{
+        Actor, Crowd, Holdings, Inventory, Ledger, Plot, Standing, Story, Witness, chapter, difference, is_running, pod, quiet, time_to_run,
+    },
+    wait::{Seen, eventually, never},
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
-use kube::{Api, api::ListParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -34,6 +39,10 @@ async fn a_deleted_virtual_cluster_takes_all_that_is_its_and_nothing_else() {
     let witness = Witness::start(story.bed.sup.client());
     story
         .tell_alive(vec![chapter("two on one control plane: the second is refused, the first goes on", two_on_one(&story))])
+        .await
+        .unwrap();
+    story
+        .tell_alive(vec![chapter("paused: nothing is written, also over a restart; then all is made up for", paused(&story))])
         .await
         .unwrap();
     story
@@ -91,6 +100,41 @@ async fn two_on_one(story: &Story) -> anyhow::Result<()> {
     let gone: Vec<_> = difference(&before, &after).into_iter().filter(|line| !line.starts_with("new: ")).collect();
     anyhow::ensure!(gone.is_empty(), "the first lost something with the second: {gone:?}");
     time_to_run(story.tenant(1)?, "not-bereft").await.map(drop)
+}
+
+async fn paused(story: &Story) -> anyhow::Result<()> {
+    let (tenant, standing) = (story.tenant(1)?, story.standing(1)?);
+    quiet(&story.bed, CALM, PATIENCE).await?;
+    standing.change(&json!({ "spec": { "paused": true } })).await?;
+    standing.says("Ready", "False", "Paused").await?;
+    let ledger = Ledger::open(&story.bed);
+    // Something new, something deleted for good and something changed in the tenant; something deleted below.
+    tenant.apply(&pod("while-paused", &json!({ "app": "while-paused" }), &json!({}))).await?;
+    tenant.apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "while-paused" }, "spec": { "ports": [{ "port": 80 }] } })).await?;
+    let now = DeleteParams::default().grace_period(0);
+    tenant.above::<Pod>("default").delete("crowd-0", &now).await?;
+    tenant.below::<Pod>("default").delete("crowd-1", &now).await?;
+    story.syncer.process.restart().await?;
+    standing.says("Ready", "False", "Paused").await?;
+    // The others are served by the one that was started anew: it has looked at everything.
+    time_to_run(story.tenant(2)?, "beside-a-paused").await?;
+    let space = tenant.namespace_below("default");
+    never("it is written while paused", NEVER, async || {
+        let writes = ledger.writes(&story.bed)?;
+        let (below, above) = (writes.sup.filter(|call| call.namespace == space), writes.tenants.get(1).context("no tenant")?);
+        Ok((!below.is_empty() || !above.is_empty()).then(|| format!("below:\n{below}above:\n{above}")))
+    })
+    .await?;
+    anyhow::ensure!(tenant.below::<Pod>("default").get_opt("crowd-0").await?.is_some(), "a Pod was deleted while paused");
+
+    standing.change(&json!({ "spec": { "paused": false } })).await?;
+    standing.is_ready().await?;
+    tenant.sees("what came meanwhile runs", "default", "while-paused", is_running).await?;
+    tenant.holds_below::<Service>("the Service is there", "default", "while-paused", |_| true).await?;
+    for name in ["crowd-0", "crowd-1"] {
+        tenant.gone_everywhere::<Pod>("default", name).await?;
+    }
+    Ok(())
 }
 
 async fn deleted(story: &Story) -> anyhow::Result<()> {

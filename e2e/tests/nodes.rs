@@ -55,13 +55,16 @@ async fn tenants_see_the_nodes_that_their_pods_run_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vnode_stays_ready_for_ten_minutes() {
-    let story = Story::play(Plot::new("nodes-stay", 2).flag("--tenant-watch-silence").flag("15s")).await.unwrap();
-    let _controller = lifecycle_controller(&story, 1).unwrap();
-    let (without, with) = (story.tenant(0).unwrap(), story.tenant(1).unwrap());
-    for tenant in [without, with] {
+    let story = Story::play(Plot::new("nodes-stay", 3).flag("--tenant-watch-silence").flag("15s")).await.unwrap();
+    let _controllers = [1, 2].map(|tenant| lifecycle_controller(&story, tenant).unwrap());
+    let (without, with, paused) = (story.tenant(0).unwrap(), story.tenant(1).unwrap(), story.tenant(2).unwrap());
+    for tenant in [without, with, paused] {
         tenant.apply(&on_node("stays", "node-0")).await.unwrap();
         tenant.sees("the Pod runs", "default", "stays", is_running).await.unwrap();
     }
+    let standing = story.standing(2).unwrap();
+    standing.change(&json!({ "spec": { "paused": true } })).await.unwrap();
+    standing.says("Ready", "False", "Paused").await.unwrap();
     let chapters = vec![
         chapter("without a node-lifecycle controller it stays Ready and untainted, and has no heartbeat", async {
             let before = heartbeats(without).await?;
@@ -81,7 +84,8 @@ async fn a_vnode_stays_ready_for_ten_minutes() {
             anyhow::ensure!(node.labels().contains_key("beta.kubernetes.io/os"), "no controller looked at it: {:?}", node.labels());
             Ok(())
         }),
-        chapter("a tenant in which nothing happens stays Ready", quiet(&story)),
+        chapter("with one in a tenant that is paused, too", stays_ready(paused)),
+        chapter("a tenant in which nothing happens stays as it is: Ready, or Paused", quiet(&story)),
     ];
     story.tell(chapters).await.unwrap();
 }
@@ -156,7 +160,7 @@ async fn quiet(story: &Story) -> anyhow::Result<()> {
         let api = virtual_clusters(&tenant.name, story.bed.sup.client());
         let conditions = |object: &DynamicObject| object.data.pointer("/status/conditions").cloned();
         let before = conditions(&api.get(&tenant.name).await?);
-        never_seen(format!("{} is not Ready", tenant.name), LONG, api, &tenant.name, |object| {
+        never_seen(format!("{} is not as it was", tenant.name), LONG, api, &tenant.name, |object| {
             let now = conditions(object);
             (now != before).then(|| format!("{now:?}, but before {before:?}"))
         })

@@ -11,12 +11,17 @@ use e2e::{
     audit::Calls,
     bed::TENANT_USER,
     between::Between,
-    story::{Crowd, Inventory, Ledger, Plot, Story, Witness, chapter, difference, is_running, pod, quiet, time_to_run},
+    story::{
+        Actor, Crowd, Inventory, Ledger, Plot, Story, Witness, chapter, difference, is_running, owner_of, pod, quiet, time_to_run, uid_of,
+    },
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, ResourceExt as _, api::ListParams};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -76,6 +81,8 @@ async fn tenant_down(story: &Story) -> anyhow::Result<()> {
     let (plane, other) = (story.bed.tenant(0)?, story.tenant(1)?);
     let before = below(story, 0).await?;
     plane.stop().await?;
+    let word = "said while nobody listened";
+    let about = said_below(story.tenant(0)?, "before-0", word).await?;
     let said = story.standing(0)?.says("ControlPlaneReachable", "False", "").await?;
     anyhow::ensure!(!said.is_empty(), "the condition says nothing");
     prompt("other-down", other).await?;
@@ -91,11 +98,30 @@ async fn tenant_down(story: &Story) -> anyhow::Result<()> {
     same(&before, &below(story, 0).await?)?;
 
     drop(mute);
+    eventually("the Event was tried for long enough to be put off", Duration::from_mins(5), async || {
+        let put_off = story.syncer.metric("vc_events_told_total", r#"origin="super",outcome="put_off""#).await?;
+        Ok(Seen::when(put_off > 0.5, put_off))
+    })
+    .await?;
     plane.start_again().await?;
     story.standing(0)?.is_ready().await?;
     same(&before, &below(story, 0).await?)?;
+    story.tenant(0)?.warned("default", &about, word).await?;
     // Who was away for long is asked again at a growing distance, up to half a minute.
     time_to_run(story.tenant(0)?, "own-back").await.map(drop)
+}
+
+/// The super cluster says something about a tenant's Pod; the UID that the Pod has in the tenant.
+async fn said_below(tenant: &Actor, name: &str, text: &str) -> anyhow::Result<String> {
+    let pod: Pod = tenant.below("default").get(name).await?;
+    let namespace = tenant.namespace_below("default");
+    let event = json!({
+        "metadata": { "generateName": format!("{name}."), "namespace": namespace },
+        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid_of(&pod) },
+        "type": "Warning", "reason": "Told", "message": text, "count": 1, "source": { "component": "kubelet", "host": "node-0" },
+    });
+    tenant.below::<Event>("default").create(&PostParams::default(), &serde_json::from_value(event)?).await?;
+    Ok(owner_of(&pod)?.uid.to_string())
 }
 
 async fn tenant_still(story: &Story) -> anyhow::Result<()> {

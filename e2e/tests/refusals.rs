@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use common::keys;
-use e2e::story::{Actor, Story, chapter, is_running, pod, uid_of};
+use e2e::story::{Actor, PATIENCE, Story, chapter, is_running, pod, uid_of};
+use e2e::wait::{Seen, eventually};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use kube::{
     Api, ResourceExt as _,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -25,6 +27,7 @@ async fn hostile_objects_are_refused_or_tamed() {
         chapter("Pods that ask for what they may not have are refused", refused_pods(story.tenant(0).unwrap())),
         chapter("volumes, Services and the rest, too", refused_others(story.tenant(1).unwrap())),
         chapter("what is only a wish is left out", tamed(&story)),
+        chapter("a container that the platform refuses is not counted as the tenant's", unlisted(&story)),
         chapter("a Secret cannot make a controller of the super cluster act", secrets(story.tenant(1).unwrap())),
         chapter("metadata steers nothing below", metadata(&story)),
     ];
@@ -237,6 +240,44 @@ async fn nothing_below(tenant: &Actor) -> anyhow::Result<()> {
     let names = pods.iter().map(kube::ResourceExt::name_any).chain(services.iter().map(kube::ResourceExt::name_any));
     let found: Vec<_> = names.filter(|name| refused.contains(name)).collect();
     anyhow::ensure!(found.is_empty(), "{}: {found:?} went down", tenant.name);
+    Ok(())
+}
+
+/// S60: who may enter a container goes by the list on its Pod, so what was never added does not stand there.
+async fn unlisted(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let name = "no-intruders";
+    let policy = json!({
+        "matchConstraints": { "resourceRules": [
+            { "apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["pods/ephemeralcontainers"] },
+        ] },
+        "validations": [{ "expression": "object.spec.ephemeralContainers.all(c, c.name != 'intruder')" }],
+    });
+    let binding = json!({ "policyName": name, "validationActions": ["Deny"] });
+    let sup = story.bed.sup.client();
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(sup.clone());
+    let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({ "metadata": { "name": name }, "spec": policy }))?;
+    policies.create(&PostParams::default(), &policy).await?;
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(sup);
+    let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({ "metadata": { "name": name }, "spec": binding }))?;
+    bindings.create(&PostParams::default(), &binding).await?;
+
+    let made = tenant.apply(&pod("entered", &json!({}), &json!({ "containers": [container(&json!({}))] }))).await?;
+    tenant.sees("it runs", "default", "entered", is_running).await?;
+    let late = |name: &str| Patch::Strategic(json!({ "spec": { "ephemeralContainers": [{ "name": name, "image": "debug" }] } }));
+    let below: Api<Pod> = tenant.below("default");
+    let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+    eventually("the policy holds", PATIENCE, async || {
+        let refused = below.patch_subresource("ephemeralcontainers", "entered", &dry, &late("intruder")).await.is_err();
+        Ok(Seen::when(refused, ()))
+    })
+    .await?;
+    let above: Api<Pod> = tenant.above("default");
+    above.patch_subresource("ephemeralcontainers", "entered", &PatchParams::default(), &late("intruder")).await?;
+    tenant.warned("default", &uid_of(&made), "a policy of the super cluster does not allow it").await?;
+    let pod = below.get("entered").await?;
+    let listed = pod.annotations().get(keys::CONTAINERS).map(String::as_str);
+    anyhow::ensure!(listed == Some("main"), "the tenant's containers are {listed:?}");
     Ok(())
 }
 

@@ -7,12 +7,16 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    story::{Crowd, Ledger, Plot, Story, Witness, chapter, owner_of, quiet, time_to_run},
+    story::{Actor, Crowd, Ledger, Plot, Story, Witness, chapter, owner_of, pod, quiet, time_to_run, uid_of},
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::{
+    core::v1::{Pod, Secret},
+    discovery::v1::EndpointSlice,
+};
 use kube::{Api, Resource, ResourceExt as _, api::ListParams};
+use serde_json::json;
 use tokio::time::sleep;
 
 /// How many Pods come at once.
@@ -32,7 +36,10 @@ async fn a_syncer_killed_in_a_burst_finishes_what_it_began_and_a_quiet_one_write
     // A killed one gives its lease back to nobody: the next waits for it to run out.
     let plot = Plot::new("restart", 2).flag("--lease-duration=12s").flag("--renew-deadline=10s");
     let story = Story::play(plot).await.unwrap();
-    story.tell(vec![chapter("killed three times in a burst of 200 Pods: each runs once, none is left over", burst(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("killed twice and stopped once in a burst of 200 Pods: each runs once, none is left over", burst(&story))])
+        .await
+        .unwrap();
     story
         .tell(vec![chapter("restarted in a quiet system: not one write, on no side, also on patrol", quiet_restart(&story))])
         .await
@@ -49,7 +56,7 @@ async fn burst(story: &Story) -> anyhow::Result<()> {
             kill_and_start(story)?;
         }
         crowd.below(BURST * 2 / 3).await?;
-        story.syncer.process.kill()
+        stopped(story).await
     };
     futures::future::try_join(crowd.comes(0..BURST), kills).await?;
     crowd.goes(0..LEAVERS).await?;
@@ -68,6 +75,14 @@ async fn burst(story: &Story) -> anyhow::Result<()> {
     let tokens = tokens.iter().filter(|secret| secret.annotations().contains_key(keys::TOKEN_EXPIRES)).count();
     anyhow::ensure!(tokens == pods.len(), "{} Pods have {tokens} Secrets with tokens", pods.len());
     witness.nothing_ran_twice()
+}
+
+/// Asked to end in the middle of its work, it finishes what it is at, gives its lease back and says that all is well.
+async fn stopped(story: &Story) -> anyhow::Result<()> {
+    story.syncer.process.stop().await?;
+    let (status, said) = (story.syncer.process.exit_status(), story.syncer.process.log_tail(20));
+    anyhow::ensure!(status.is_some_and(|status| status.success()) && said.contains("lease released"), "it ended with {status:?}:\n{said}");
+    Ok(())
 }
 
 fn kill_and_start(story: &Story) -> anyhow::Result<()> {
@@ -95,7 +110,52 @@ async fn counted(story: &Story, i: usize) -> anyhow::Result<()> {
     .map(drop)
 }
 
+/// Something of each kind and of what is written in a way of its own: choices of the super cluster, objects that are referred to, gates, refusals.
+async fn variety(tenant: &Actor) -> anyhow::Result<()> {
+    let data =
+        |kind: &str, field: &str| json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "variety" }, field: { "a": "b" } });
+    tenant.apply(&data("ConfigMap", "data")).await?;
+    tenant.apply(&data("Secret", "stringData")).await?;
+    let container = |name: &str| json!({ "name": name, "image": "web", "envFrom": [{ "configMapRef": { "name": "variety" } }] });
+    let spec = json!({
+        "initContainers": [container("first"), { "name": "beside", "image": "web", "restartPolicy": "Always" }],
+        "containers": [container("main")],
+        "readinessGates": [{ "conditionType": "variety.example/open" }],
+        "volumes": [{ "name": "s", "secret": { "secretName": "variety" } }],
+    });
+    let labels = json!({ "app": "variety" });
+    tenant.apply(&pod("variety", &labels, &spec)).await?;
+    let runs = |pod: &Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+    let running: Pod = tenant.sees("it runs", "default", "variety", runs).await?;
+    let address = running.status.and_then(|status| status.pod_ip).context("it has no address")?;
+    for (name, kind) in [("inside", "ClusterIP"), ("outside", "NodePort"), ("balanced", "LoadBalancer")] {
+        let spec = json!({ "type": kind, "selector": labels, "ports": [{ "port": 80 }] });
+        tenant.apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })).await?;
+    }
+    tenant
+        .apply(&json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "manual" }, "spec": { "ports": [{ "port": 80 }] } }))
+        .await?;
+    tenant
+        .apply(&json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": "manual-1", "labels": { "kubernetes.io/service-name": "manual" } },
+            "endpoints": [{ "addresses": [address] }, { "addresses": ["192.0.2.1"] }], "ports": [{ "port": 80 }],
+        }))
+        .await?;
+    tenant
+        .apply(&json!({
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "variety" },
+            "spec": { "minAvailable": 0, "selector": { "matchLabels": labels } },
+        }))
+        .await?;
+    let refused = tenant.apply(&pod("refused", &labels, &json!({ "hostNetwork": true }))).await?;
+    tenant.warned("default", &uid_of(&refused), "hostNetwork").await?;
+    let is_there = |slice: &EndpointSlice| slice.endpoints.as_ref().is_some_and(|all| all.len() == 1);
+    tenant.holds_below("one of its endpoints is the tenant's", "default", "manual-1", is_there).await.map(drop)
+}
+
 async fn quiet_restart(story: &Story) -> anyhow::Result<()> {
+    variety(story.tenant(1)?).await?;
     let settled = futures::future::try_join(counted(story, 0), counted(story, 1));
     story.syncer.kept_alive(settled).await?;
     story.syncer.kept_alive(quiet(&story.bed, CALM, PATIENCE)).await?;

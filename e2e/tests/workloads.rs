@@ -33,6 +33,7 @@ async fn the_tenants_own_controllers_do_their_work() {
         chapter("a Job completes, and one that cannot fails", jobs(&story)),
         chapter("a readiness gate of the tenant's own holds a Pod back, on both sides, until the tenant opens it", gate(&story)),
         chapter("init containers and sidecars are seen as they are", init_containers(&story)),
+        chapter("what may still change in a Pod that runs goes down", changed(&story)),
         chapter("a Service whose address the super cluster does not serve gets another, and keeps it", address(&story)),
     ];
     story.tell(chapters).await.unwrap();
@@ -167,6 +168,28 @@ async fn gate(story: &Story) -> anyhow::Result<()> {
 }
 
 /// One that ends before the Pod's own begin, and one that goes on beside them.
+async fn changed(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.apply(&pod("changes", &json!({ "step": "one" }), &json!({}))).await?;
+    tenant.sees("it runs", "default", "changes", is_running).await?;
+    let before: Pod = tenant.below("default").get("changes").await?;
+    let container = before.spec.as_ref().and_then(|spec| spec.containers.first()).context("it has no container")?.name.clone();
+    let change = json!({
+        "metadata": { "labels": { "step": "two" } },
+        "spec": { "activeDeadlineSeconds": 3600, "containers": [{ "name": container, "image": "another" }] },
+    });
+    tenant.above::<Pod>("default").patch("changes", &PatchParams::default(), &Patch::Strategic(&change)).await?;
+    let is_changed = |pod: &Pod| {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let image = spec.containers.first().and_then(|container| container.image.clone());
+        let step = pod.metadata.labels.as_ref().and_then(|labels| labels.get("step").cloned());
+        (spec.active_deadline_seconds, image.as_deref(), step.as_deref()) == (Some(3600), Some("another"), Some("two"))
+    };
+    let after = tenant.holds_below("all of it is there", "default", "changes", is_changed).await?;
+    anyhow::ensure!(uid_of(&after) == uid_of(&before), "it is another Pod");
+    tenant.sees("it runs on", "default", "changes", is_running).await.map(drop)
+}
+
 async fn init_containers(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let init = json!([

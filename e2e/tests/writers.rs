@@ -6,12 +6,20 @@ use e2e::{
     audit::Mark,
     bed::Bed,
     plane::client,
-    story::{Actor, Story, chapter, is_running, pod},
-    syncer::IDENTITY,
+    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod},
+    syncer::{IDENTITY, SyncerOptions, SyncerProcess},
+    wait::{Seen, eventually},
 };
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
-use k8s_openapi::api::{authentication::v1::TokenRequest, core::v1::ServiceAccount};
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::api::{
+    authentication::v1::TokenRequest,
+    core::v1::{ConfigMap, ServiceAccount},
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 
 const NAMESPACES: [&str; 2] = ["default", "shop"];
@@ -36,6 +44,70 @@ async fn identities_reach_no_further_than_their_tenant() {
         chapter("the syncer itself reads no tenant's Secret, nor anybody's", no_secrets(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("whose weight is nine times as large is served nine times as often", weighed(&story))]).await.unwrap();
+}
+
+/// Objects of a tenant that wait at once.
+const CROWD: usize = 150;
+
+/// One worker, and work for many turns on both sides: then what the audit log of the super cluster shows is the order of turns.
+async fn weighed(story: &Story) -> anyhow::Result<()> {
+    story.syncer.process.stop().await?;
+    let args = ["--workers=1", "--workers-per-tenant=1", "--sync-unreferenced"].map(str::to_owned).to_vec();
+    let syncer = SyncerProcess::start_installed(&story.bed, SyncerOptions { args, ..Plot::syncer("weighed") }).await?;
+    let told = async {
+        turns(story, &syncer, "first", [1, 9]).await?;
+        turns(story, &syncer, "second", [9, 1]).await
+    };
+    syncer.kept_alive(told).await
+}
+
+/// Gives the tenants their weights while the syncer runs, and both something to do while it is held: then counts whose turn it was.
+async fn turns(story: &Story, syncer: &SyncerProcess, round: &str, weights: [u8; 2]) -> anyhow::Result<()> {
+    for (i, weight) in weights.into_iter().enumerate() {
+        story.standing(i)?.change(&json!({ "spec": { "weight": weight } })).await?;
+    }
+    for tenant in &story.tenants {
+        // Whatever comes after has the weight.
+        tenant.apply(&map(&format!("{round}-before"))).await?;
+        tenant.holds_below::<ConfigMap>("it went down", "default", &format!("{round}-before"), |_| true).await?;
+    }
+    story.standing(0)?.is_ready().await?;
+    story.standing(1)?.is_ready().await?;
+    let mark = story.bed.sup.audit().mark();
+    syncer.process.pause()?;
+    let crowd = story.tenants.iter().flat_map(|tenant| (0..CROWD).map(move |i| (tenant, format!("{round}-{i}"))));
+    let made = stream::iter(crowd).map(async |(tenant, name)| tenant.apply(&map(&name)).await.map(drop)).buffer_unordered(8);
+    let made = made.try_collect::<()>().await;
+    syncer.process.resume()?;
+    made?;
+    for tenant in &story.tenants {
+        let maps: Api<ConfigMap> = tenant.below("default");
+        eventually("all went down", PATIENCE, async || {
+            let there = maps.list_metadata(&ListParams::default()).await?.iter().filter(|map| map.name_any().starts_with(round)).count();
+            Ok(Seen::when(there == CROWD + 1, there))
+        })
+        .await?;
+    }
+    let heavy = usize::from(weights[1] > weights[0]);
+    let calls = story.bed.sup.audit().since(mark)?.filter(|call| call.verb == "create" && call.resource == "configmaps");
+    let of = |i: usize| story.tenant(i).map(|tenant| tenant.id.writer());
+    let (heavy, light) = (of(heavy)?, of(1 - heavy)?);
+    let turns: Vec<bool> = calls
+        .0
+        .iter()
+        .filter(|call| call.is_successful())
+        .filter_map(|call| if call.user.ends_with(&heavy) { Some(true) } else { call.user.ends_with(&light).then_some(false) })
+        .collect();
+    // While both have something to do.
+    let both = turns.iter().skip_while(|is_heavy| !**is_heavy).take(CROWD / 2);
+    let lights = both.filter(|is_heavy| !**is_heavy).count();
+    anyhow::ensure!((1..=CROWD / 2 / 5).contains(&lights), "of {} turns, {lights} were the light one's: {turns:?}", CROWD / 2);
+    Ok(())
+}
+
+fn map(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "is": "there" } })
 }
 
 /// A Pod with all that goes down beside one.

@@ -23,13 +23,27 @@ pub struct Cx<'a> {
     pub nodes: &'a BTreeSet<String>,
     /// All nodes of the super cluster, so that the others are not told of.
     pub super_nodes: &'a dyn NodeNames,
+    /// The addresses that the tenant's Pods have in the super cluster now.
+    pub pods: &'a dyn PodAddresses,
+    /// What the administrator lets every tenant use.
+    pub published: &'a dyn Published,
 }
 
 #[cfg(test)]
 impl<'a> Cx<'a> {
     /// In tests of one decision: the namespace `default`, and no nodes but those that the tenant sees.
     pub(crate) fn of_default(tenant: &'a TenantId, policy: &'a Policy, profile: &'a Profile, nodes: &'a BTreeSet<String>) -> Self {
-        Self { tenant, policy, profile, namespace: Some("default"), super_namespace: None, nodes, super_nodes: nodes }
+        Self {
+            tenant,
+            policy,
+            profile,
+            namespace: Some("default"),
+            super_namespace: None,
+            nodes,
+            super_nodes: nodes,
+            pods: &NoPods,
+            published: &NothingPublished,
+        }
     }
 }
 
@@ -42,6 +56,51 @@ pub trait NodeNames: fmt::Debug + Sync {
 impl NodeNames for BTreeSet<String> {
     fn is_node(&self, name: &str) -> bool {
         self.contains(name)
+    }
+}
+
+/// Addresses of the Pods of one tenant.
+pub trait PodAddresses: fmt::Debug + Sync {
+    /// Whether one of them has this address now.
+    fn has(&self, address: IpAddr) -> bool;
+}
+
+impl PodAddresses for BTreeSet<IpAddr> {
+    fn has(&self, address: IpAddr) -> bool {
+        self.contains(&address)
+    }
+}
+
+/// Where no decision depends on them.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPods;
+
+impl PodAddresses for NoPods {
+    fn has(&self, _: IpAddr) -> bool {
+        false
+    }
+}
+
+/// Objects of the super cluster, by kind and name, that every tenant may use.
+pub trait Published: fmt::Debug + Sync {
+    /// Whether this one is.
+    fn is_published(&self, kind: &str, name: &str) -> bool;
+}
+
+/// By `Kind/name`.
+impl Published for BTreeSet<String> {
+    fn is_published(&self, kind: &str, name: &str) -> bool {
+        self.contains(&format!("{kind}/{name}"))
+    }
+}
+
+/// Where no decision depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct NothingPublished;
+
+impl Published for NothingPublished {
+    fn is_published(&self, _: &str, _: &str) -> bool {
+        false
     }
 }
 
@@ -66,6 +125,8 @@ pub struct Policy {
     /// Ranges in which the endpoints of a tenant's `default/kubernetes` may lie, beside where its kubeconfig leads, as (network
     /// address, prefix length).
     pub api_server_endpoints: Vec<(IpAddr, u8)>,
+    /// Ranges outside the cluster where a tenant's Service without a selector may lead, beside the tenant's own Pods.
+    pub external_endpoints: Vec<(IpAddr, u8)>,
 }
 
 impl Default for Policy {
@@ -79,6 +140,7 @@ impl Default for Policy {
             runtime_class: None,
             allow_privileged: false,
             api_server_endpoints: Vec::new(),
+            external_endpoints: Vec::new(),
         }
     }
 }

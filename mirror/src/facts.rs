@@ -68,6 +68,8 @@ pub struct Seen<'a> {
     pub tenant_label: Option<String>,
     /// The record, if it is a super copy of ours.
     pub owner: Result<Owner, OwnerError>,
+    /// The status, as JSON.
+    pub status: Option<&'a RawValue>,
 }
 
 impl<'a> Seen<'a> {
@@ -99,7 +101,7 @@ impl<'a> Seen<'a> {
             placed: known.placed.is_some(),
             built: known.built.as_deref().and_then(Built::parse),
         };
-        Ok(Self { namespace: metadata.namespace, name: metadata.name, facts, tenant_label: known.tenant, owner })
+        Ok(Self { namespace: metadata.namespace, name: metadata.name, facts, tenant_label: known.tenant, owner, status: head.status })
     }
 }
 

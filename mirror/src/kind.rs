@@ -9,6 +9,7 @@ use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::metadata;
 use crate::object::{Content, Object};
+use crate::shape::Table;
 
 /// How a kind is called in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +110,78 @@ pub struct Report {
     pub status: Value,
 }
 
+impl Report {
+    /// The report, with these conditions beside those that it has.
+    pub(crate) fn with_conditions(mut self, conditions: Vec<Value>) -> Self {
+        if let Some(status) = self.status.as_object_mut().filter(|_| !conditions.is_empty()) {
+            let slot = status.entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(list) = slot.as_array_mut() {
+                list.extend(conditions);
+            }
+        }
+        self
+    }
+}
+
+/// What the super cluster chose and the tenant's copy says too (a Service's node ports): how that copy is to be changed. A tenant's API server
+/// may say no to it, which a condition then tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The type of the condition that says so where the tenant's API server does not take it.
+    pub condition: &'static str,
+    /// The reason of the Event that says so, one upper-camel-case word.
+    pub reason: &'static str,
+    /// The field that it is about.
+    pub field: &'static str,
+    /// What is chosen, as one says it to people.
+    pub said: String,
+    /// JSON patches (RFC 6902) of the tenant's copy, each a write of its own on what the one before left.
+    pub patches: Vec<Value>,
+}
+
 /// A kind that tenants create and the super cluster runs.
 pub trait Downward: Sync {
     /// How the kind is called.
     fn resource(&self) -> Resource;
 
+    /// The fields of a tenant's object with their verdicts: where each table begins (`""`, `spec`), and the table. For people
+    /// (`docs/kinds.md`); what is not in here is refused.
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[]
+    }
+
+    /// What comes back to the tenant, in a sentence for people.
+    fn returns(&self) -> &'static str {
+        "Nothing."
+    }
+
+    /// What comes back, by its own table, if there is one, and where that begins.
+    fn returned(&self) -> &'static [(&'static str, &'static Table)] {
+        &[]
+    }
+
     /// What the tenant's object asks of the super cluster.
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold>;
 
-    /// The namespace and name of the one object of this kind that goes down, if there is only one: no other is looked at. It keeps its
-    /// name.
-    fn only(&self) -> Option<(&'static str, &'static str)> {
+    /// A label selector of the tenant's objects that are looked at; all if there is none. What a hostile API server sends beside them is looked
+    /// at as well.
+    fn tenant_selector(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// A label selector of the copies in the super cluster, beside the label of tenants: where controllers there make objects of this kind that
+    /// bear that label too.
+    fn super_selector(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether `down` depends on the addresses of the tenant's Pods ([`Cx::pods`]): it is asked again when they move.
+    fn depends_on_pods(&self) -> bool {
+        false
+    }
+
+    /// What of the tenant's object `down` has left out that the tenant should hear of; it holds nothing back.
+    fn left_out(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<Hold> {
         None
     }
 
@@ -136,10 +198,10 @@ pub trait Downward: Sync {
         Ok(None)
     }
 
-    /// What of the tenant's copy the super copy still lacks and takes only by a subresource of its own (a Pod's ephemeral containers);
-    /// and what of that is refused, which holds nothing else back. Asked when [`Downward::adds`] says so.
-    fn additions(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
-        (None, None)
+    /// What of the tenant's copy the super copy still lacks and takes only by a subresource of its own (a Pod's ephemeral containers,
+    /// other resources); and what of that is refused, which holds nothing else back. Asked when [`Downward::adds`] says so.
+    fn additions(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Vec<Addition>, Option<Hold>) {
+        (Vec::new(), None)
     }
 
     /// Whether the tenant's copy has anything that goes down so.
@@ -150,6 +212,18 @@ pub trait Downward: Sync {
     /// Whether a report depends on the tenant's copy too (readiness gates). Override if it can.
     fn report_needs_tenant(&self, _sup: &InSuper<Object>) -> bool {
         false
+    }
+
+    /// Whether the super cluster chooses anything that the tenant's copy says too. Override with [`Downward::choices`].
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// What the super copy has of the super cluster's choice and the tenant's copy says otherwise. Asked when either moved.
+    ///
+    /// *Guarantees*: once a choice is taken it is not made again.
+    fn choices(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> Vec<InTenant<Choice>> {
+        Vec::new()
     }
 
     /// What of the tenant's status belongs into the super copy's status (conditions of the tenant's readiness gates): the whole new
@@ -210,6 +284,8 @@ pub enum Audience {
         /// Its UID in the super cluster, as text; empty if not said.
         uid: String,
     },
+    /// Every tenant.
+    Everybody,
     /// Nobody.
     Nobody,
 }
@@ -231,6 +307,15 @@ pub struct About<'a> {
 pub trait Upward: Sync {
     /// How the kind is called.
     fn resource(&self) -> Resource;
+
+    /// Who sees it, and what of it, in sentences for people (`docs/kinds.md`).
+    fn shows(&self) -> &'static str;
+
+    /// Whether the administrator says which of them every tenant gets, by the label [`common::keys::PUBLIC`]. Those kinds, all of them without a
+    /// status, need nothing beside their row.
+    fn is_published(&self) -> bool {
+        false
+    }
 
     /// Who sees it.
     fn audience(&self, sup: &InSuper<Object>) -> Audience;
@@ -254,6 +339,14 @@ impl Kind {
         match self {
             Self::Down(kind) => kind.resource(),
             Self::Up(kind) => kind.resource(),
+        }
+    }
+
+    /// The row, if it is published.
+    pub fn published(&self) -> Option<&'static dyn Upward> {
+        match self {
+            Self::Up(kind) if kind.is_published() => Some(*kind),
+            Self::Up(_) | Self::Down(_) => None,
         }
     }
 }

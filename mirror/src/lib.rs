@@ -11,6 +11,7 @@ pub mod kinds;
 pub mod metadata;
 pub mod object;
 pub mod plan;
+pub mod published;
 pub mod queue;
 #[cfg(test)]
 mod schema;

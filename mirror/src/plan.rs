@@ -3,6 +3,8 @@
 //! Each side is compared with *itself earlier* ([`Settled`]), never with the other, so server defaults, injected sidecars and our own
 //! echoes are not differences. What cannot be decided from facts asks for a body ([`Outcome::Fetch`]).
 
+mod choice;
+
 use std::collections::BTreeMap;
 
 use common::{InSuper, InTenant, Owner, TenantId, Uid, keys};
@@ -12,8 +14,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cx::Cx;
 use crate::facts::{Built, Facts};
 use crate::hold::{Hold, Missing};
-use crate::kind::{Addition, Demand, Downward, Reference, TokenAsk};
+use crate::kind::{Addition, Choice, Demand, Downward, Reference, TokenAsk};
 use crate::object::{Content, Object};
+
+pub use choice::Declined;
+use choice::{Chosen, chosen, tells_of_choices};
 
 /// One copy: what is known of it, and its body while that is at hand.
 #[derive(Clone, Debug)]
@@ -73,6 +78,8 @@ pub struct Pair {
     pub wanted: bool,
     /// Whether a super copy of this very tenant's object was seen on a node, though the tenant may not have heard of it yet.
     pub ran: bool,
+    /// What the tenant's API server lately did not take of what the super cluster chose.
+    pub declined: Vec<Declined>,
 }
 
 /// What a copy was when the pair last agreed.
@@ -112,7 +119,7 @@ pub struct Plan {
     pub outcome: Outcome,
     /// The objects that must go down with this one, if the tenant's body was at hand to say.
     pub references: Option<Vec<Reference>>,
-    /// What is refused beside it and holds nothing else back: see [`Downward::additions`].
+    /// What is refused beside it and holds nothing else back: see [`Downward::additions`] and [`Downward::left_out`].
     pub refused: Option<Hold>,
 }
 
@@ -212,6 +219,17 @@ pub enum Step {
         /// The whole new status.
         status: Value,
     },
+    /// Let the tenant's copy say what the super cluster chose. What it becomes is planned on anew.
+    Choose {
+        /// The UID that must be met.
+        uid: Uid,
+        /// The version that must be met by the first patch.
+        version: String,
+        /// What [`Declined`] speaks of, if the API server does not take it.
+        offer: u64,
+        /// What is chosen.
+        choice: Choice,
+    },
     /// Delete the tenant's copy: this UID.
     DeleteTenant {
         /// The UID that must be met.
@@ -251,7 +269,15 @@ pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
         (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) => both(kind, tenant, sup, pair, cx),
     };
     let (outcome, refused) = with_additions(kind, outcome, pair, cx);
+    let refused = refused.or_else(|| left_out(kind, &outcome, pair, cx));
     Plan { outcome, references, refused }
+}
+
+/// What the tenant's copy asks for and the super copy will be without, where it goes down all the same and its body is at hand.
+fn left_out(kind: &dyn Downward, outcome: &Outcome, pair: &Pair, cx: &Cx<'_>) -> Option<Hold> {
+    let TenantSide::Here(tenant) = &pair.tenant else { return None };
+    let goes_down = matches!(outcome, Outcome::Settled(_) | Outcome::Write { .. }) && !tenant.facts.deleting;
+    kind.left_out(tenant.body.as_ref().filter(|_| goes_down)?, cx)
 }
 
 /// Adds what the super copy takes only by a subresource, and what of that is refused. Where the tenant's copy did not move there is no body
@@ -270,8 +296,8 @@ fn with_additions(kind: &dyn Downward, outcome: Outcome, pair: &Pair, cx: &Cx<'_
     let Some(current) = &sup.body else {
         return (Outcome::Fetch(Want::Super), None);
     };
-    let (addition, refused) = kind.additions(body, current, cx);
-    steps.extend(addition.map(|addition| Step::AddToSuper { uid: sup.facts.uid, addition }));
+    let (additions, refused) = kind.additions(body, current, cx);
+    steps.extend(additions.into_iter().map(|addition| Step::AddToSuper { uid: sup.facts.uid, addition }));
     (if steps.is_empty() { Outcome::Settled(reported) } else { Outcome::Write { steps, reported, held } }, refused)
 }
 
@@ -305,9 +331,14 @@ fn foreign(kind: &dyn Downward, tenant: &TenantCopy, wanted: bool) -> Outcome {
     ))
 }
 
-/// The super copy of an object that is being deleted is gone. One that was deleted without grace waits for its finalizers alone.
+/// Whether nothing is left to be done about the tenant's copy: one that was deleted without grace waits for its finalizers alone.
+fn has_ended(tenant: &TenantCopy) -> bool {
+    tenant.facts.deleting && tenant.facts.grace_seconds == Some(0)
+}
+
+/// The super copy of an object that is being deleted is gone.
 fn ended(kind: &dyn Downward, tenant: &TenantCopy) -> Outcome {
-    if kind.graceful() && tenant.facts.grace_seconds != Some(0) { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) }
+    if kind.graceful() && !has_ended(tenant) { end_tenant(tenant, Some(0)) } else { Outcome::Settled(None) }
 }
 
 fn end_tenant(tenant: &TenantCopy, grace_seconds: Option<u32>) -> Outcome {
@@ -321,12 +352,12 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
         Demand::Referenced if !pair.wanted => return Outcome::Settled(None),
         Demand::Referenced | Demand::Always => {}
     }
+    let ran = kind.graceful() && (facts.placed || pair.ran);
+    if ran && evidence == Evidence::Inferred && !has_ended(tenant) {
+        return Outcome::Fetch(Want::Super);
+    }
     if facts.deleting {
         return ended(kind, tenant);
-    }
-    let ran = kind.graceful() && (facts.placed || pair.ran);
-    if ran && evidence == Evidence::Inferred {
-        return Outcome::Fetch(Want::Super);
     }
     let Some(body) = &tenant.body else {
         return Outcome::Fetch(Want::Tenant);
@@ -402,10 +433,15 @@ fn both(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, 
             outcome @ (Outcome::Settled(_) | Outcome::Forget | Outcome::Write { .. } | Outcome::Fetch(_)) => return outcome,
         },
     };
-    match difference_up(kind, tenant, sup, pair, cx) {
+    let Chosen { step, conditions, hold } = match chosen(kind, tenant, sup, pair, step_down.is_none(), cx) {
+        Ok(chosen) => chosen,
+        Err(outcome) => return *outcome,
+    };
+    let refused = refused.or(hold);
+    match difference_up(kind, tenant, sup, pair, conditions, cx) {
         Err(outcome) => *outcome,
-        Ok((mut steps, reported)) => {
-            steps.extend(step_down);
+        Ok((reports, reported)) => {
+            let steps: Vec<Step> = step.into_iter().chain(reports).chain(step_down).collect();
             match refused {
                 Some(hold) if steps.is_empty() => Outcome::Hold(hold),
                 None if steps.is_empty() => Outcome::Settled(reported),
@@ -496,7 +532,14 @@ fn covered(amended: &Content, current: &Object) -> bool {
 }
 
 /// What must be reported to the tenant, if a status moved.
-fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair: &Pair, cx: &Cx<'_>) -> Early<(Vec<Step>, Option<u64>)> {
+fn difference_up(
+    kind: &dyn Downward,
+    tenant: &TenantCopy,
+    sup: &SuperCopy,
+    pair: &Pair,
+    conditions: Vec<Value>,
+    cx: &Cx<'_>,
+) -> Early<(Vec<Step>, Option<u64>)> {
     let reported = pair.settled.and_then(|s| s.reported);
     if !kind.resource().status {
         return Ok((Vec::new(), None));
@@ -505,7 +548,8 @@ fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair
     let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup)) || sup.facts.node.is_some() && tenant.facts.node.is_none();
     let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
     let gated = tenant.body.as_ref().is_some_and(|body| body.at("/spec/readinessGates").is_some());
-    if !sup_moved && !(tenant_moved && (gated || reported.is_some())) {
+    let tells = kind.chooses() && (!conditions.is_empty() || tenant.body.as_ref().is_some_and(|body| tells_of_choices(body)));
+    if !sup_moved && !tells && !(tenant_moved && (gated || reported.is_some())) {
         return Ok((Vec::new(), reported));
     }
     let Some(sup_body) = &sup.body else {
@@ -523,7 +567,7 @@ fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair
         steps.push(Step::ConditionsDown { uid: sup.facts.uid, conditions });
     }
     let report = match kind.up(sup_body, tenant_body, cx) {
-        Ok(Some(InTenant(report))) => report,
+        Ok(Some(InTenant(report))) => report.with_conditions(conditions),
         Ok(None) => return Ok((steps, reported)),
         Err(hold) => return early(Outcome::Hold(hold)),
     };
@@ -545,9 +589,11 @@ fn difference_up(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pair
     if only_bound {
         return Ok((steps, None));
     }
-    // Without a settled pair before, the tenant's body is compared; with one, the report is compared with the last report.
-    let known = tenant_body.filter(|_| needs_tenant || reported.is_none()).map(|body| body.at("/status").cloned().unwrap_or_default());
-    let there = known.as_ref().map_or(reported == Some(hash), |known| *known == report.status);
+    // Without a settled pair before, the tenant's body is compared. With one, the report is compared with the last report; and with the body, if
+    // that is at hand: the report may have been written by a pass that failed afterwards.
+    let says_so = tenant_body.map(|body| *body.at("/status").unwrap_or(&Value::Null) == report.status);
+    let was_reported = reported == Some(hash);
+    let there = if needs_tenant || reported.is_none() { says_so.unwrap_or(was_reported) } else { was_reported || says_so == Some(true) };
     if !there && !is_blank(&report.status) {
         let version = tenant_body.filter(|_| kind.report_needs_tenant(sup_body)).map(|body| body.meta.version.clone());
         steps.push(Step::Report { uid, version, status: report.status });

@@ -224,8 +224,12 @@ fn next_uid(text: &str, from: usize) -> Option<(usize, Uid)> {
     })
 }
 
-/// Whether this has the shape of a super namespace, whoever's, of a writer, or of a tenant's id: 26 characters of base32 at the end.
+/// Whether this has the shape of a super namespace, whoever's, of a writer, or of a tenant's id: 26 characters of base32 at the end; or is how
+/// what we have in the super cluster is called.
 fn is_ours(part: &str) -> bool {
+    if part == keys::SYSTEM_NAMESPACE || part == keys::WRITERS_NAMESPACE || part.starts_with(keys::WRITER_ROLE) {
+        return true;
+    }
     match part.rsplit_once('-') {
         Some((front, hash)) => is_hash(hash) && (front == "w" || front == "vc" || front.starts_with("vc-")),
         None => is_hash(part),
@@ -297,7 +301,11 @@ mod tests {
                 format!("kubepods-burstable-pod{}.slice/memory.max, {}", underscored(SUPER_UID), underscored(OTHER_UID)),
                 format!("kubepods-burstable-pod{}.slice/memory.max, (hidden)", underscored(TENANT_UID)),
             ),
-            ("\"vc-writers:w-abcdefghijklmnopqrstuvwxyz\" may not".to_owned(), "\"vc-writers:(hidden)\" may not".to_owned()),
+            (
+                "\"system:serviceaccount:vc-writers:w-abcdefghijklmnopqrstuvwxyz\" may not".to_owned(),
+                "\"system:serviceaccount:(hidden):(hidden)\" may not".to_owned(),
+            ),
+            ("policy 'vc-tenant-writer-pods', role vc-tenant-writer".to_owned(), "policy '(hidden)', role (hidden)".to_owned()),
             ("secret \"vc.token.abcdefghijklmnopqrstuvwxyz\" not found".to_owned(), "secret \"(hidden)\" not found".to_owned()),
             ("configmap \"vc.kube-root-ca.crt\" not found".to_owned(), "configmap \"kube-root-ca.crt\" not found".to_owned()),
             ("secret \"vc.e.mine\" not found".to_owned(), "secret \"vc.mine\" not found".to_owned()),

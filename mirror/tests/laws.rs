@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 
 #[path = "support/fixture.rs"]
 mod fixture;
+#[path = "laws/planner.rs"]
+mod planner;
 
 use fixture::{SUPER_UID, Surroundings, TENANT_UID};
 
@@ -55,7 +57,7 @@ fn each(mut law: impl FnMut(&Kind, &str, &Value)) {
     }
 }
 
-fn each_downward(mut law: impl FnMut(&dyn Downward, &str, &Value)) {
+fn each_downward(mut law: impl FnMut(&'static dyn Downward, &str, &Value)) {
     each(|row, name, fixture| match row {
         Kind::Down(kind) => law(*kind, name, fixture),
         Kind::Up(_) => {}
@@ -159,6 +161,17 @@ fn kinds_have_names_of_their_own() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), KINDS.len());
+}
+
+/// What no table names is refused, so a row without tables carries nothing; a Namespace carries nothing but its labels.
+#[test]
+fn every_row_names_its_fields() {
+    for row in KINDS {
+        if let Kind::Down(kind) = row {
+            let carries = kind.demand() != mirror::kind::Demand::Contents;
+            assert_eq!(!kind.fields().is_empty(), carries, "{row:?}");
+        }
+    }
 }
 
 #[test]
@@ -305,6 +318,35 @@ fn reports_name_nothing_of_the_super_cluster() {
         let report = kind.up(&InSuper(fixture::object(&sup)), Some(&tenant), &cx).unwrap();
         let text = report.map(|InTenant(report)| report.status.to_string()).unwrap_or_default();
         names_nothing(&text, name, &cx);
+    });
+}
+
+#[test]
+fn a_choice_that_was_taken_is_not_made_again_and_asks_for_nothing_new() {
+    each_downward(|kind, name, fixture| {
+        let surroundings = Surroundings::of(&fixture["cx"]);
+        let cx = surroundings.cx();
+        let mut tenant = fixture::tenant_object(&fixture["tenant"]);
+        let Some(asked) = down(kind, &tenant, &cx) else { return };
+        let mut sup = fixture::super_object(asked, &tenant, &cx);
+        fixture::patch(&mut sup, &fixture["super"]);
+        fill_in(&mut sup, &cx);
+        fixture::patch(&mut tenant, &fixture["later"]);
+        let sup = InSuper(fixture::object(&sup));
+        let choices = |tenant: &Value| kind.choices(&InTenant(fixture::object(tenant)), &sup, &cx);
+        let made = choices(&tenant);
+        if made.is_empty() {
+            return;
+        }
+        assert!(kind.chooses(), "{name}: nobody asks for the choices");
+        let before = down(kind, &tenant, &cx);
+        for InTenant(choice) in &made {
+            names_nothing(&format!("{choice:?}"), name, &cx);
+            choice.patches.iter().for_each(|patch| fixture::json_patch(&mut tenant, patch));
+        }
+        assert_eq!(choices(&tenant), [], "{name}");
+        let amend = |asked: Option<Content>| asked.map(|asked| kind.amend(InSuper(asked), &sup, &cx));
+        assert_eq!(amend(down(kind, &tenant, &cx)), amend(before), "{name}");
     });
 }
 

@@ -149,6 +149,11 @@ pub struct PolicyArgs {
     /// where Pods reach API servers. Never a range of Pods, Services or nodes
     #[arg(long, env = "VC_API_SERVER_ENDPOINTS", value_delimiter = ',', value_name = "CIDR")]
     pub api_server_endpoints: Vec<Cidr>,
+
+    /// Ranges where a tenant's Services without a selector may lead, beside the tenant's own Pods: what lies outside and belongs to all
+    /// tenants. Never a range of Pods, Services or nodes
+    #[arg(long, env = "VC_EXTERNAL_ENDPOINTS", value_delimiter = ',', value_name = "CIDR")]
+    pub external_endpoints: Vec<Cidr>,
 }
 
 impl PolicyArgs {
@@ -163,6 +168,7 @@ impl PolicyArgs {
             runtime_class: self.runtime_class.clone(),
             allow_privileged: self.allow_privileged,
             api_server_endpoints: self.api_server_endpoints.iter().map(|range| range.parts()).collect(),
+            external_endpoints: self.external_endpoints.iter().map(|range| range.parts()).collect(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::{Super, Tenant as TenantSide, TenantId, Uid};
 use dashmap::{DashMap, DashSet};
+use kube::core::Selector;
 use mirror::KINDS;
 use mirror::cx::{Policy, Profile};
 use mirror::kind::{Kind, KindId, Observe};
@@ -25,6 +26,7 @@ use crate::events::{Copier, Recorder};
 use crate::index::Slot;
 use crate::metrics::SyncMetrics;
 use crate::nodes::Nodes;
+use crate::published::{Published, published_kinds};
 use crate::remote::Remote;
 use crate::tenant::{Attached, Tenant, Tenants};
 use crate::work::Work;
@@ -57,8 +59,8 @@ pub struct AttachSpec {
     pub profile: Profile,
     /// Its share of attention, 1–100.
     pub weight: u8,
-    /// Whether nothing is to be written for it yet.
-    pub halted: bool,
+    /// Whether nothing is to be written for it yet (`spec.paused`).
+    pub paused: bool,
 }
 
 /// How a tenant is doing.
@@ -137,6 +139,7 @@ pub(crate) struct Shared {
     pub(crate) options: EngineOptions,
     pub(crate) metrics: Arc<SyncMetrics>,
     pub(crate) nodes: Arc<Nodes>,
+    pub(crate) published: Arc<Published>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copier: Arc<Copier>,
     pub(crate) super_synced: DashSet<KindId>,
@@ -166,6 +169,8 @@ pub struct EngineParts {
     pub metrics: Arc<SyncMetrics>,
     /// vNodes.
     pub nodes: Arc<Nodes>,
+    /// What every tenant gets.
+    pub published: Arc<Published>,
     /// Events for tenants, of our own.
     pub recorder: Arc<Recorder>,
     /// Events for tenants, from the super cluster.
@@ -184,6 +189,7 @@ impl Engine {
             options: parts.options,
             metrics: parts.metrics,
             nodes: parts.nodes,
+            published: parts.published,
             recorder: parts.recorder,
             copier: parts.copier,
             super_synced: DashSet::new(),
@@ -204,6 +210,8 @@ impl Engine {
         until_stopped(tasks, "patrol", async move { engine.patrol_for_ever().await });
         let (nodes, tenants) = (self.0.nodes.clone(), self.0.tenants.clone());
         until_stopped(tasks, "nodes", async move { nodes.run(tenants).await });
+        let (published, tenants) = (self.0.published.clone(), self.0.tenants.clone());
+        until_stopped(tasks, "published", async move { published.run(tenants).await });
         let recorder = self.0.recorder.clone();
         until_stopped(tasks, "recorder", async move { recorder.run().await });
         let copier = self.0.copier.clone();
@@ -212,7 +220,7 @@ impl Engine {
 
     /// Whether every kind of the super cluster has been listed once.
     pub fn super_synced(&self) -> bool {
-        watched_kinds().all(|kind| self.0.super_synced.contains(&kind))
+        watched_kinds().chain(published_kinds()).all(|kind| self.0.super_synced.contains(&kind))
     }
 
     /// All tenants that anything is known of.
@@ -241,7 +249,8 @@ impl Engine {
             incarnation: spec.incarnation,
             profile: RwLock::new(Arc::new(spec.profile)),
             nodes: RwLock::new(Arc::new(BTreeSet::new())),
-            halted: AtomicBool::new(spec.halted),
+            halted: AtomicBool::new(false),
+            paused: AtomicBool::new(spec.paused),
             writer: tokio::sync::Mutex::new(None),
             cancel: CancellationToken::new(),
             tenant_namespaces: DashMap::new(),
@@ -281,11 +290,20 @@ impl Engine {
         }
     }
 
-    /// Lets a halted tenant go on, or halts it.
-    pub fn halt(&self, id: &str, halted: bool) {
+    /// Nothing is written for a tenant until [`Engine::go_on`].
+    pub fn halt(&self, id: &str) {
+        if let Some(attached) = self.0.tenants.get(id).and_then(|tenant| tenant.attached()) {
+            attached.halted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets a tenant go on that was halted or paused, unless it is paused now.
+    pub fn go_on(&self, id: &str, paused: bool) {
         let Some(tenant) = self.0.tenants.get(id) else { return };
         let Some(attached) = tenant.attached() else { return };
-        if attached.halted.swap(halted, Ordering::Relaxed) && !halted {
+        let was_halted = attached.halted.swap(false, Ordering::Relaxed);
+        let was_paused = attached.paused.swap(paused, Ordering::Relaxed);
+        if (was_halted || was_paused) && !paused {
             if let Some(health) = self.0.health.get(&tenant.lane) {
                 *health.regression.lock() = None;
             }
@@ -325,6 +343,11 @@ impl Engine {
         if let Some(health) = self.0.health.get(id) {
             health.other_life.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Says which nodes a tenant sees whether its Pods run there or not; with none, only where they run.
+    pub fn mirror_nodes(&self, attached: &Attached, selector: Option<Selector>) {
+        self.0.nodes.mirror(attached, selector);
     }
 
     /// Changes a tenant's share of attention.

@@ -49,8 +49,6 @@ pub struct Source {
     pub path: String,
     /// A label selector, URL-encoded where needed.
     pub selector: Option<String>,
-    /// A field selector, URL-encoded where needed.
-    pub fields: Option<String>,
     /// Skip what is there and watch from now on (Events).
     pub from_now: bool,
     /// What one list may take.
@@ -269,8 +267,7 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
 
     fn query(&self, rest: &str) -> String {
         let selector = self.source.selector.as_ref().map(|s| format!("labelSelector={s}&")).unwrap_or_default();
-        let fields = self.source.fields.as_ref().map(|s| format!("fieldSelector={s}&")).unwrap_or_default();
-        format!("{}?{selector}{fields}{rest}", self.source.path)
+        format!("{}?{selector}{rest}", self.source.path)
     }
 }
 

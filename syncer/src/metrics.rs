@@ -177,7 +177,8 @@ impl SyncMetrics {
         self.failures.get_or_create(&FailureLabels { kind, class }).inc();
     }
 
-    /// An Event for a tenant, of our own or of the super cluster's, was created, counted up, dropped for want of room, or failed.
+    /// An Event for a tenant, of our own or of the super cluster's, was created, counted up, put off since the tenant does
+    /// not answer, dropped for want of room, or failed.
     pub fn told_event(&self, origin: &'static str, outcome: &'static str) {
         self.events_told.get_or_create(&EventLabels { origin, outcome }).inc();
     }

@@ -1,4 +1,4 @@
-//! vNodes: a tenant sees the nodes that its Pods run on, alive, and no others.
+//! vNodes: a tenant sees the nodes that its Pods run on, alive, and those that its administrator shows it in any case; no others.
 //!
 //! ```text
 //! super Nodes (small, without heartbeats) ─┐
@@ -22,6 +22,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, stream};
+use kube::core::Selector;
 use mirror::cx::{NodeNames, Policy};
 use runtime::log::{Chain, Escaped};
 use tokio::sync::Notify;
@@ -121,7 +122,7 @@ impl Nodes {
         };
         match news {
             News::None => {}
-            News::Of(node) => self.homes.iter().filter(|home| home.holds(&node)).for_each(|home| home.wake.notify_one()),
+            News::Of(node) => self.homes.iter().filter(|home| home.cares_for(&node)).for_each(|home| home.wake.notify_one()),
             News::All => self.homes.iter().for_each(|home| home.wake.notify_one()),
         }
     }
@@ -145,7 +146,7 @@ impl Nodes {
             },
             Told::Gone(bytes) => {
                 if let Ok((name, seen)) = Seen::of(&bytes)
-                    && home.gone(&name, seen.uid)
+                    && home.gone(&name, seen.uid, seen.version)
                 {
                     attached.change_nodes(|nodes| {
                         nodes.remove(&name);
@@ -162,6 +163,13 @@ impl Nodes {
             }
         }
         home.wake.notify_one();
+    }
+
+    /// From now on a tenant sees the nodes that a selector picks, whether its Pods run there or not; with none, only where they run.
+    pub fn mirror(&self, attached: &Attached, selector: Option<Selector>) {
+        if !attached.cancel.is_cancelled() {
+            self.home(attached).mirror(selector);
+        }
     }
 
     /// Shows a node to a tenant, before anything is bound to it: made with its status, then freed of the taint that admission puts on it.
@@ -279,7 +287,8 @@ impl Nodes {
     async fn beat(&self, tenant: &Tenant, attached: &Attached, home: &Home) {
         loop {
             sleep(BEAT_LOOK).await;
-            if self.may_write(attached) {
+            // Of a paused tenant too: else its node-lifecycle controller would declare its nodes dead, and its Pods not ready.
+            if attached.is_trusted() && self.fence.check().is_ok() {
                 let due = stream::iter(home.beats(&self.around(attached)));
                 due.for_each_concurrent(BEATS_AT_ONCE, |node| self.perform(tenant, attached, home, node, Act::Beat)).await;
             }
@@ -327,13 +336,13 @@ impl Nodes {
         Ok(())
     }
 
-    /// Deletes a vNode after its last Pod. From the moment that it is not among the tenant's nodes, whoever binds a Pod to it shows it
+    /// Deletes a vNode after its last Pod, or after its node. From the moment that it is not among the tenant's nodes, whoever binds a Pod to it shows it
     /// again first and waits for the gate; whoever looked before that has its Pod in the index already.
     async fn delete(&self, tenant: &Tenant, attached: &Attached, home: &Home, node: &str, seen: &Seen) -> Result<(), CallError> {
         attached.change_nodes(|nodes| {
             nodes.remove(node);
         });
-        if needed(tenant, node) {
+        if !self.sup.is_lost(node) && (needed(tenant, node) || home.mirrors(node, &self.sup)) {
             attached.change_nodes(|nodes| {
                 nodes.insert(node.to_owned());
             });
@@ -341,7 +350,7 @@ impl Nodes {
         }
         write::delete(attached, &self.fence, node, seen.uid).await?;
         self.metrics.wrote_vnode("delete", true);
-        home.gone(node, seen.uid);
+        home.gone(node, seen.uid, seen.version);
         Ok(())
     }
 
@@ -352,8 +361,7 @@ impl Nodes {
 
 /// A vNode is there.
 fn see(attached: &Attached, home: &Home, name: &str, seen: Seen) {
-    home.seen(name, seen);
-    if !attached.nodes().contains(name) {
+    if home.seen(name, seen) && !attached.nodes().contains(name) {
         attached.change_nodes(|nodes| {
             nodes.insert(name.to_owned());
         });

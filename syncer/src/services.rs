@@ -1,7 +1,8 @@
-//! What one tenant's Services take of the super cluster: addresses, and ports of all its nodes.
+//! What one tenant's Services take of the super cluster: addresses, ports of all its nodes, and slices that say where they lead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use mirror::kind::Downward;
 use mirror::object::Content;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -16,9 +17,17 @@ const SERVICES: usize = 2000;
 /// Ports on all nodes that one tenant's Services open at most. There are 2768 by default, for all tenants and for the platform.
 const PORTS: usize = 100;
 
-/// How many ports each Service of a tenant opens on the nodes, as the super cluster has them.
+/// Slices of one tenant's Services without a selector at most. Each is looked at again whenever the address of a Pod of the tenant moves.
+const SLICES: usize = 1000;
+
+/// What the Services of a tenant take, as the super cluster has it.
 #[derive(Debug, Default)]
-pub struct Services(HashMap<Key, usize>);
+pub struct Services {
+    /// How many ports each Service opens on the nodes.
+    ports: HashMap<Key, usize>,
+    /// What says where Services lead, and depends on the tenant's Pods.
+    slices: HashSet<Key>,
+}
 
 #[derive(Deserialize)]
 struct Passing {
@@ -35,29 +44,42 @@ struct Spec {
 }
 
 impl Services {
-    /// A Service passes, as the super cluster has it.
+    /// A Service or a slice passes, as the super cluster has it.
     pub fn seen(&mut self, key: &Key, bytes: &[u8]) {
+        if depends_on_pods(key) {
+            self.slices.insert(key.clone());
+        }
         if is_service(key)
             && let Ok(service) = serde_json::from_slice::<Passing>(bytes)
         {
-            self.0.insert(key.clone(), opens(&service.spec.kind, service.spec.ports.map_or(0, |ports| ports.len())));
+            self.ports.insert(key.clone(), opens(&service.spec.kind, service.spec.ports.map_or(0, |ports| ports.len())));
         }
     }
 
-    /// A Service is gone.
+    /// A Service or a slice is gone.
     pub fn gone(&mut self, key: &Key) {
-        self.0.remove(key);
+        self.ports.remove(key);
+        self.slices.remove(key);
     }
 
-    /// Asked before a Service is written.
+    /// What is to be looked at again when the address of a Pod has moved.
+    pub fn slices(&self) -> Vec<Key> {
+        self.slices.iter().cloned().collect()
+    }
+
+    /// Asked before a Service or a slice is written.
     ///
-    /// *Errors*: status 422, for the tenant to read, where that would be one Service or one port too many. One that takes no more than it
+    /// *Errors*: status 422, for the tenant to read, where that would be one Service, port or slice too many. One that takes no more than it
     /// has is always let through.
     pub fn ask(&self, key: &Key, asked: &Content) -> Result<(), CallError> {
+        if depends_on_pods(key) && !self.slices.contains(key) && self.slices.len() >= SLICES {
+            let message = format!("this control plane has {SLICES} EndpointSlices of Services without a selector, and no more go down");
+            return Err(too_many("TooManyEndpointSlices", message));
+        }
         if !is_service(key) {
             return Ok(());
         }
-        if !self.0.contains_key(key) && self.0.len() >= SERVICES {
+        if !self.ports.contains_key(key) && self.ports.len() >= SERVICES {
             return Err(too_many(
                 "TooManyServices",
                 format!("this control plane has {SERVICES} Services, and no more go down; delete some"),
@@ -66,8 +88,8 @@ impl Services {
         let spec = asked.body.get("spec");
         let kind = spec.and_then(|spec| spec.get("type")).and_then(Value::as_str).unwrap_or_default();
         let ports = spec.and_then(|spec| spec.get("ports")).and_then(Value::as_array).map_or(0, Vec::len);
-        let (more, now) = (opens(kind, ports), self.0.get(key).copied().unwrap_or_default());
-        let others: usize = self.0.values().sum::<usize>() - now;
+        let (more, now) = (opens(kind, ports), self.ports.get(key).copied().unwrap_or_default());
+        let others: usize = self.ports.values().sum::<usize>() - now;
         if more > now && others + more > PORTS {
             let message = format!(
                 "Services of the types NodePort and LoadBalancer open a port of each node for each of theirs; this control plane would have {} of at most {PORTS}",
@@ -77,6 +99,10 @@ impl Services {
         }
         Ok(())
     }
+}
+
+fn depends_on_pods(key: &Key) -> bool {
+    key.kind.downward().is_some_and(Downward::depends_on_pods)
 }
 
 fn is_service(key: &Key) -> bool {
@@ -128,6 +154,20 @@ mod tests {
                 made
             })
             .count()
+    }
+
+    #[test]
+    fn s22_slices_have_a_bound_and_a_place_is_given_back() {
+        let slice = |number: usize| Key { kind: KindId::named("EndpointSlice").unwrap(), ..key(number) };
+        let mut services = Services::default();
+        let may = |services: &Services, number| services.ask(&slice(number), &Content::default()).is_ok();
+        // What the super cluster refuses takes no place.
+        assert!((0..2 * SLICES).all(|number| may(&services, number)) && services.slices().is_empty());
+        (0..SLICES).for_each(|number| services.seen(&slice(number), b"{}"));
+        assert!(!may(&services, SLICES) && may(&services, 0));
+        services.gone(&slice(0));
+        assert!(may(&services, SLICES));
+        assert_eq!(services.slices().len(), SLICES - 1);
     }
 
     #[test]

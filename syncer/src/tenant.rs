@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
 use dashmap::DashMap;
-use mirror::cx::Profile;
+use mirror::cx::{Cx, NoPods, NothingPublished, Policy, Profile};
 use parking_lot::{Mutex, RwLock};
 use runtime::kubeconfig::Secret;
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Rate};
 use crate::denials::Denials;
 use crate::index::Index;
+use crate::pod_addresses::PodAddresses;
 use crate::remote::Remote;
 use crate::services::Services;
 use crate::turn::Turn;
@@ -44,6 +45,8 @@ pub struct Tenant {
     pub writes: Mutex<Bucket>,
     /// What its Services take of the super cluster.
     pub services: Mutex<Services>,
+    /// Addresses of its Pods.
+    pub pods: PodAddresses,
     /// Where the tenant's own API server and name server are in the super cluster.
     pub addresses: Mutex<Addresses>,
     /// When what is not watched is listed.
@@ -88,8 +91,10 @@ pub struct Attached {
     pub profile: RwLock<Arc<Profile>>,
     /// The vNodes that are in its node list.
     pub nodes: RwLock<Arc<BTreeSet<String>>>,
-    /// Whether nothing may be written for it (paused, or held until a person decides).
+    /// Whether nothing may be written for it until it is known, or a person has decided, what its control plane is.
     pub halted: AtomicBool,
+    /// Whether a person wants nothing to be written for it, but that its vNodes live (`spec.paused`).
+    pub paused: AtomicBool,
     /// The writer's token for the super API server, and when to renew it.
     pub writer: tokio::sync::Mutex<Option<(Secret, Instant)>>,
     /// Ends everything that runs for this attachment.
@@ -123,6 +128,23 @@ impl Attached {
         version < built && built > self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Decides on something that lies in no namespace, and depends on neither the tenant's Pods nor the super cluster's other nodes; who needs more
+    /// puts it in.
+    pub fn with_cx<T>(&self, policy: &Policy, decide: impl FnOnce(Cx<'_>) -> T) -> T {
+        let (profile, nodes) = (self.profile(), self.nodes());
+        decide(Cx {
+            tenant: &self.id,
+            policy,
+            profile: &profile,
+            namespace: None,
+            super_namespace: None,
+            nodes: &nodes,
+            super_nodes: &*nodes,
+            pods: &NoPods,
+            published: &NothingPublished,
+        })
+    }
+
     /// Changes what kinds may know; true if it was news.
     pub fn learn(&self, change: impl FnOnce(&mut Profile)) -> bool {
         let mut slot = self.profile.write();
@@ -145,7 +167,12 @@ impl Attached {
 
     /// Whether nothing may be written for the tenant.
     pub fn is_halted(&self) -> bool {
-        self.halted.load(Ordering::Relaxed) || self.cancel.is_cancelled()
+        self.paused.load(Ordering::Relaxed) || !self.is_trusted()
+    }
+
+    /// Whether its control plane is the one that was attached, as far as is known.
+    pub fn is_trusted(&self) -> bool {
+        !self.halted.load(Ordering::Relaxed) && !self.cancel.is_cancelled()
     }
 }
 
@@ -165,6 +192,7 @@ impl Tenant {
             brake: Mutex::default(),
             writes: Mutex::new(Bucket::full(&WRITES)),
             services: Mutex::default(),
+            pods: PodAddresses::default(),
             addresses: Mutex::default(),
             turn: Mutex::default(),
         }

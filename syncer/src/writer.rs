@@ -145,13 +145,19 @@ const UNDECIDED: [&str; 4] = [
 const OUR_POLICIES: &str = "vc-";
 
 /// A refusal, as much as a tenant may read of it. What policies and webhooks of the super cluster's own say is written for its
-/// administrators: who has them, and about what and whom.
+/// administrators: who has them, and about what and whom. Of our policies it is what they say.
 fn rejected(reason: &'static str, message: &str) -> Verdict {
-    let is_foreign = message.contains("admission webhook")
-        || message.split("ValidatingAdmissionPolicy '").skip(1).any(|policy| !policy.starts_with(OUR_POLICIES));
-    let message = if is_foreign { "a policy of the super cluster does not allow it; its administrator can say why" } else { message };
+    let policies: Vec<&str> = message.split("ValidatingAdmissionPolicy '").skip(1).collect();
+    let message = match policies.last() {
+        _ if message.contains("admission webhook") || !policies.iter().all(|policy| policy.starts_with(OUR_POLICIES)) => FOREIGN,
+        Some(policy) => policy.split_once(" denied request: ").map_or(FOREIGN, |(_, said)| said),
+        None => message,
+    };
     Verdict::Rejected { reason, message: message.to_owned() }
 }
+
+/// What a tenant reads of a refusal that is none of ours.
+const FOREIGN: &str = "a policy of the super cluster does not allow it; its administrator can say why";
 
 /// What a "forbidden" means. Only what the authorizer says is about rights; all else is about the object, and looking after the
 /// RoleBinding mends none of it.
@@ -367,26 +373,18 @@ impl Writer {
         facts: &Facts,
         name: &Namespace<Super>,
     ) -> Result<Vec<u8>, CallError> {
-        let (profile, nodes) = (attached.profile(), attached.nodes());
-        let cx = Cx {
-            tenant: &attached.id,
-            policy: &self.policy,
-            profile: &profile,
-            namespace: None,
-            super_namespace: Some(name),
-            nodes: &nodes,
-            // Nothing that goes down is told of in messages.
-            super_nodes: &*nodes,
-        };
         let body = InTenant(body);
-        let asked = kind.down(&body, &cx).map_err(|hold| CallError::Status {
+        let content = attached.with_cx(&self.policy, |cx| {
+            let cx = Cx { super_namespace: Some(name), ..cx };
+            kind.down(&body, &cx).map(|asked| recorded(asked.0, &body, facts, &cx))
+        });
+        let mut content = content.map_err(|hold| CallError::Status {
             side: "tenant",
             code: 422,
             reason: "Held".into(),
             message: hold.to_string(),
             retry_after: None,
         })?;
-        let mut content = recorded(asked.0, &body, facts, &cx);
         content.annotations.insert(keys::INCARNATION.to_owned(), attached.incarnation.to_string());
         Ok(content.to_create(&kind.resource(), None, name.as_str()))
     }
@@ -492,8 +490,9 @@ mod tests {
             (reason, message)
         };
         let ours = "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'vc-tenant-writer-pods' with binding 'b' denied request: no";
-        assert_eq!(told(422, ours), ("Rejected", ours.to_owned()));
-        assert_eq!(told(403, ours), ("PolicyDenied", ours.to_owned()));
+        // Of our own what it says, and not how it is called.
+        assert_eq!(told(422, ours), ("Rejected", "no".to_owned()));
+        assert_eq!(told(403, ours), ("PolicyDenied", "no".to_owned()));
         for (code, reason, message) in [
             (403, "PolicyDenied", "admission webhook \"w.acme.example\" denied the request: team b has node-7"),
             (400, "Rejected", "admission webhook \"w.acme.example\" denied the request: team b has node-7"),

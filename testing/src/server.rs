@@ -102,8 +102,25 @@ impl Server {
         Self::with("127.0.0.1", &authority, leaf, behavior).await
     }
 
+    /// The same, of a TLS version of long ago.
+    pub async fn tls12(behavior: Behavior) -> Self {
+        let authority = Authority::new();
+        let leaf = authority.leaf("127.0.0.1");
+        Self::of("127.0.0.1", &authority, leaf, &[&rustls::version::TLS12], behavior).await
+    }
+
     /// A server with the certificate `leaf`; its clients reach it as `host` and trust `authority`.
     pub async fn with(host: &str, authority: &Authority, leaf: Leaf, behavior: Behavior) -> Self {
+        Self::of(host, authority, leaf, rustls::DEFAULT_VERSIONS, behavior).await
+    }
+
+    async fn of(
+        host: &str,
+        authority: &Authority,
+        leaf: Leaf,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        behavior: Behavior,
+    ) -> Self {
         let verifier = {
             let mut roots = rustls::RootCertStore::empty();
             roots.add(authority.der()).unwrap();
@@ -112,7 +129,7 @@ impl Server {
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![leaf.certificate], leaf.key)

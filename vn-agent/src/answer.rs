@@ -62,12 +62,20 @@ pub struct Failure {
     pub hop: Hop,
     /// What failed and why; safe to show to the tenant.
     pub message: String,
+    /// More about why, for the log alone: it may name what belongs to the super cluster.
+    pub cause: Option<String>,
 }
 
 impl Failure {
     /// A failure at a hop.
     pub fn new(status: StatusCode, hop: Hop, message: impl Into<String>) -> Self {
-        Self { status, hop, message: message.into() }
+        Self { status, hop, message: message.into(), cause: None }
+    }
+
+    /// The same, with what only the log may say.
+    #[must_use]
+    pub fn because(self, cause: impl std::fmt::Display) -> Self {
+        Self { cause: Some(cause.to_string()), ..self }
     }
 
     /// The request cannot pass.

@@ -97,14 +97,19 @@ pub enum CredentialError {
         /// Why.
         source: pem::Error,
     },
-    /// A file holds no certificate.
-    #[error("there is no certificate in {}", .0.display())]
-    Empty(PathBuf),
-    /// What they hold does not fit together.
-    #[error("the certificates of {what} cannot be used")]
-    Tls {
-        /// Which.
+    /// A file does not hold what it is there for.
+    #[error("there is no {what} in {}", path.display())]
+    Empty {
+        /// What is missing.
         what: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
+    /// What they hold cannot be used, or does not fit together.
+    #[error("what is in {} cannot be used", path.display())]
+    Tls {
+        /// In which file.
+        path: PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -172,13 +177,14 @@ impl Source {
             // Whom no list speaks of is not revoked; a list of another CA says nothing.
             verifier = verifier.with_crls(held.revoked(path)?).only_check_end_entity_revocation().allow_unknown_revocation_status();
         }
-        let clients = verifier.build().map_err(tls("callers"))?;
+        // What is wrong with the CA was said above.
+        let clients = verifier.build().map_err(tls(callers.client_crl_file.as_ref().unwrap_or(&callers.client_ca_file)))?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(tls("callers"))?
+            .map_err(tls(&callers.tls_cert_file))?
             .with_client_cert_verifier(Arc::clone(&clients))
             .with_single_cert(held.chain(&callers.tls_cert_file)?, held.key(&callers.tls_key_file)?)
-            .map_err(tls("the port"))?;
+            .map_err(tls(&callers.tls_cert_file))?;
         // An upgrade is a thing of HTTP/1.1.
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A session that is resumed would not be verified again.
@@ -236,7 +242,7 @@ impl Held<'_> {
 
     fn chain(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
         let chain = self.all::<CertificateDer<'static>>(path)?;
-        if chain.is_empty() { Err(CredentialError::Empty(path.to_owned())) } else { Ok(chain) }
+        if chain.is_empty() { Err(CredentialError::Empty { what: "certificate", path: path.to_owned() }) } else { Ok(chain) }
     }
 
     fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
@@ -244,13 +250,19 @@ impl Held<'_> {
     }
 
     fn revoked(&self, path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialError> {
-        self.all(path)
+        // Nobody is revoked by a list that says so. A file without one, as a mount that is not ready, must not take back what an earlier one said.
+        let lists = self.all(path)?;
+        if lists.is_empty() {
+            Err(CredentialError::Empty { what: "list of revoked certificates", path: path.to_owned() })
+        } else {
+            Ok(lists)
+        }
     }
 
     fn roots(&self, path: &Path) -> Result<RootCertStore, CredentialError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.chain(path)? {
-            roots.add(certificate).map_err(tls("a CA"))?;
+            roots.add(certificate).map_err(tls(path))?;
         }
         Ok(roots)
     }
@@ -258,10 +270,10 @@ impl Held<'_> {
     fn kubelet(&self, files: &KubeletFiles, provider: Arc<rustls::crypto::CryptoProvider>) -> Result<Arc<ClientConfig>, CredentialError> {
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(tls("the kubelet"))?
+            .map_err(tls(&files.certificate))?
             .with_root_certificates(self.roots(&files.ca)?)
             .with_client_auth_cert(self.chain(&files.certificate)?, self.key(&files.key)?)
-            .map_err(tls("the kubelet"))?;
+            .map_err(tls(&files.certificate))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::in_memory_sessions(KUBELET_SESSIONS);
         Ok(Arc::new(config))
@@ -275,7 +287,7 @@ pub fn of_server(ca_pem: &[u8]) -> Result<Arc<ClientConfig>, CredentialError> {
     let roots = Held(vec![(path, &ca)]).roots(path)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(tls("the API server"))?
+        .map_err(tls(path))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -283,6 +295,6 @@ pub fn of_server(ca_pem: &[u8]) -> Result<Arc<ClientConfig>, CredentialError> {
     Ok(Arc::new(config))
 }
 
-fn tls<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl Fn(E) -> CredentialError {
-    move |source| CredentialError::Tls { what, source: Box::new(source) }
+fn tls<E: std::error::Error + Send + Sync + 'static>(path: &Path) -> impl Fn(E) -> CredentialError {
+    move |source| CredentialError::Tls { path: path.to_owned(), source: Box::new(source) }
 }

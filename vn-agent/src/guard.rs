@@ -206,6 +206,74 @@ mod tests {
         assert!(places.take(a, &LIMITS).is_ok());
     }
 
+    /// A guard for hours, as the flags have it if nothing is said.
+    async fn guard(limits: Limits) -> Guard {
+        let dir = std::env::temp_dir().join(format!("vn-agent-guard-{}-{}", std::process::id(), limits.total.as_secs()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let long = Duration::from_hours(100);
+        let ca = pki::Authority::create("agents", long).unwrap();
+        let local = vec!["127.0.0.1".parse().unwrap()];
+        let serving = ca.issue(&pki::Leaf::Agent { node: "n1".to_owned(), addresses: local }, long).unwrap();
+        let write = |file: &str, text: &str| {
+            let path = dir.join(file);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let files = crate::credentials::CredentialArgs {
+            client_ca_file: write("ca.crt", ca.certificate()),
+            client_crl_file: None,
+            tls_cert_file: write("tls.crt", &serving.certificate),
+            tls_key_file: write("tls.key", &serving.key),
+        };
+        let (credentials, _) = crate::credentials::Source::new(files, None).load().await.unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+        let uid = Uid::from_bits(1);
+        let leaf = ca.issue(&pki::Leaf::Tenant(uid), long).unwrap();
+        let chain: Vec<_> = rustls::pki_types::pem::PemObject::pem_slice_iter(leaf.certificate.as_bytes()).map(Result::unwrap).collect();
+        Guard {
+            caller: Caller { tenant: uid, scope: crate::identity::Scope::Everything },
+            chain: chain.into(),
+            tenants: watch::channel(Arc::new(Tenants::from_iter([(uid, "acme".to_owned())]))).1,
+            credentials: watch::channel(Arc::new(credentials)).1,
+            limits,
+            counters: Arc::default(),
+        }
+    }
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// How a session ends, and when, in which `lines` come at this distance. Time is paused: nobody waits for it.
+    async fn lasts(total: Duration, distance: Duration, lines: u32) -> (End, Duration) {
+        let guard = guard(Limits { idle: 4 * HOUR, total, ..LIMITS }).await;
+        let (counters, began) = (Arc::clone(&guard.counters), Instant::now());
+        let lines = async {
+            for _ in 0..lines {
+                tokio::time::sleep(distance).await;
+                counters.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            end = guard.ended() => (end, began.elapsed()),
+            () = lines => unreachable!("it never ends"),
+        }
+    }
+
+    /// What is followed for hours lasts: a line an hour is enough, and only silence or the end of its time ends it.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_lasts_for_hours_while_a_line_comes_now_and_then() {
+        let (end, lasted) = lasts(24 * HOUR, HOUR, 10).await;
+        assert_eq!(end, End::Idle);
+        assert!(lasted >= 14 * HOUR && lasted < 14 * HOUR + 2 * INTERVAL, "{lasted:?}: silent for four hours after the tenth line");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_never_falls_silent_ends_when_its_time_is_over() {
+        let (end, lasted) = lasts(12 * HOUR, Duration::from_secs(7), u32::MAX).await;
+        assert_eq!(end, End::Total);
+        assert!(lasted >= 12 * HOUR && lasted < 12 * HOUR + 2 * INTERVAL, "{lasted:?}");
+    }
+
     #[test]
     fn places_are_given_back_without_a_trace() {
         let places = Places::default();

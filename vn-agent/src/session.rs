@@ -87,7 +87,8 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, line: Line, request: Request<
         agent.metrics.failed(failure.hop.name(), failure.status.as_u16());
         let (tenant, hop, code) = (peer.caller.tenant, failure.hop.name(), failure.status.as_u16());
         if let Some(left_out) = agent.quiet.about(tenant) {
-            info!(%tenant, hop, code, reason = failure.message, left_out, "not served");
+            let cause = failure.cause.as_deref().map(|cause| tracing::field::display(Escaped(cause)));
+            info!(%tenant, hop, code, reason = failure.message, cause, left_out, "not served");
         }
         failure.response(&agent.node, is_upgrade)
     }))

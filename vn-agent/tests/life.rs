@@ -32,6 +32,49 @@ fn echo() -> bed::Play {
     })
 }
 
+/// Trust that is not there, or is nobody's, is no trust: vn-agent does not start.
+#[tokio::test]
+async fn s53_without_trust_that_can_be_used_nothing_is_loaded() {
+    let bed = Bed::start(echo()).await;
+    assert!(Source::new(bed.files.clone(), None).load().await.is_ok());
+    for (what, file) in [
+        ("the CA of callers", &bed.files.client_ca_file),
+        ("the list of revoked certificates", bed.files.client_crl_file.as_ref().unwrap()),
+        ("the certificate", &bed.files.tls_cert_file),
+        ("the key", &bed.files.tls_key_file),
+    ] {
+        let good = std::fs::read(file).unwrap();
+        for bad in [&b""[..], b"-----BEGIN CERTIFICATE-----\nnot one\n-----END CERTIFICATE-----\n", b"something else"] {
+            std::fs::write(file, bad).unwrap();
+            let error = Source::new(bed.files.clone(), None).load().await.expect_err(what).to_string();
+            assert!(error.contains(&*file.to_string_lossy()), "{what}: {error} does not say which file");
+        }
+        std::fs::remove_file(file).unwrap();
+        let error = Source::new(bed.files.clone(), None).load().await.expect_err(what).to_string();
+        assert!(error.contains(&*file.to_string_lossy()), "{what}: {error} does not say which file");
+        std::fs::write(file, good).unwrap();
+    }
+}
+
+/// A connection that was opened while another CA was believed is not used again.
+#[tokio::test]
+async fn the_kubelet_is_held_against_the_ca_that_is_there_now() {
+    let bed = Bed::start(echo()).await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let (caller, other) = (bed.caller(1), pki::Authority::create("cluster", bed::HOUR).unwrap());
+    let both = bed.ca.certificate().to_owned() + other.certificate();
+    for (bundle, is_believed) in [(bed.ca.certificate(), true), (&both, true), (other.certificate(), false), (&both, true)] {
+        std::fs::write(&bed.kubelet_files.ca, bundle).unwrap();
+        bed.reload().await;
+        let answer = bed.get(&caller, "/pods").await;
+        if is_believed {
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        } else {
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("its certificate is not to be believed"), "{answer}");
+        }
+    }
+}
+
 /// Time is paused: each wait between two looks at the files is over when nothing else is left to do.
 #[tokio::test(start_paused = true)]
 async fn certificates_that_change_are_used_and_unusable_ones_leave_the_last_good() {

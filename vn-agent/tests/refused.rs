@@ -188,14 +188,8 @@ async fn s58_requests_in_a_form_of_their_own_reach_nobody_and_end_the_connection
 
 #[tokio::test]
 async fn s58_an_answer_that_switches_nothing_switches_nothing() {
-    for answer in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        "HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nwhy",
-        "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
-        "garbage\r\n\r\n",
-    ] {
+    let refusals = ["HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nwhy", "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"];
+    for answer in bed::UNSWITCHED.into_iter().chain(refusals) {
         let bed = bed_with_web(says(answer)).await;
         let smuggled = format!("{}GET /containerLogs/default/web/app HTTP/1.1\r\nHost: n1\r\n\r\n", spdy("POST", EXEC));
         let got = bed.raw(&bed.caller(1), smuggled.as_bytes()).await;
@@ -285,4 +279,32 @@ async fn a_kubelet_that_is_not_the_one_named_is_not_asked() {
     let failure = dialer.ask(&config, request, SOON).await.err().expect("a failure");
     assert_eq!(failure.status, http::StatusCode::BAD_GATEWAY);
     assert!(failure.message.contains("could not reach the kubelet"), "{failure}");
+}
+
+/// The certificate is of the right CA: it must be for this kubelet, by its address or by the name that a flag gives.
+#[tokio::test]
+async fn a_kubelet_must_be_the_one_that_is_named() {
+    use rustls::pki_types::ServerName;
+    use vn_agent::answer::Hop;
+    use vn_agent::backend::Backend;
+    use vn_agent::backend::dial::Dialer;
+    use vn_agent::backend::kubelet::Kubelet;
+    use vn_agent::metrics::AgentMetrics;
+
+    for (name, is_it) in [("127.0.0.1", true), ("n1", true), ("n2", false), ("127.0.0.2", false)] {
+        let bed = Bed::start_with(never(), bed::LIMITS, false, |address, _, credentials| {
+            let tasks = Arc::new(runtime::task::Tasks::new(&runtime::task::TaskMetrics::default()));
+            let dialer = Dialer::new(address.to_string(), ServerName::try_from(name).unwrap(), Hop::Kubelet, tasks);
+            Backend::Kubelet(Kubelet::new(dialer, credentials, AgentMetrics::default()))
+        })
+        .await;
+        bed.pods.lock().push(pod(1, "web", 7));
+        let answer = bed.get(&bed.caller(1), "/pods").await;
+        if is_it {
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"name\":\"web\""), "{name}: {answer}");
+        } else {
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("its certificate is not to be believed"), "{name}: {answer}");
+            assert_eq!(bed.lists.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing was asked");
+        }
+    }
 }

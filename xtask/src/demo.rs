@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// How many tenants to start.
     #[arg(long, default_value_t = 2)]
     tenants: usize,
-    /// Run the Pods in real containers on a real node, with vn-agent on it: logs, exec, port-forward, cp. Needs root.
+    /// Run the Pods in real containers on a real node, with vn-agent on it: logs, exec, attach, port-forward, cp, debug, top. Needs root.
     #[arg(long)]
     node: bool,
     /// End by itself, with exit status 0 only if everything shown was true.

@@ -1,9 +1,12 @@
-//! The project's own tasks: `cargo xtask demo`, `test`, `bench`, `image`, `manifests` and `tidy`.
+//! The project's own tasks: `cargo xtask demo`, `test`, `fuzz`, `conformance`, `bench`, `image`, `manifests` and `tidy`.
 #![allow(clippy::print_stdout, reason = "a task tells a person at a terminal what it does")]
 
 mod bench;
+mod conformance;
 mod demo;
+mod fuzz;
 mod image;
+mod kinds;
 mod manifests;
 mod program;
 mod test;
@@ -30,12 +33,16 @@ enum Task {
     Demo(demo::Options),
     /// Check and test everything: format, lints, documentation, dependencies, unit tests and end-to-end tests.
     Test(test::Options),
+    /// Look for input that breaks vn-agent's parser of paths, its filters or its reading of certificates.
+    Fuzz(fuzz::Options),
+    /// Run Kubernetes' own conformance tests natively and inside a tenant, and compare. Needs root.
+    Conformance(conformance::Options),
     /// Measure.
     Bench {
         #[command(subcommand)]
         what: Measure,
     },
-    /// Write the generated parts of `manifests/`.
+    /// Write the generated parts of `manifests/`, and `docs/kinds.md`.
     Manifests {
         /// Write nothing; fail if a file is not what would be written.
         #[arg(long)]
@@ -70,6 +77,8 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Demo(options) => wait(demo::run(&options)),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Conformance(options) => wait(conformance::run(&options)),
         Task::Bench { what: Measure::Real } => wait(bench::real::run()),
         Task::Bench { what: Measure::Agent } => wait(bench::agent::run()),
         Task::Manifests { check } => manifests::run(check),

@@ -1,4 +1,4 @@
-//! `cargo xtask manifests`: writes the generated parts of `manifests/`, or checks them.
+//! `cargo xtask manifests`: writes the generated parts of `manifests/` and `docs/kinds.md`, or checks them.
 //!
 //! Custom resource definitions come from the types in `common::api`, roles from the table of kinds in `mirror`: a kind that is
 //! added there brings its rights along, and a right that no kind asks for goes.
@@ -24,13 +24,13 @@ const WRITES: &[&str] = &["create", "delete", "get", "list", "patch", "update"];
 /// What the syncer does to see them.
 const READS: &[&str] = &["get", "list", "watch"];
 
-/// Subresources that writers write, beside the plain resource: conditions of the tenant's readiness gates and ephemeral containers go
-/// down to a super Pod.
-const SUBRESOURCES: &[(&str, &str)] = &[("pods", "pods/status"), ("pods", "pods/ephemeralcontainers")];
+/// Subresources that writers write, beside the plain resource: conditions of the tenant's readiness gates, ephemeral containers
+/// and other resources go down to a super Pod.
+const SUBRESOURCES: &[(&str, &str)] = &[("pods", "pods/status"), ("pods", "pods/ephemeralcontainers"), ("pods", "pods/resize")];
 
 /// Writes the files, or with `check` fails if one of them differs.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    let root = crate::root().join("manifests");
+    let root = crate::root();
     let files = generated()?;
     let mut stale = strangers(&root, &files)?;
     for (name, wanted) in &files {
@@ -55,26 +55,27 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 
 /// Definitions that lie in `crds/` and come from no type.
 fn strangers(root: &std::path::Path, files: &BTreeMap<String, String>) -> anyhow::Result<Vec<PathBuf>> {
-    let Ok(entries) = fs::read_dir(root.join("crds")) else { return Ok(Vec::new()) };
+    let Ok(entries) = fs::read_dir(root.join("manifests/crds")) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.context("could not list the definitions")?;
-        if !files.contains_key(&format!("crds/{}", entry.file_name().to_string_lossy())) {
+        if !files.contains_key(&format!("manifests/crds/{}", entry.file_name().to_string_lossy())) {
             found.push(entry.path());
         }
     }
     Ok(found)
 }
 
-/// Every generated file: its name below `manifests/`, and what stands in it.
+/// Every generated file: where it lies, and what stands in it.
 fn generated() -> anyhow::Result<BTreeMap<String, String>> {
     let rows = rows();
     Ok(BTreeMap::from([
-        ("crds/virtualclusters.yaml".to_owned(), yaml(&[VirtualCluster::crd()])?),
-        ("crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
-        ("rbac.yaml".to_owned(), yaml(&identities(&rows))?),
-        ("rbac-vn-agent.yaml".to_owned(), yaml(&agent_identities())?),
-        ("rbac-vn-agent-super.yaml".to_owned(), yaml(&agent_super_identities(&rows))?),
+        ("manifests/crds/virtualclusters.yaml".to_owned(), yaml(&[VirtualCluster::crd()])?),
+        ("manifests/crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
+        ("manifests/rbac.yaml".to_owned(), yaml(&identities(&rows))?),
+        ("manifests/rbac-vn-agent.yaml".to_owned(), yaml(&agent_identities())?),
+        ("manifests/rbac-vn-agent-super.yaml".to_owned(), yaml(&agent_super_identities(&rows))?),
+        ("docs/kinds.md".to_owned(), crate::kinds::page(mirror::KINDS)),
     ]))
 }
 
@@ -363,14 +364,62 @@ mod tests {
     fn a_writer_has_what_goes_down_and_nothing_else() {
         let grants = grants(&writer_rules(ROWS));
         let resources: BTreeSet<_> = grants.iter().map(|(resource, ..)| resource.as_str()).collect();
-        assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/ephemeralcontainers", "pods/status", "secrets"]));
+        assert_eq!(resources, BTreeSet::from(["ingresses", "pods", "pods/ephemeralcontainers", "pods/resize", "pods/status", "secrets"]));
         assert!(grants.iter().all(|(_, verb, _)| verb != "watch"));
+    }
+
+    /// What the file in the repository grants: a line a role and resource, and one a binding.
+    fn rights(file: &str) -> Vec<String> {
+        let text = fs::read_to_string(crate::root().join("manifests").join(file)).unwrap();
+        let words = |value: &Value| value.as_array().map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+        let mut lines = Vec::new();
+        for document in text.split("---\n") {
+            let document: Value = serde_saphyr::from_str(document).unwrap();
+            let of = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let who = format!("{} {}/{}", of("/kind"), of("/metadata/namespace"), of("/metadata/name"));
+            for rule in document["rules"].as_array().into_iter().flatten() {
+                let known = ["apiGroups", "resources", "resourceNames", "verbs"];
+                assert!(rule.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{rule}");
+                let names = words(&rule["resourceNames"]).map(|names| format!(" [{names}]")).unwrap_or_default();
+                let verbs = words(&rule["verbs"]).unwrap();
+                for resource in rule["resources"].as_array().unwrap() {
+                    let group = words(&rule["apiGroups"]).unwrap();
+                    lines.push(format!("{who}: {group}/{}{names}: {verbs}", resource.as_str().unwrap()));
+                }
+            }
+            for subject in document["subjects"].as_array().into_iter().flatten() {
+                let part = |field: &str| subject[field].as_str().unwrap_or_default().to_owned();
+                let whom = format!("{} {}/{}", part("kind"), part("namespace"), part("name"));
+                lines.push(format!("{who}: {} {} to {whom}", of("/roleRef/kind"), of("/roleRef/name")));
+            }
+        }
+        lines
     }
 
     #[test]
     fn s62_vn_agent_as_itself_reads_virtual_clusters_and_nothing_else() {
-        let grants = grants(&agent_rules());
-        assert!(grants.iter().all(|(resource, verb, _)| resource == "virtualclusters" && READS.contains(&verb.as_str())), "{grants:?}");
+        let expected = [
+            "ClusterRole /vn-agent: tenancy.x-k8s.io/virtualclusters: get,list,watch",
+            "ClusterRoleBinding /vn-agent: ClusterRole vn-agent to ServiceAccount vc-agents/vn-agent",
+        ];
+        assert_eq!(rights("rbac-vn-agent.yaml"), expected);
+    }
+
+    #[test]
+    fn s62_before_the_api_server_vn_agent_asks_for_tokens_and_writers_stream_and_nothing_else() {
+        let writer = "ClusterRole /vc-tenant-writer: ";
+        let (writers, agents): (Vec<_>, Vec<_>) = rights("rbac-vn-agent-super.yaml").into_iter().partition(|line| line.starts_with(writer));
+        let expected = [
+            "Role vc-writers/vn-agent: /serviceaccounts/token: create",
+            "RoleBinding vc-writers/vn-agent: Role vn-agent to ServiceAccount vc-agents/vn-agent",
+        ];
+        assert_eq!(agents, expected);
+        // It stands in the place of the writers' role, with all that is there.
+        let usual: Vec<_> = rights("rbac.yaml").into_iter().filter(|line| line.starts_with(writer)).collect();
+        let expected = ["pods/log: get", "pods/attach: create,get", "pods/exec: create,get", "pods/portforward: create,get"];
+        let (as_usual, more) = writers.split_at(usual.len());
+        assert_eq!(as_usual, usual);
+        assert_eq!(more, expected.map(|right| format!("{writer}/{right}")));
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub(crate) const NEXTEST: Tool = Tool {
 /// Checks dependencies against `deny.toml`.
 pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", args: &[], took_seconds: 90 };
 
+/// Builds fuzz targets with coverage and runs them.
+pub(crate) const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2", args: &[], took_seconds: 40 };
+
 impl Tool {
     /// The program, built first if it is not in the cache.
     pub(crate) fn ensure(&self) -> anyhow::Result<PathBuf> {

@@ -61,7 +61,7 @@ pub struct VirtualClusterSpec {
     #[schemars(with = "i32", range(min = 1, max = 100))]
     pub weight: u8,
 
-    /// While true nothing is written for the tenant, in either direction; what runs goes on running.
+    /// While true nothing is written for the tenant, in either direction, but the heartbeats of vNodes; what runs goes on running.
     #[serde(default)]
     pub paused: bool,
 
@@ -103,12 +103,11 @@ const fn default_weight() -> u8 {
     {"rule": "self.mode == 'mirrored' || !has(self.selector)", "message": "a selector needs mode mirrored"},
 ]))]
 pub struct Nodes {
-    /// `onDemand`: the nodes that its Pods run on. `mirrored`: all that the selector picks, whether Pods run there or not; accepted and not
-    /// acted on by this version, which a condition then says.
+    /// `onDemand`: the nodes that its Pods run on. `mirrored`: all that the selector picks too, whether Pods run there or not.
     #[serde(default)]
     pub mode: NodeMode,
 
-    /// Picks the nodes to mirror by their labels in the super cluster; without one, all. Accepted and not acted on by this version.
+    /// Picks the nodes to mirror by their labels in the super cluster; without one, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
@@ -120,7 +119,7 @@ pub enum NodeMode {
     /// While a Pod of the tenant runs there.
     #[default]
     OnDemand,
-    /// Always.
+    /// While it exists and is picked, too.
     Mirrored,
 }
 

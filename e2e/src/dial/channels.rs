@@ -125,6 +125,17 @@ impl Channels {
         self.hears(1, "ping\n").await.map(drop)
     }
 
+    /// What is said on any channel until a line ends, or the stream does.
+    pub async fn line(&mut self) -> String {
+        let mut heard = String::new();
+        while !heard.ends_with('\n')
+            && let Some((_, bytes)) = self.next().await
+        {
+            heard += &String::from_utf8_lossy(&bytes);
+        }
+        heard
+    }
+
     /// All that is said on any channel until the stream ends.
     pub async fn rest(&mut self) -> String {
         let mut heard = String::new();

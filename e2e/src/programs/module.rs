@@ -36,6 +36,8 @@ pub(super) const CONTAINERD: Module = Module { name: "containerd", kubernetes: f
 pub(super) const RUNC: Module = Module { name: "runc", kubernetes: false, seccomp: true };
 /// `CoreDNS`.
 pub(super) const COREDNS: Module = Module { name: "coredns", kubernetes: false, seccomp: false };
+/// Kubernetes' own end-to-end tests, what runs them, and what runs in their Pods.
+pub(super) const CONFORMANCE_MODULE: Module = Module { name: "conformance", kubernetes: true, seccomp: false };
 /// metrics-server.
 pub(super) const METRICS_SERVER: Module = Module { name: "metrics-server", kubernetes: false, seccomp: false };
 
@@ -45,6 +47,8 @@ pub(super) struct Program {
     pub(super) module: &'static Module,
     pub(super) package: &'static str,
     pub(super) took: Duration,
+    /// Whether it is the package's tests, as a program.
+    pub(super) tests: bool,
 }
 
 impl Module {
@@ -143,12 +147,39 @@ fn note(text: &str, progress: &MultiProgress) {
 }
 
 fn waiting_bar(program: &Program) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{spinner} {prefix:24} {elapsed_precise} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let bar = ProgressBar::new(1);
+    let style = ProgressStyle::with_template("{spinner} {prefix:24} {bar:30} {elapsed_precise} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(program.name);
     bar.set_message("waiting");
     bar
+}
+
+impl Program {
+    /// `go` with these words, for this program's module and with its settings.
+    fn go(&self, words: &[&str]) -> Command {
+        let seccomp = self.module.seccomp;
+        let mut go = errand::command("go");
+        go.current_dir(self.module.dir())
+            .env("CGO_ENABLED", if seccomp { "1" } else { "0" })
+            .args(words)
+            .args(["-mod=readonly", "-trimpath"])
+            .args(seccomp.then_some("-tags=seccomp"));
+        go
+    }
+
+    /// How many packages are not in Go's cache, if it can say. What is wrong with a module, its build says.
+    async fn packages_to_build(&self) -> Option<u64> {
+        let mut go = self.go(if self.tests { &["list", "-deps", "-test"] } else { &["list", "-deps"] });
+        go.args(["-f", "{{if .Stale}}{{.ImportPath}}{{end}}"]).arg(self.package).stdout(Stdio::piped()).stderr(Stdio::null());
+        let output = errand::run(go).await.ok().filter(|output| output.status.success())?;
+        u64::try_from(String::from_utf8_lossy(&output.stdout).lines().count()).ok().filter(|count| *count > 0)
+    }
+}
+
+/// Whether a line that `go build -v` says names a package, as it does before it builds it; else it says what went wrong.
+fn is_package(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with('#') && !line.contains([' ', ':', '\t'])
 }
 
 /// Builds one program beside its place and moves it there, so that a half-written one is never found.
@@ -161,22 +192,15 @@ async fn build_one(program: &Program, dir: &Path, bar: &ProgressBar) -> anyhow::
     bar.reset_elapsed();
     bar.set_message(format!("building (elsewhere: {} s)", program.took.as_secs()));
     bar.enable_steady_tick(Duration::from_millis(200));
+    bar.set_length(program.packages_to_build().await.unwrap_or(1));
     let unfinished = dir.join(format!(".{}.{}", program.name, std::process::id()));
-    let seccomp = program.module.seccomp;
-    let mut go = errand::command("go");
-    go.current_dir(program.module.dir())
-        .env("CGO_ENABLED", if seccomp { "1" } else { "0" })
-        .args(["build", "-mod=readonly", "-trimpath"])
-        .args(seccomp.then_some("-tags=seccomp"))
-        .args(["-ldflags", &program.module.linker_flags(), "-o"])
-        .arg(&unfinished)
-        .arg(program.package)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let output = errand::run(go).await.context("could not run go")?;
-    if !output.status.success() {
+    let mut go = program.go(if program.tests { &["test", "-c", "-v"] } else { &["build", "-v"] });
+    go.args(["-ldflags", &program.module.linker_flags(), "-o"]).arg(&unfinished).arg(program.package).stdout(Stdio::null());
+    let mut said = Vec::new();
+    let status = errand::run_told(go, |line| if is_package(&line) { bar.inc(1) } else { said.push(line) });
+    if !status.await.context("could not run go")?.success() {
         bar.abandon_with_message("failed");
-        bail!("could not build {}:\n{}", program.name, String::from_utf8_lossy(&output.stderr));
+        bail!("could not build {}:\n{}", program.name, said.join("\n"));
     }
     std::fs::rename(&unfinished, &target).with_context(|| format!("could not put {} in place", target.display()))?;
     bar.finish_with_message("built");
@@ -186,6 +210,16 @@ async fn build_one(program: &Program, dir: &Path, bar: &ProgressBar) -> anyhow::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_are_told_from_what_went_wrong() {
+        for package in ["internal/abi", "k8s.io/api/core/v1", "go.etcd.io/etcd/server/v3", "fmt"] {
+            assert!(is_package(package), "{package}");
+        }
+        for other in ["", "# k8s.io/api/core/v1", "x.go:3:1: undefined: y", "go: downloading k8s.io/api v0.37.2", "\tgo get x"] {
+            assert!(!is_package(other), "{other}");
+        }
+    }
 
     #[test]
     fn the_readme_names_the_go_that_is_needed() {

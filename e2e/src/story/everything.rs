@@ -1,11 +1,18 @@
 //! All that can be read from an API server, as text.
 
-use anyhow::Context as _;
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use common::keys;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
     api::{DynamicObject, ListParams},
     discovery::{Discovery, verbs},
 };
+use serde_json::Value;
+
+use super::Story;
 
 /// Every object of every kind that the client may list, Events among them: where each stands, and all its text with managed fields.
 pub async fn everything(client: &Client) -> anyhow::Result<Vec<(String, String)>> {
@@ -27,4 +34,33 @@ pub async fn everything(client: &Client) -> anyhow::Result<Vec<(String, String)>
         }
     }
     Ok(pages)
+}
+
+/// That nothing which any tenant can read names anything of the super cluster: no UID, none of our namespaces, roles and identities, no other
+/// tenant, and none of `more`.
+pub async fn reveals_nothing(story: &Story, more: &[&str]) -> anyhow::Result<()> {
+    let sup = story.bed.sup.client();
+    let mut secrets: BTreeSet<String> = everything(&sup).await?.iter().filter_map(|(_, text)| uid_in(text)).collect();
+    let namespaces = Api::<Namespace>::all(sup).list(&ListParams::default()).await?;
+    secrets.extend(namespaces.iter().map(kube::ResourceExt::name_any).filter(|name| name.starts_with("vc-")));
+    secrets.extend(more.iter().map(|word| (*word).to_owned()));
+    secrets.insert(keys::WRITER_ROLE.to_owned());
+    for tenant in &story.tenants {
+        secrets.extend([tenant.id.as_str().to_owned(), tenant.id.uid().to_string(), tenant.id.writer()]);
+    }
+    for (at, tenant) in story.tenants.iter().enumerate() {
+        let others: Vec<_> = story.tenants.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other.name.clone()).collect();
+        let pages = everything(&tenant.client()).await?;
+        ensure!(pages.iter().any(|(place, _)| place.starts_with("events/")), "{} has no Events to look at", tenant.name);
+        for (place, text) in &pages {
+            let found: Vec<_> = secrets.iter().chain(&others).filter(|secret| text.contains(secret.as_str())).collect();
+            ensure!(found.is_empty(), "{}: {place} says {found:?}:\n{text}", tenant.name);
+        }
+        eprintln!("    {}: {} objects, none of {} words", tenant.name, pages.len(), secrets.len() + others.len());
+    }
+    Ok(())
+}
+
+fn uid_in(text: &str) -> Option<String> {
+    serde_json::from_str::<Value>(text).ok()?.pointer("/metadata/uid")?.as_str().map(str::to_owned)
 }

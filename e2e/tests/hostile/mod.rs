@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use e2e::pki::Identity;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
-pub(crate) use rights::apart;
+pub(crate) use rights::{apart, each_its_own};
 
 /// Listens to all that a hostile caller is answered.
 pub(crate) struct Ears {

@@ -1,6 +1,6 @@
 //! A Pod that goes and comes again under its name.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
 
 use anyhow::ensure;
 use e2e::{
@@ -13,41 +13,58 @@ use tokio::sync::watch;
 
 use crate::{Scene, container, simple};
 
+/// Streams whose path names a UID.
+const VERBS: [&str; 3] = ["exec", "attach", "portForward"];
+
 impl Scene<'_> {
     /// The Pod is deleted and made again; who asks for it by an earlier UID is never answered by a later one.
     pub(crate) async fn replaced(&self) -> anyhow::Result<()> {
         const LIVES: u32 = 4;
         // Closed when the last life is over, however that was.
-        let (lives_now, mut now) = watch::channel((0, String::new()));
+        let (lives_now, now) = watch::channel((0, String::new()));
         let over = now.clone();
-        let (fine, late) = (Cell::new(0), Cell::new(0));
-        let fine = &fine;
+        let fine = BTreeMap::from(VERBS.map(|verb| (verb, Cell::new(0))));
+        let late = Cell::new(0);
+        let (fine, late) = (&fine, &late);
         let lives = async move {
             let above: Api<Pod> = self.attacker.above("default");
             for life in 1..=LIVES {
-                let script = "echo life $WORD; exec sleep 1000000";
+                let script = "nc -ll -p 8080 -e sh -c 'echo $WORD' & while :; do echo life $WORD; sleep 0.2; done";
                 self.attacker.apply(&simple("swap", &container(script, &life.to_string()))).await?;
                 let pod = self.attacker.sees("it runs", "default", "swap", is_running).await?;
                 lives_now.send_replace((life, uid_of(&pod)));
-                let asked = fine.get();
-                eventually("it answers", Duration::from_secs(30), async || Ok(Seen::when(fine.get() > asked + 5, fine.get()))).await?;
+                let before: Vec<usize> = fine.values().map(Cell::get).collect();
+                eventually("it answers each verb", Duration::from_mins(1), async || {
+                    let enough = fine.values().zip(&before).all(|(count, before)| count.get() > before + 2);
+                    Ok(Seen::when(enough, fine.clone()))
+                })
+                .await?;
                 above.delete("swap", &DeleteParams::default().grace_period(0)).await?;
             }
             anyhow::Ok(())
         };
-        let exec = async {
+        // What says which life it is, and how: to its end, at once, or when asked.
+        let ask = async |verb: &'static str| {
+            let mut now = now.clone();
             while now.has_changed().is_ok() {
                 let Ok((life, uid)) = now.wait_for(|(life, _)| *life > 0).await.map(|now| now.clone()) else { break };
-                match self.caller.stream(&format!("/exec/default/swap/{uid}/main?command=printenv&command=WORD&output=1")).await? {
+                let path = match verb {
+                    "exec" => format!("/exec/default/swap/{uid}/main?command=sh&command=-c&command=echo%20$WORD&output=1"),
+                    "attach" => format!("/attach/default/swap/{uid}/main?output=1"),
+                    _ => format!("/portForward/default/swap/{uid}?port=8080"),
+                };
+                match self.caller.stream(&path).await? {
                     Ok(mut stream) => {
-                        let said = stream.rest().await;
-                        self.ears.hear("exec in a Pod that is replaced", &said)?;
+                        let said = if verb == "attach" { stream.line().await } else { stream.rest().await };
+                        self.ears.hear(&format!("{verb} of a Pod that is replaced"), &said)?;
                         let other = (1..=LIVES).find(|other| *other != life && said.contains(&format!("{other}\n")));
-                        ensure!(other.is_none(), "life {life} was asked for, and {said:?} answers");
-                        fine.set(fine.get() + 1);
+                        ensure!(other.is_none(), "{verb}: life {life} was asked for, and {said:?} answers");
+                        // Of one that ends meanwhile comes nothing.
+                        let count: &Cell<usize> = if said.contains(&format!("{life}\n")) { &fine[verb] } else { late };
+                        count.set(count.get() + 1);
                     }
                     Err(answer) => {
-                        self.ears.hear("exec in a Pod that is replaced", &answer.text)?;
+                        self.ears.hear(&format!("{verb} of a Pod that is replaced"), &answer.text)?;
                         late.set(late.get() + 1);
                     }
                 }
@@ -62,10 +79,10 @@ impl Scene<'_> {
             }
             anyhow::Ok(())
         };
-        let (lives, exec, logs) = tokio::join!(lives, exec, logs);
-        lives.and(exec).and(logs)?;
-        ensure!(fine.get() > 0, "no answer at all");
-        eprintln!("    {} answers by the right one, {} refusals", fine.get(), late.get());
+        let [exec, attach, forward] = VERBS;
+        let (lives, exec, attach, forward, logs) = tokio::join!(lives, ask(exec), ask(attach), ask(forward), logs);
+        lives.and(exec).and(attach).and(forward).and(logs)?;
+        eprintln!("    answers by the right one: {fine:?}; {} refusals", late.get());
         Ok(())
     }
 }

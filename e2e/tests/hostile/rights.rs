@@ -1,9 +1,15 @@
 //! What the identities of vn-agent may, and what not.
 
 use anyhow::{Context as _, ensure};
-use e2e::{agents::AgentProcess, dial::Caller, real_nodes::KUBELET_PORT, story::Story};
+use e2e::{
+    agents::AgentProcess,
+    dial::Caller,
+    real_nodes::KUBELET_PORT,
+    story::{Story, is_running, pod},
+};
+use serde_json::json;
 
-use crate::Scene;
+use crate::{Scene, container};
 
 impl Scene<'_> {
     pub(crate) async fn rights(&self) -> anyhow::Result<()> {
@@ -77,5 +83,34 @@ pub(crate) async fn apart(story: &Story) -> anyhow::Result<()> {
         }
     }
     ensure!(story.real.len() == 2 && story.agents.len() == 2, "two nodes");
+    Ok(())
+}
+
+/// A Pod a node: the tenant's API server dials the node's own vn-agent, which knows the Pods of its node and of no other.
+pub(crate) async fn each_its_own(story: &Story) -> anyhow::Result<()> {
+    let (tenant, kubectl) = (story.tenant(0)?, story.kubectl(0)?);
+    let on: Vec<_> = story.real.iter().map(|node| format!("on-{}", node.name())).collect();
+    for (node, name) in story.real.iter().zip(&on) {
+        let spec = json!({
+            "nodeSelector": { "kubernetes.io/hostname": node.name() },
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container(&format!("echo I am {name}; exec sleep 1000000"), name)],
+        });
+        tenant.apply(&pod(name, &json!({}), &spec)).await?;
+    }
+    for name in &on {
+        tenant.sees("it runs", "default", name, is_running).await?;
+        let (log, env) = (kubectl.says(&["logs", name]).await?, kubectl.says(&["exec", name, "--", "sh", "-c", "echo $WORD"]).await?);
+        ensure!(log == format!("I am {name}\n") && env == format!("{name}\n"), "{name}: {log:?}, {env:?}");
+    }
+    for (i, agent) in story.agents.iter().enumerate() {
+        let caller = agent.caller(&story.bed, 0)?;
+        for (j, name) in on.iter().enumerate() {
+            let answer = caller.get(&format!("/containerLogs/default/{name}/main")).await?;
+            ensure!(answer.status() == if i == j { 200 } else { 404 }, "vn-agent {i} about {name}: {}", answer.text);
+            let page = caller.get("/pods").await?;
+            ensure!(page.text.contains(&format!("\"{name}\"")) == (i == j), "vn-agent {i} lists {}", page.text);
+        }
+    }
     Ok(())
 }

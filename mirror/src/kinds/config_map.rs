@@ -21,6 +21,10 @@ impl Downward for ConfigMap {
         Resource { group: "", version: "v1", api_version: "v1", kind: "ConfigMap", plural: "configmaps", namespaced: true, status: false }
     }
 
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("", CONFIG_MAP)]
+    }
+
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let body = carry_body(&tenant.body, CONFIG_MAP, cx.policy.pass_unknown_fields)?;
         size::cap(Content { body, ..metadata::down(&tenant.meta, cx.policy) }, size::MOST_BYTES).map(InSuper)

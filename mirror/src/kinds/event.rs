@@ -31,6 +31,11 @@ impl Upward for Event {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Event", plural: "events", namespaced: true, status: false }
     }
 
+    fn shows(&self) -> &'static str {
+        "A tenant sees what is said of its own Pods and Services, about its own objects and in their names; messages are scrubbed of what is the \
+         super cluster's."
+    }
+
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
         let text =
             |key: &str| sup.at("/involvedObject").and_then(|object| object.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned();

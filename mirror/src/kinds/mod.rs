@@ -7,6 +7,8 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod pod_disruption_budget;
+pub mod priority_class;
+pub mod runtime_class;
 pub mod secret;
 pub mod service;
 
@@ -23,4 +25,6 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&pod_disruption_budget::PodDisruptionBudget),
     Kind::Up(&node::Node),
     Kind::Up(&event::Event),
+    Kind::Up(&priority_class::PriorityClass),
+    Kind::Up(&runtime_class::RuntimeClass),
 ];

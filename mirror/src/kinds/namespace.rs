@@ -24,6 +24,10 @@ impl Downward for Namespace {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Namespace", plural: "namespaces", namespaced: false, status: false }
     }
 
+    fn returns(&self) -> &'static str {
+        "Nothing. Of the tenant's Namespace nothing goes down but that it is there: labels and annotations of the super namespace are the syncer's."
+    }
+
     /// Nothing of the tenant's: labels of a namespace switch policies and injection on and off in the super cluster.
     fn down(&self, _tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let labels = if cx.policy.allow_privileged { BTreeMap::new() } else { [(ENFORCE.to_owned(), "baseline".to_owned())].into() };

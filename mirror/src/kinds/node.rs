@@ -12,6 +12,7 @@ use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{About, Audience, Resource, Upward};
 use crate::object::{Content, Object};
+use crate::plan::value_hash;
 use crate::scrub::Scrub;
 
 /// The kind.
@@ -30,6 +31,9 @@ const LABELS: [&str; 6] = [
 /// Conditions that a tenant may read: the kubelet's own.
 const CONDITIONS: [&str; 5] = ["DiskPressure", "MemoryPressure", "NetworkUnavailable", "PIDPressure", "Ready"];
 
+/// A condition that a network plug-in of the tenant's own may set too.
+const NETWORK: &str = "NetworkUnavailable";
+
 /// Facts about the machine that a tenant may read. What identifies it must be there and is left blank.
 const NODE_INFO: [&str; 6] = ["architecture", "containerRuntimeVersion", "kernelVersion", "kubeletVersion", "operatingSystem", "osImage"];
 
@@ -43,6 +47,12 @@ const FEATURES: [&str; 1] = ["ExtendWebSocketsToKubelet"];
 impl Upward for Node {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Node", plural: "nodes", namespaced: false, status: true }
+    }
+
+    fn shows(&self) -> &'static str {
+        "A tenant sees the nodes that its Pods run on, and those that its VirtualCluster picks (`spec.nodes`), as vNodes that are built from named \
+         fields: name, some labels, internal address, the port of vn-agent, capacity, conditions, whether it takes new Pods. No taints, \
+         no identity of the machine."
     }
 
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
@@ -59,6 +69,26 @@ impl Upward for Node {
         let body = Map::from_iter([("spec".to_owned(), Value::Object(spec)), ("status".to_owned(), status_up(sup, cx))]);
         Ok(InTenant((sup.meta.name.clone(), Content { labels, body, ..Content::default() })))
     }
+}
+
+/// The hash of what a vNode tells of its node, alike of what is written and of what an API server shows of it later: another one means
+/// that somebody has changed it. Left out is what may be the tenant's own (labels, taints, conditions of its making), what an
+/// older API server drops, and when something was last heard of.
+pub fn shown(labels: &BTreeMap<String, String>, body: &Map<String, Value>) -> u64 {
+    let status = body.get("status");
+    let part = |key: &str| status.and_then(|status| status.get(key));
+    let labels: Vec<_> = LABELS.iter().filter_map(|key| labels.get_key_value(*key)).collect();
+    let amounts = ["allocatable", "capacity", "daemonEndpoints"].map(part);
+    let addresses = part("addresses").and_then(Value::as_array).into_iter().flatten();
+    let addresses: Vec<_> = addresses.map(|address| (address.get("type"), address.get("address"))).collect();
+    let conditions = part("conditions").and_then(Value::as_array).into_iter().flatten();
+    let mut conditions: Vec<_> = conditions
+        .map(|condition| (condition.get("type").and_then(Value::as_str), condition.get("status").and_then(Value::as_str)))
+        .filter(|(kind, _)| kind.is_some_and(|kind| kind != NETWORK && CONDITIONS.contains(&kind)))
+        .collect();
+    conditions.sort_unstable();
+    let info: Vec<_> = NODE_INFO.iter().map(|key| part("nodeInfo").and_then(|info| info.get(*key))).collect();
+    value_hash(&json!([labels, amounts, addresses, conditions, info]))
 }
 
 fn status_up(sup: &Object, cx: &Cx<'_>) -> Value {
@@ -108,4 +138,59 @@ fn list<'a>(object: &'a Object, pointer: &str) -> impl Iterator<Item = &'a Value
 
 fn is(value: &Value, key: &str, text: &str) -> bool {
     value.get(key).and_then(Value::as_str) == Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vnode() -> Value {
+        json!({
+            "metadata": {"name": "n1", "uid": "00000000-0000-4000-8000-000000000001", "labels": {"kubernetes.io/os": "linux"}},
+            "status": {
+                "capacity": {"cpu": "4"}, "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                "nodeInfo": {"architecture": "amd64", "bootID": ""},
+            },
+        })
+    }
+
+    fn shown_of(vnode: &Value) -> u64 {
+        let object = Object::parse(vnode.to_string().as_bytes()).unwrap();
+        shown(&object.meta.labels, &object.body)
+    }
+
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut changed = vnode();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    }
+
+    #[test]
+    fn what_a_tenant_changes_of_what_a_vnode_tells_is_seen() {
+        for (pointer, value) in [
+            ("/metadata/labels", json!({})),
+            ("/status/capacity/cpu", json!("400")),
+            ("/status/addresses/0/address", json!("198.51.100.1")),
+            ("/status/conditions/0/status", json!("False")),
+            ("/status/nodeInfo/architecture", json!("arm64")),
+        ] {
+            assert_ne!(shown_of(&with(pointer, value)), shown_of(&vnode()), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_tenants_own_or_written_by_the_api_server_is_no_change() {
+        let conditions = json!([
+            {"type": "Own", "status": "True"}, {"type": "NetworkUnavailable", "status": "False"},
+            {"type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": "2026-01-01T00:00:01Z"},
+        ]);
+        for (pointer, value) in [
+            ("/metadata/labels", json!({"kubernetes.io/os": "linux", "tier": "own", "beta.kubernetes.io/os": "linux"})),
+            ("/status/conditions", conditions),
+            ("/status/nodeInfo/bootID", json!("b")),
+        ] {
+            assert_eq!(shown_of(&with(pointer, value)), shown_of(&vnode()), "{pointer}");
+        }
+    }
 }

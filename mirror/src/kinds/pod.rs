@@ -13,6 +13,7 @@ mod ephemeral;
 mod names;
 mod node;
 mod policy;
+mod resize;
 mod status;
 mod tokens;
 pub mod verdicts;
@@ -29,7 +30,7 @@ use crate::hold::Hold;
 use crate::kind::{Addition, Downward, Reference, Report, Resource, TokenAsk};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
 use crate::object::{Content, Object};
-use crate::shape::carry;
+use crate::shape::{Table, carry};
 use crate::size;
 
 /// The kind.
@@ -38,6 +39,18 @@ pub struct Pod;
 impl Downward for Pod {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Pod", plural: "pods", namespaced: true, status: true }
+    }
+
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("spec", verdicts::SPEC), ("spec.ephemeralContainers[]", verdicts::EPHEMERAL_CONTAINER)]
+    }
+
+    fn returns(&self) -> &'static str {
+        "The node, as a binding; and the status, with messages scrubbed of what is the super cluster's. Fields of the status that no table names are carried."
+    }
+
+    fn returned(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("status", verdicts::STATUS)]
     }
 
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
@@ -59,7 +72,7 @@ impl Downward for Pod {
         node::apply(&mut spec, tenant, cx)?;
         affinity::apply(&mut spec, &own, cx)?;
         dns::apply(&mut spec, &own, cx)?;
-        env::apply(&mut spec, &own, cx);
+        env::apply(&mut spec, &own, Some(&mut annotations), cx);
         tokens::apply(&mut spec, own.uid, cx);
         volumes::apply(&mut spec, &own, &mut annotations);
         spec.insert("automountServiceAccountToken".to_owned(), Value::Bool(false));
@@ -79,12 +92,14 @@ impl Downward for Pod {
         Ok(Some(InTenant(Report { node, status: status::up(sup, tenant, cx) })))
     }
 
-    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
-        ephemeral::missing(tenant, sup, cx)
+    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Vec<Addition>, Option<Hold>) {
+        let (containers, refused) = ephemeral::missing(tenant, sup, cx);
+        let resized = if resize::is_possible(tenant) { resize::asked(tenant, sup, cx) } else { None };
+        (resized.into_iter().chain(containers).collect(), refused)
     }
 
     fn adds(&self, tenant: &InTenant<Object>) -> bool {
-        tenant.at("/spec/ephemeralContainers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+        resize::is_possible(tenant) || tenant.at("/spec/ephemeralContainers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
     }
 
     fn report_needs_tenant(&self, sup: &InSuper<Object>) -> bool {

@@ -45,6 +45,14 @@ impl Downward for PodDisruptionBudget {
         }
     }
 
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("spec", SPEC)]
+    }
+
+    fn returns(&self) -> &'static str {
+        "Nothing: the tenant's own disruption controller writes the status."
+    }
+
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
         let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {

@@ -39,6 +39,10 @@ impl Downward for Secret {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Secret", plural: "secrets", namespaced: true, status: false }
     }
 
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("", SECRET)]
+    }
+
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let mut body = carry_body(&tenant.body, SECRET, cx.policy.pass_unknown_fields)?;
         let kind = type_down(tenant.text("/type").unwrap_or(OPAQUE))?;

@@ -1,5 +1,7 @@
 //! Service: goes down with its selector mapped; the super cluster keeps the say over addresses and node ports.
 
+mod ports;
+
 use std::net::IpAddr;
 
 use common::{InSuper, InTenant};
@@ -7,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
-use crate::kind::{Downward, Report, Resource};
+use crate::kind::{Choice, Downward, Report, Resource};
 use crate::kinds::endpoint_slice::KUBERNETES;
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry};
 use crate::size;
+use ports::{node_ports, same_port};
 
 /// The kind.
 pub struct Service;
@@ -25,6 +28,7 @@ const SPEC: &Table = &[
     ("externalIPs", Verdict::Refuse("an address that was not assigned takes the traffic of others; use the type LoadBalancer")),
     ("externalName", Verdict::Refuse("names outside the cluster are not allowed; use the name itself")),
     ("externalTrafficPolicy", Verdict::Copy),
+    // Only load balancers ask there, and those are the super cluster's; an API server lets nobody change it.
     ("healthCheckNodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
     ("internalTrafficPolicy", Verdict::Copy),
     ("ipFamilies", Verdict::Force("follows from the address, else the super cluster chooses")),
@@ -45,7 +49,7 @@ const SPEC: &Table = &[
 const PORT: &Table = &[
     ("appProtocol", Verdict::Copy),
     ("name", Verdict::Copy),
-    ("nodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
+    ("nodePort", Verdict::Force("a port of the super cluster's nodes: it chooses, and the tenant's copy says so")),
     ("port", Verdict::Copy),
     ("protocol", Verdict::Copy),
     ("targetPort", Verdict::Copy),
@@ -68,6 +72,14 @@ const FILLED_IN_OUTSIDE: [&str; 2] = ["allocateLoadBalancerNodePorts", "external
 impl Downward for Service {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Service", plural: "services", namespaced: true, status: true }
+    }
+
+    fn fields(&self) -> &'static [(&'static str, &'static Table)] {
+        &[("spec", SPEC)]
+    }
+
+    fn returns(&self) -> &'static str {
+        "The addresses of the load balancer (`status.loadBalancer`); and the node ports that the super cluster has chosen, into `spec.ports[].nodePort`."
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
@@ -110,6 +122,14 @@ impl Downward for Service {
             keep_chosen(spec, current);
         }
         InSuper(content)
+    }
+
+    fn chooses(&self) -> bool {
+        true
+    }
+
+    fn choices(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> Vec<InTenant<Choice>> {
+        node_ports(tenant, sup).into_iter().collect()
     }
 
     /// The addresses of the load balancer. Conditions stay: they speak of the super cluster's own load balancers.
@@ -187,15 +207,6 @@ fn keep(to: &mut Map<String, Value>, from: &Map<String, Value>, key: &str) {
         && !to.contains_key(key)
     {
         to.insert(key.to_owned(), value.clone());
-    }
-}
-
-/// Whether two ports are the same one: names are unique in a Service, and so are protocol and number.
-fn same_port(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
-    let protocol = |port: &Map<String, Value>| port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-    match (a.get("name"), b.get("name")) {
-        (Some(a), Some(b)) if a == b => true,
-        _ => a.get("port") == b.get("port") && protocol(a) == protocol(b),
     }
 }
 

@@ -106,7 +106,7 @@ fn decide(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide) -> Outcome {
 fn decide_after(kind: &dyn Downward, tenant: TenantSide, sup: SuperSide, settled: Option<Settled>) -> Outcome {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::from(["n1".to_owned()]));
     let cx = Cx::of_default(&id, &policy, &profile, &nodes);
-    plan(kind, &Pair { tenant, sup, settled, wanted: true, ran: false }, &cx).outcome
+    plan(kind, &Pair { tenant, sup, settled, wanted: true, ran: false, declined: Vec::new() }, &cx).outcome
 }
 
 fn steps(outcome: Outcome) -> Vec<Step> {
@@ -215,7 +215,7 @@ fn r37_a_pod_that_ran_before_its_tenant_heard_of_it_never_runs_again() {
     let ran = |sup| {
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
         let cx = Cx::of_default(&id, &policy, &profile, &nodes);
-        plan(&Graceful, &Pair { tenant: live(), sup, settled: None, wanted: true, ran: true }, &cx).outcome
+        plan(&Graceful, &Pair { tenant: live(), sup, settled: None, wanted: true, ran: true, declined: Vec::new() }, &cx).outcome
     };
     assert_eq!(ran(SuperSide::Absent(Evidence::Inferred)), Outcome::Fetch(Want::Super));
     assert_eq!(steps(ran(NONE)), [Step::DeleteTenant { uid: POD, grace_seconds: None }]);
@@ -251,7 +251,14 @@ fn s33_what_refers_to_more_than_is_followed_is_refused_and_brings_nothing_along(
     for (count, is_refused) in [(REFERENCES, false), (REFERENCES + 1, true)] {
         let references: Vec<_> = (0..count).map(|n| json!({"secretRef": {"name": format!("s{n}")}})).collect();
         let spec = json!({"containers": [{"name": "a", "image": "i", "envFrom": references}]});
-        let pair = Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: NONE, settled: None, wanted: true, ran: false };
+        let pair = Pair {
+            tenant: tenant(&json!({}), &spec, &json!({})),
+            sup: NONE,
+            settled: None,
+            wanted: true,
+            ran: false,
+            declined: Vec::new(),
+        };
         let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
         let cx = Cx::of_default(&id, &policy, &profile, &nodes);
         let plan = plan(crate::kind::KindId::named("Pod").unwrap().downward().unwrap(), &pair, &cx);
@@ -311,6 +318,19 @@ fn the_binding_comes_before_the_status_and_is_not_followed_by_an_empty_one() {
     assert_eq!(both[2], Step::Report { uid: POD, version: None, status });
 }
 
+/// Both sides moved; the report was written, and then the super copy could not be, since it was another meanwhile.
+#[test]
+fn a_report_that_was_written_before_what_failed_is_not_written_again() {
+    let (before, now) = (json!({"load": 1}), json!({"load": 2}));
+    let placed = json!({"annotations": {(keys::PLACED): "n1"}});
+    let (up, below) = (tenant(&placed, &json!({"x": 1}), &before), made(&json!({}), &json!({"x": 1}), &before));
+    let settled = Settled { reported: Some(value_hash(&before)), ..agreed(&up, &below) };
+    let up = tenant(&placed, &json!({"x": 2}), &now);
+    let below = made(&json!({"resourceVersion": "6"}), &json!({"x": 1}), &now);
+    let steps = steps(decide_after(&Graceful, up, below, Some(settled)));
+    assert!(matches!(steps.as_slice(), [Step::UpdateSuper { .. }]), "{steps:?}");
+}
+
 #[test]
 fn a_report_that_is_there_already_is_not_written() {
     let status = json!({"phase": "Running", "podIP": "10.0.0.1"});
@@ -343,7 +363,7 @@ fn a_binding_that_came_after_the_super_copy_does_not_cost_the_tenant_its_pod() {
     assert!(matches!(decide(&Graceful, refused(), ending.clone()), Outcome::Hold(Hold::Refused(_))));
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
     let cx = Cx::of_default(&id, &policy, &profile, &nodes);
-    let gone = Pair { tenant: refused(), sup: NONE, settled: None, wanted: true, ran: true };
+    let gone = Pair { tenant: refused(), sup: NONE, settled: None, wanted: true, ran: true, declined: Vec::new() };
     let outcome = plan(&Graceful, &gone, &cx).outcome;
     assert!(matches!(outcome, Outcome::Hold(Hold::Refused(_))), "{outcome:?}");
     // A node that may be named: made for it anew, once the other is gone.
@@ -355,7 +375,8 @@ fn a_binding_that_came_after_the_super_copy_does_not_cost_the_tenant_its_pod() {
 fn what_nobody_refers_to_does_not_go_down_and_goes_when_the_last_reference_does() {
     let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
     let cx = Cx::of_default(&id, &policy, &profile, &nodes);
-    let unwanted = |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false, ran: false }, &cx).outcome;
+    let unwanted =
+        |sup| plan(&Quiet, &Pair { tenant: live(), sup, settled: None, wanted: false, ran: false, declined: Vec::new() }, &cx).outcome;
     assert_eq!(unwanted(NONE), Outcome::Settled(None));
     let sup = made(&json!({}), &json!({"x": 1}), &json!({}));
     assert_eq!(steps(unwanted(sup)), [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
@@ -381,18 +402,18 @@ impl Downward for Growing {
     fn adds(&self, tenant: &InTenant<Object>) -> bool {
         tenant.at("/spec/more").is_some()
     }
-    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
+    fn additions(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> (Vec<Addition>, Option<Hold>) {
         match (tenant.text("/spec/more"), sup.text("/spec/more")) {
-            (Some("bad"), _) => (None, Some(Hold::refuse("NotSupported", "spec.more", "remove it"))),
+            (Some("bad"), _) => (Vec::new(), Some(Hold::refuse("NotSupported", "spec.more", "remove it"))),
             (Some(more), there) if there != Some(more) => (
-                Some(Addition {
+                vec![Addition {
                     subresource: "more",
                     spec: Map::from_iter([("more".to_owned(), json!(more))]),
                     annotations: BTreeMap::new(),
-                }),
+                }],
                 None,
             ),
-            _ => (None, None),
+            _ => (Vec::new(), None),
         }
     }
 }
@@ -405,7 +426,14 @@ fn what_is_added_goes_with_the_rest_and_is_refused_without_it() {
     let planned = |spec: Value, sup: &SuperSide| {
         plan(
             &Growing,
-            &Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup: sup.clone(), settled: None, wanted: true, ran: false },
+            &Pair {
+                tenant: tenant(&json!({}), &spec, &json!({})),
+                sup: sup.clone(),
+                settled: None,
+                wanted: true,
+                ran: false,
+                declined: Vec::new(),
+            },
             &cx,
         )
     };

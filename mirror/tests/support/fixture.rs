@@ -1,14 +1,21 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `serviceCidr`, `nodes`, `superNodes`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, reason = "helpers of tests are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests are tests"
+)]
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use common::{InSuper, InTenant, Name, Namespace, Owner, Super, Tenant, TenantId, Uid};
 use mirror::cx::{Policy, Profile};
@@ -63,12 +70,16 @@ fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx
         Ok(amended) => changes(&content(&plain(&sup)), &content(&amended)).unwrap_or(json!("nothing to write")),
     };
     out.insert("amend".to_owned(), amended);
+    if let Some(hold) = kind.left_out(&later, cx) {
+        out.insert("leftOut".to_owned(), hold_text(&hold));
+    }
     if kind.adds(&later) {
-        let (addition, refused) = kind.additions(&later, &sup, cx);
-        let added = addition.map_or(
-            json!("nothing to add"),
-            |addition| json!({ addition.subresource: addition.spec, "annotations": addition.annotations }),
-        );
+        let (additions, refused) = kind.additions(&later, &sup, cx);
+        let mut added: Vec<Value> = additions
+            .into_iter()
+            .map(|addition| json!({ addition.subresource: addition.spec, "annotations": addition.annotations }))
+            .collect();
+        let added = if added.len() > 1 { Value::Array(added) } else { added.pop().unwrap_or(json!("nothing to add")) };
         if let Some(hold) = refused {
             out.insert("addRefused".to_owned(), hold_text(&hold));
         }
@@ -80,6 +91,14 @@ fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx
             let alone = kind.up(&sup, None, cx).expect("a report").expect("a report").0;
             assert_eq!(alone, report, "the report depends on the tenant's copy without saying so");
         }
+    }
+    let choices: Map<String, Value> = kind
+        .choices(&later, &sup, cx)
+        .into_iter()
+        .map(|InTenant(choice)| (choice.condition.to_owned(), json!({"said": choice.said, "patches": choice.patches})))
+        .collect();
+    if !choices.is_empty() {
+        out.insert("choices".to_owned(), Value::Object(choices));
     }
     if let Some(InSuper(conditions)) = kind.conditions_down(&later, &sup) {
         out.insert("conditionsDown".to_owned(), conditions);
@@ -146,6 +165,21 @@ pub(crate) fn patch(value: &mut Value, with: &Value) {
     }
 }
 
+/// Applies a JSON patch (RFC 6902) of the operations that choices are made of.
+pub(crate) fn json_patch(value: &mut Value, operations: &Value) {
+    for operation in operations.as_array().unwrap() {
+        let (parent, key) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
+        let fields = value.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        let key = key.replace("~1", "/").replace("~0", "~");
+        match operation["op"].as_str().unwrap() {
+            "remove" => drop(fields.remove(&key).expect("what is removed is there")),
+            "replace" => drop(fields.insert(key, operation["value"].clone()).expect("what is replaced is there")),
+            "add" => drop(fields.insert(key, operation["value"].clone())),
+            other => panic!("no choice is made of {other}"),
+        }
+    }
+}
+
 pub(crate) fn tenant_object(given: &Value) -> Value {
     let mut whole =
         json!({"metadata": {"name": "web-0", "namespace": "default", "uid": OBJECT_UID, "resourceVersion": "7", "generation": 1}});
@@ -187,9 +221,11 @@ pub(crate) struct Surroundings {
     namespace: Namespace<Super>,
     nodes: BTreeSet<String>,
     super_nodes: BTreeSet<String>,
+    pods: BTreeSet<IpAddr>,
+    published: BTreeSet<String>,
 }
 
-fn network(cidr: &str) -> (std::net::IpAddr, u8) {
+fn network(cidr: &str) -> (IpAddr, u8) {
     let (address, prefix) = cidr.split_once('/').expect("a network");
     (address.parse().unwrap(), prefix.parse().unwrap())
 }
@@ -208,6 +244,7 @@ impl Surroundings {
             allow_privileged: given["allowPrivileged"] == true,
             runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
             api_server_endpoints: given["endpoints"].as_str().map(network).into_iter().collect(),
+            external_endpoints: given["external"].as_str().map(network).into_iter().collect(),
             ..Policy::default()
         };
         let profile = Profile {
@@ -221,7 +258,9 @@ impl Surroundings {
         let mut nodes = texts("nodes");
         nodes.insert("n1".to_owned());
         let super_nodes = texts("superNodes");
-        Self { tenant, policy, profile, namespace, nodes, super_nodes }
+        let pods = texts("pods").iter().map(|address| address.parse().unwrap()).collect();
+        let published = texts("published");
+        Self { tenant, policy, profile, namespace, nodes, super_nodes, pods, published }
     }
 
     pub(crate) fn cx(&self) -> Cx<'_> {
@@ -233,6 +272,8 @@ impl Surroundings {
             super_namespace: Some(&self.namespace),
             nodes: &self.nodes,
             super_nodes: &self.super_nodes,
+            pods: &self.pods,
+            published: &self.published,
         }
     }
 }

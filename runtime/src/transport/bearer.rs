@@ -75,3 +75,33 @@ fn header(token: &str) -> Result<HeaderValue, TransportError> {
     header.set_sensitive(true);
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kubelet renews a mounted token: by another file under the name.
+    #[tokio::test(start_paused = true)]
+    async fn a_token_file_is_read_again_and_one_that_cannot_be_leaves_the_last_good() {
+        let dir = std::env::temp_dir().join(format!("vc-bearer-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("token");
+        let bearer = Bearer::new(&Identity::TokenFile(path.clone())).unwrap();
+        let current = async || bearer.current().await.map(|header| header.unwrap().to_str().unwrap().to_owned());
+        assert!(matches!(current().await, Err(TransportError::Token { .. })), "there is none yet");
+        std::fs::write(&path, "first\n").unwrap();
+        assert_eq!(current().await.unwrap(), "Bearer first");
+        std::fs::write(&path, "second\n").unwrap();
+        assert_eq!(current().await.unwrap(), "Bearer first", "it was read just now");
+        tokio::time::advance(FRESH).await;
+        assert_eq!(current().await.unwrap(), "Bearer second");
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::advance(FRESH).await;
+        assert_eq!(current().await.unwrap(), "Bearer second");
+        std::fs::write(&path, "x".repeat(usize::try_from(MAX_TOKEN_BYTES).unwrap() + 1)).unwrap();
+        assert_eq!(current().await.unwrap(), "Bearer second");
+        std::fs::write(&path, "third").unwrap();
+        assert_eq!(current().await.unwrap(), "Bearer third", "what could not be read is tried again at once");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

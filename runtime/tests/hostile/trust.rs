@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::future::BoxFuture;
 use http::Method;
 use runtime::address::{AddressPolicy, Resolve};
-use runtime::transport::{Call, Failure, Transport, TransportError};
+use runtime::transport::{Call, Failure, Limits, Transport, TransportError};
 use testing::http::reply;
 use testing::memory::Peak;
 use testing::pki::{Authority, Leaf};
@@ -77,6 +77,18 @@ async fn s44_a_server_of_another_name_gets_no_token() {
     let ours = Authority::new();
     assert_eq!(outcome("127.0.0.1", &ours, ours.leaf("b.example")).await, (Failure::Tls, 0));
     assert_eq!(outcome("127.0.0.1", &ours, ours.leaf("127.0.0.2")).await, (Failure::Tls, 0));
+    peak.at_most_mib(8);
+}
+
+#[tokio::test]
+async fn s44_a_server_of_tls_1_2_gets_no_token_unless_it_is_allowed() {
+    let peak = Peak::start();
+    let server = Server::tls12(silent()).await;
+    let error = Transport::new(config(&server, patient())).unwrap().call(Call::new(Method::GET, "/api")).await.unwrap_err();
+    assert_eq!((error.kind(), server.requests()), (Failure::Tls, 0), "{error}");
+    let allowed = Limits { tls12: true, ..patient() };
+    let transport = Transport::new(config(&server, allowed)).unwrap();
+    assert_eq!(transport.call(Call::new(Method::GET, "/api")).await.unwrap().status, 200);
     peak.at_most_mib(8);
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_kinds};
 use crate::index::{Index, Key, Place, Slot};
 use crate::informer::{Bounds, Source, Told, run};
+use crate::published::published_kinds;
 use crate::remote::CallError;
 use crate::tenant::{Addresses, Attached, Tenant};
 use crate::writer::{note_namespace, without_content};
@@ -37,15 +38,20 @@ impl Engine {
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
+        for kind in published_kinds() {
+            let (engine, remote) = (self.clone(), self.sup().clone());
+            let sink = move |told| engine.published_told(kind, told);
+            until_stopped(tasks, "super-published", run(remote, source(kind, &[keys::PUBLIC]), sink));
+        }
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/nodes".into(), selector: None, fields: None, from_now: false, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Node", &engine.0.noted, &told);
             engine.0.nodes.super_told(told);
         };
         until_stopped(tasks, "super-nodes", run(remote, source, sink));
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/events".into(), selector: None, fields: None, from_now: true, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Event", &engine.0.noted, &told);
             engine.0.copier.super_told(told);
@@ -82,9 +88,14 @@ impl Engine {
                 for tenant in self.0.tenants.all() {
                     let missed = tenant.index.lock().list_ends(kind, false);
                     namespaces_missed(kind, &tenant);
+                    let mut moved = false;
                     for key in &missed {
                         forget_address(&tenant, key);
                         tenant.services.lock().gone(key);
+                        moved |= tenant.pods.gone(key);
+                    }
+                    if moved {
+                        self.addresses_moved(&tenant);
                     }
                     self.0.work.push_each(&tenant.lane, missed);
                 }
@@ -96,6 +107,16 @@ impl Engine {
                 tracing::warn!(kind = kind.kind().resource().kind, error = %chain(&error), "super informer failed");
             }
             Told::Opened | Told::Unreadable(_) => {}
+        }
+    }
+
+    fn published_told(&self, kind: KindId, told: Told) {
+        self.note(Super::NAME, kind.kind().resource().kind, &self.0.noted, &told);
+        let is_whole = matches!(told, Told::ListEnds(_));
+        self.0.published.super_told(kind, told);
+        // What goes down depends on what is published.
+        if is_whole && self.0.super_synced.insert(kind) && self.super_synced() {
+            self.push_all();
         }
     }
 
@@ -126,8 +147,33 @@ impl Engine {
         }
         learn_address(&tenant, &key, bytes);
         tenant.services.lock().seen(&key, bytes);
+        let moved = tenant.pods.seen(&key, seen.status).unwrap_or_else(|error| {
+            self.unreadable(Super::NAME, kind.kind().resource().kind, &self.0.noted, &error);
+            true
+        });
         if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes)) && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
+        }
+        if moved {
+            self.addresses_moved(&tenant);
+        }
+    }
+
+    /// The tenant's Pods have other addresses: what depends on them is looked at again, whether its pair has agreed or not.
+    fn addresses_moved(&self, tenant: &Tenant) {
+        let keys = tenant.services.lock().slices();
+        if keys.is_empty() {
+            return;
+        }
+        let mut index = tenant.index.lock();
+        for key in &keys {
+            if let Some(entry) = index.get_mut(key) {
+                entry.settled = None;
+            }
+        }
+        drop(index);
+        if tenant.attached().is_some() {
+            self.0.work.push_each(&tenant.lane, keys);
         }
     }
 
@@ -153,6 +199,9 @@ impl Engine {
         }
         forget_address(&tenant, &key);
         tenant.services.lock().gone(&key);
+        if tenant.pods.gone(&key) {
+            self.addresses_moved(&tenant);
+        }
         if tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
@@ -196,7 +245,6 @@ impl Engine {
         let source = Source {
             path: "/api/v1/nodes".into(),
             selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
-            fields: None,
             from_now: false,
             bounds: Bounds::default(),
         };
@@ -324,9 +372,6 @@ impl Engine {
             return None;
         }
         let namespace = if namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
-        if kind.downward().and_then(Downward::only).is_some_and(|only| only != (seen.namespace, seen.name)) {
-            return None;
-        }
         let key = Key { kind, namespace, name: Name::parse(seen.name).ok()? };
         (!self.is_excluded(&key)).then_some(key)
     }
@@ -343,21 +388,20 @@ impl Engine {
 ///
 /// Controllers copy the labels of what they work for: the slices of a tenant's Services bear its label too, and are not looked at.
 fn super_source(kind: KindId) -> Source {
-    let path = kind.kind().resource().collection(None);
-    let selector = Some(keys::TENANT.replace('/', "%2F"));
-    Source { path, selector, fields: only(kind), from_now: false, bounds: Bounds::default() }
+    let selectors = [Some(keys::TENANT), kind.downward().and_then(Downward::super_selector)];
+    source(kind, &selectors.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// What is watched of a kind in a tenant: all of it, or the one object that goes down.
+/// What is watched of a kind in a tenant.
 fn tenant_source(kind: KindId) -> Source {
-    let namespace = kind.downward().and_then(Downward::only).map(|(namespace, _)| namespace);
-    let path = kind.kind().resource().collection(namespace);
-    Source { path, selector: None, fields: only(kind), from_now: false, bounds: Bounds::default() }
+    source(kind, kind.downward().and_then(Downward::tenant_selector).as_slice())
 }
 
-/// Selects the one object of a kind of which no other goes down; its name is the same on both sides.
-fn only(kind: KindId) -> Option<String> {
-    kind.downward().and_then(Downward::only).map(|(_, name)| format!("metadata.name%3D{name}"))
+fn source(kind: KindId, selectors: &[&str]) -> Source {
+    let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21");
+    let selector = (!selectors.is_empty()).then(|| selectors.iter().map(|text| encoded(text)).collect::<Vec<_>>().join("%2C"));
+    let path = kind.kind().resource().collection(None);
+    Source { path, selector, from_now: false, bounds: Bounds::default() }
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.

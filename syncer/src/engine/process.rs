@@ -1,5 +1,6 @@
 //! Work on one key: look, decide, write, until there is nothing to do or nothing can be done.
 
+mod choose;
 mod failure;
 mod mount;
 mod read;
@@ -82,6 +83,8 @@ struct Job<'a> {
     kind: &'static dyn Downward,
     namespace: Option<Namespace<Super>>,
     name: Name<Super>,
+    /// How often the addresses of the tenant's Pods had moved when this began.
+    moves: u64,
 }
 
 /// The part of a list that says how new it is, and whether there is anything in it.
@@ -165,7 +168,7 @@ impl Engine {
             Demand::Contents => Name::of_namespace(&attached.id, &key.name),
             Demand::Always | Demand::Referenced => kind.rename(&key.name),
         };
-        let job = Job { engine: self, tenant, attached: &attached, key, kind, namespace, name };
+        let job = Job { engine: self, tenant, attached: &attached, key, kind, namespace, name, moves: tenant.pods.moves() };
         let end = job.run().await;
         tenant.index.lock().make_room(key);
         match end {
@@ -279,6 +282,8 @@ impl Job<'_> {
             super_namespace: self.namespace.as_ref(),
             nodes,
             super_nodes: &*self.engine.0.nodes,
+            pods: &self.tenant.pods,
+            published: &*self.engine.0.published,
         }
     }
 
@@ -290,12 +295,12 @@ impl Job<'_> {
         let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key) || (there && !index.holders_known());
         let Some(entry) = index.get(self.key) else {
             let (tenant, sup) = (TenantSide::Absent(Evidence::Seen), SuperSide::Absent(Evidence::Seen));
-            return (Pair { tenant, sup, settled: None, wanted, ran: false }, Tokens::None);
+            return (Pair { tenant, sup, settled: None, wanted, ran: false, declined: Vec::new() }, Tokens::None);
         };
         let (tenant, sup) = (entry.tenant.clone(), entry.sup.clone());
         let bytes = |body: &Option<Body>| body.as_ref().map(|body| body.bytes().clone());
         let (tenant_body, super_body) = (bytes(&entry.tenant_body), bytes(&entry.sup_body));
-        let (settled, tokens) = (entry.settled, entry.tokens);
+        let (settled, tokens, declined) = (entry.settled, entry.tokens, entry.declined(Instant::now()));
         let ran = matches!(&tenant, Slot::Here(facts, ()) if entry.ran(facts.uid));
         drop(index);
         let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
@@ -313,7 +318,7 @@ impl Job<'_> {
             Slot::Absent(evidence) => SuperSide::Absent(evidence),
             Slot::Unknown => SuperSide::Absent(Evidence::Inferred),
         };
-        (Pair { tenant, sup, settled, wanted, ran }, tokens)
+        (Pair { tenant, sup, settled, wanted, ran, declined }, tokens)
     }
 
     /// What is wrong with the tenant's body, if that is at hand and yet was no use: to read it once more would not help.
@@ -379,7 +384,12 @@ impl Job<'_> {
             entry.sup_body = None;
         }
         // An answer may have shown a change before the watch did, which then has no news.
-        let moved = (!tenant_stays && matches!(entry.tenant, Slot::Here(..))) || (!sup_stays && matches!(entry.sup, Slot::Here(..)));
+        let mut moved = (!tenant_stays && matches!(entry.tenant, Slot::Here(..))) || (!sup_stays && matches!(entry.sup, Slot::Here(..)));
+        if self.kind.depends_on_pods() && self.tenant.pods.moves() != self.moves {
+            // What was decided on is not so any more, and whoever said so may not have known yet that this depends on it.
+            entry.settled = None;
+            moved = true;
+        }
         drop(index);
         if moved {
             self.engine.0.work.push(&self.tenant.lane, self.key.clone());
@@ -432,6 +442,16 @@ mod tests {
         assert!(matches!(End::Rest.or(End::Rest), End::Rest));
     }
 
+    /// Nothing is given up: the distance grows to its longest and stays there.
+    #[test]
+    fn there_is_another_try_after_any_number_of_failures() {
+        for failures in (0..100).chain([1000, u32::MAX]) {
+            let wait = backoff(failures);
+            assert!(wait >= Duration::from_millis(50) && wait <= LONGEST, "{failures}: {wait:?}");
+        }
+        assert!(backoff(u32::MAX) >= LONGEST / 2);
+    }
+
     #[test]
     fn an_object_that_runs_is_served_although_its_references_are_too_many() {
         let facts =
@@ -443,6 +463,7 @@ mod tests {
             settled: None,
             wanted: true,
             ran: false,
+            declined: Vec::new(),
         };
         assert!(is_kept_out(&with(SuperSide::Absent(Evidence::Seen))) && is_kept_out(&with(SuperSide::Absent(Evidence::Inferred))));
         assert!(!is_kept_out(&with(SuperSide::Ours(Copy { facts: facts.clone(), body: None }, owner))));

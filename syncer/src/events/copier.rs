@@ -131,20 +131,15 @@ impl Copier {
         let Kind::Up(kind) = KindId::named("Event")?.kind() else { return None };
         let sup = InSuper(Object::parse(bytes).ok()?);
         let attached = &found.attached;
-        let (profile, nodes) = (attached.profile(), attached.nodes());
         let super_namespace = attached.id.namespace(&found.namespace);
-        let cx = Cx {
-            tenant: &attached.id,
-            policy: &self.policy,
-            profile: &profile,
-            namespace: Some(found.namespace.as_str()),
-            super_namespace: Some(&super_namespace),
-            nodes: &nodes,
-            super_nodes: &*self.nodes,
-        };
         let uid = found.uid.to_string();
         let about = kind::About { namespace: found.namespace.as_str(), name: &found.name, uid: &uid, node: found.node.as_deref() };
-        match kind.up(&sup, Some(&about), &cx) {
+        let content = attached.with_cx(&self.policy, |cx| {
+            let namespace = Some(found.namespace.as_str());
+            let cx = Cx { namespace, super_namespace: Some(&super_namespace), super_nodes: &*self.nodes, ..cx };
+            kind.up(&sup, Some(&about), &cx)
+        });
+        match content {
             Ok(InTenant((name, content))) => Some(post(&kind.resource(), found.namespace.as_str(), name, &content)),
             Err(hold) => {
                 tracing::debug!(tenant = %attached.id, kind = "Event", reason = %hold, "an Event is not copied");

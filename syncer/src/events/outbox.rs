@@ -49,7 +49,7 @@ pub(super) struct Allowance {
 
 /// How many names of Events that are there are remembered, for each tenant.
 const REMEMBERED: usize = 512;
-/// Tries for one Event; they are worth little when late.
+/// Tries for one Event before those that came after it have their turn, within a minute and a half.
 const TRIES: u32 = 4;
 /// How often queues of tenants that are gone are looked for.
 const TIDY: Duration = Duration::from_mins(1);
@@ -104,12 +104,9 @@ impl Outbox {
             // Another attachment, perhaps another life of the control plane.
             *queue = Box { busy: queue.busy, ..Box::new(attached, &self.allowance) };
         }
-        if let Some(waits) = queue.waiting.iter_mut().find(|waits| waits.name == post.name && waits.namespace == post.namespace) {
-            *waits = post;
-        } else if queue.waiting.len() < self.allowance.waiting {
-            queue.waiting.push_back(post);
-        } else {
-            self.count("dropped");
+        match queue.same(&post) {
+            Some(waits) => *waits = post,
+            None => drop(self.append(queue, post)),
         }
         drop(boxes);
         self.wake.notify_one();
@@ -174,7 +171,10 @@ impl Outbox {
                     }
                     return;
                 }
-                Err(error) if attempt < TRIES && !attached.cancel.is_cancelled() && is_passing(&error) => {
+                Err(error) if !attached.cancel.is_cancelled() && is_passing(&error) => {
+                    if attempt == TRIES {
+                        return self.put_off(lane, attached, post);
+                    }
                     sleep(Duration::from_secs(1) * 4_u32.pow(attempt)).await;
                 }
                 Err(error) => {
@@ -184,6 +184,29 @@ impl Outbox {
             }
         }
         self.count("failed");
+    }
+
+    /// What could not be written now is written later, behind what came meanwhile.
+    fn put_off(&self, lane: &Lane, attached: &Arc<Attached>, post: Post) {
+        let mut boxes = self.boxes.lock();
+        let Some(queue) = boxes.get_mut(lane).filter(|queue| Arc::ptr_eq(&queue.attached, attached)) else {
+            return self.count("failed");
+        };
+        // A later one of the name says all that this one does.
+        if queue.same(&post).is_none() && self.append(queue, post) {
+            self.count("put_off");
+        }
+    }
+
+    /// Puts an Event at the end of a queue; a full one drops it. True if it was taken.
+    fn append(&self, queue: &mut Box, post: Post) -> bool {
+        let has_room = queue.waiting.len() < self.allowance.waiting;
+        if has_room {
+            queue.waiting.push_back(post);
+        } else {
+            self.count("dropped");
+        }
+        has_room
     }
 
     async fn send(&self, attached: &Attached, post: &Post, there: bool) -> Result<(), CallError> {
@@ -248,6 +271,11 @@ impl Box {
             order: VecDeque::new(),
             busy: false,
         }
+    }
+
+    /// The one of the same name that waits.
+    fn same(&mut self, post: &Post) -> Option<&mut Post> {
+        self.waiting.iter_mut().find(|waits| waits.name == post.name && waits.namespace == post.namespace)
     }
 
     fn next(&mut self, allowance: &Allowance) -> Next {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{Owner, Uid};
 use mirror::facts::Facts;
 use mirror::kind::Reference;
-use mirror::plan::{Evidence, Mark, Settled};
+use mirror::plan::{Declined, Evidence, Mark, Settled};
 use tokio::time::Instant;
 
 use super::Body;
@@ -81,6 +81,8 @@ pub struct Entry {
     pub references: Vec<Reference>,
     /// The last write, for the loop guard.
     pub repeat: Option<Repeat>,
+    /// What the tenant's API server did not take of what the super cluster chose, and until when that counts. Nearly always nothing.
+    pub declined: Option<Box<[(Declined, Instant)]>>,
     /// Whether it has been asked for them.
     pub asked: bool,
     /// The tenant's object whose super copy was last seen on a node: it may have run, whatever the tenant has heard of it.
@@ -104,11 +106,29 @@ impl Entry {
         !is_due && self.settled.is_some_and(agrees)
     }
 
+    /// What the tenant's API server did not take lately, and is not asked again for now.
+    pub fn declined(&self, now: Instant) -> Vec<Declined> {
+        self.declined.iter().flatten().filter(|(_, until)| now < *until).map(|(declined, _)| declined.clone()).collect()
+    }
+
+    /// The tenant's API server does not take a choice. The time of one that it said the same of before stays.
+    pub fn note_declined(&mut self, declined: Declined, until: Instant) {
+        let before = self.declined.take().unwrap_or_default();
+        let same = before.iter().find(|(known, _)| (known.offer, &known.message) == (declined.offer, &declined.message));
+        let at = same.map_or_else(|| declined.at.clone(), |(known, _)| known.at.clone());
+        let offer = declined.offer;
+        let others = before.into_iter().filter(|(known, _)| known.offer != offer).take(OTHERS);
+        self.declined = Some([(Declined { at, ..declined }, until)].into_iter().chain(others).collect());
+    }
+
     /// Whether the tenant's object of this UID has been on a node of the super cluster.
     pub fn ran(&self, tenant: Uid) -> bool {
         self.ran == Some(tenant)
     }
 }
+
+/// Choices of one object beside the last that count as declined at a time: no kind makes more.
+const OTHERS: usize = 3;
 
 /// A refusal that the tenant was told of.
 #[derive(Debug)]
@@ -152,6 +172,7 @@ impl Default for Entry {
             tokens: Tokens::None,
             references: Vec::new(),
             repeat: None,
+            declined: None,
             asked: false,
             ran: None,
             ended: None,

@@ -7,7 +7,7 @@ use super::seen::{Ready, Seen};
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    /// Make it: Pods run there and the tenant does not have it.
+    /// Make it: the tenant needs it and does not have it.
     Make,
     /// Write what the super Node says now.
     Rewrite,
@@ -15,7 +15,7 @@ pub(super) enum Act {
     Untaint,
     /// Renew its Lease.
     Beat,
-    /// Delete it: its last Pod has been gone for a while.
+    /// Delete it: its last Pod has been gone for a while, or the node itself is gone.
     Delete,
     /// Remember it no longer.
     Forget,
@@ -28,6 +28,10 @@ pub(super) struct Wanted {
     pub(super) built: String,
     /// What the super Node's Ready condition says.
     pub(super) ready: Ready,
+    /// The hash of what it tells.
+    pub(super) shown: u64,
+    /// Whether it takes no new Pods.
+    pub(super) cordoned: bool,
 }
 
 /// Whether the tenant's Pods need the node.
@@ -35,16 +39,17 @@ pub(super) struct Wanted {
 pub(super) enum Use {
     /// Nobody can say yet.
     Unsure,
-    /// A Pod of the tenant's runs there.
+    /// A Pod of the tenant's runs there, or the administrator shows it to the tenant in any case.
     Runs,
     /// A Pod in the tenant names it, but none runs there.
     Named,
-    /// None, for this long.
+    /// They don't, for this long.
     None(Duration),
 }
 
 /// Everything that the decision depends on.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that is the case or not, in any combination")]
 pub(super) struct Look<'a> {
     /// The vNode, if the tenant has it.
     pub(super) seen: Option<&'a Seen>,
@@ -52,12 +57,16 @@ pub(super) struct Look<'a> {
     pub(super) wanted: Option<&'a Wanted>,
     /// Whether the tenant's Pods need it.
     pub(super) used: Use,
+    /// Whether the super cluster is known not to have it.
+    pub(super) is_lost: bool,
     /// How long a vNode without Pods stays.
     pub(super) linger: Duration,
     /// Whether a node-lifecycle controller was noticed in this tenant.
     pub(super) lifecycle: bool,
     /// Whether its Lease is to be renewed now.
     pub(super) beat_due: bool,
+    /// What an API server made of it when it was last written, if that was something else: no use in writing it again.
+    pub(super) stuck: Option<u64>,
     /// Whether enough time has passed since something that we wrote was undone.
     pub(super) repair_due: bool,
 }
@@ -65,6 +74,11 @@ pub(super) struct Look<'a> {
 /// Whether somebody has declared dead what we wrote as alive.
 pub(super) fn declared_dead(seen: &Seen, wanted: &Wanted) -> bool {
     seen.unknown && wanted.ready != Ready::Unknown && seen.built.as_ref() == Some(&wanted.built)
+}
+
+/// Whether somebody has changed what we wrote.
+fn edited(seen: &Seen, wanted: &Wanted, stuck: Option<u64>) -> bool {
+    (seen.shown != wanted.shown && stuck != Some(seen.shown)) || (wanted.cordoned && !seen.cordoned)
 }
 
 /// Decides, most urgent first.
@@ -79,14 +93,20 @@ pub(super) fn decide(look: &Look<'_>) -> Vec<Act> {
     if seen.deleting {
         return Vec::new();
     }
-    if matches!(look.used, Use::None(idle) if idle >= look.linger) {
+    let is_over = match look.used {
+        Use::Unsure => false,
+        // As in any cluster: the controllers of each side collect what ran there, after a time in which the node may come back.
+        Use::Runs | Use::Named => look.is_lost && seen.built.is_some(),
+        Use::None(idle) => look.is_lost || idle >= look.linger,
+    };
+    if is_over {
         return vec![Act::Delete];
     }
     // Where no Pod of the tenant's runs it is told nothing, whatever Node it has labeled as a vNode.
     let (Use::Runs, Some(wanted)) = (look.used, look.wanted) else { return Vec::new() };
     let stale = seen.built.as_ref() != Some(&wanted.built);
     let acts = [
-        (Act::Rewrite, stale || (look.repair_due && declared_dead(seen, wanted))),
+        (Act::Rewrite, stale || (look.repair_due && (declared_dead(seen, wanted) || edited(seen, wanted, look.stuck)))),
         (Act::Untaint, look.repair_due && seen.not_ready.is_some() && wanted.ready == Ready::True),
         (Act::Beat, look.lifecycle && look.beat_due),
     ];
@@ -110,15 +130,27 @@ mod tests {
             not_ready: None,
             unknown: false,
             lifecycle: false,
+            shown: 1,
+            cordoned: false,
         }
     }
 
     fn wanted() -> Wanted {
-        Wanted { built: "a".into(), ready: Ready::True }
+        Wanted { built: "a".into(), ready: Ready::True, shown: 1, cordoned: false }
     }
 
     fn look<'a>(seen: Option<&'a Seen>, wanted: Option<&'a Wanted>) -> Look<'a> {
-        Look { seen, wanted, used: Use::Runs, linger: Duration::from_mins(1), lifecycle: false, beat_due: true, repair_due: true }
+        Look {
+            seen,
+            wanted,
+            used: Use::Runs,
+            is_lost: false,
+            linger: Duration::from_mins(1),
+            lifecycle: false,
+            beat_due: true,
+            stuck: None,
+            repair_due: true,
+        }
     }
 
     #[test]
@@ -150,6 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn one_that_the_super_cluster_has_lost_goes_whatever_ran_there() {
+        let seen = seen();
+        let lost = |seen, used| decide(&Look { used, is_lost: true, ..look(Some(seen), None) });
+        for used in [Use::None(Duration::ZERO), Use::Runs, Use::Named] {
+            assert_eq!(lost(&seen, used), [Act::Delete]);
+        }
+        assert_eq!(lost(&seen, Use::Unsure), []);
+        // Pods that the tenant has put on a Node of its own making say nothing of the super cluster's.
+        let stranger = Seen { built: None, ..seen };
+        assert_eq!(lost(&stranger, Use::Named), []);
+    }
+
+    #[test]
     fn news_of_the_super_node_is_written_and_the_taint_goes_with_readiness() {
         let (mut seen, mut wanted) = (Seen { not_ready: Some(0), ..seen() }, wanted());
         assert_eq!(decide(&look(Some(&seen), Some(&wanted))), [Act::Untaint]);
@@ -168,6 +213,26 @@ mod tests {
         assert_eq!(decide(&Look { repair_due: false, ..look(Some(&seen), Some(&wanted)) }), []);
         wanted.ready = Ready::Unknown;
         assert_eq!(decide(&look(Some(&seen), Some(&wanted))), []);
+    }
+
+    #[test]
+    fn what_the_tenant_edited_is_written_back_but_not_in_a_hurry_and_not_for_ever() {
+        let wanted = Wanted { cordoned: true, ..wanted() };
+        let kept = Seen { cordoned: true, ..seen() };
+        let with = |seen: &Seen, stuck| decide(&Look { stuck, ..look(Some(seen), Some(&wanted)) });
+        assert_eq!(with(&kept, None), []);
+        let edited = Seen { shown: 2, ..kept.clone() };
+        assert_eq!(with(&edited, None), [Act::Rewrite]);
+        assert_eq!(with(&edited, Some(2)), []);
+        assert_eq!(with(&edited, Some(3)), [Act::Rewrite]);
+        assert_eq!(decide(&Look { repair_due: false, ..look(Some(&edited), Some(&wanted)) }), []);
+        assert_eq!(with(&Seen { cordoned: false, ..kept }, None), [Act::Rewrite]);
+    }
+
+    #[test]
+    fn a_cordon_of_the_tenants_own_stays() {
+        let seen = Seen { cordoned: true, ..seen() };
+        assert_eq!(decide(&look(Some(&seen), Some(&wanted()))), []);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use common::Uid;
+use kube::core::Selector;
 use mirror::cx::Profile;
 use mirror::kind::KindId;
 use mirror::object::Content;
@@ -55,6 +57,12 @@ struct State {
     /// Whether a node-lifecycle controller was noticed.
     lifecycle: bool,
     used: Option<Used>,
+    /// Which nodes the tenant sees whether its Pods run there or not.
+    mirrored: Option<Arc<Selector>>,
+    /// Whether the tenant's own Nodes were listed: before that nobody can say which of them are missing.
+    is_listed: bool,
+    /// Which of the super cluster's changes it was last looked for such nodes in.
+    mirrored_at: Option<u64>,
     scan_at: Option<Instant>,
     scanned: Option<Instant>,
     /// How many of the nodes were not known in the super cluster when last looked at.
@@ -71,12 +79,15 @@ struct Used {
 /// What is known of one vNode.
 struct Known {
     seen: Option<Seen>,
+    /// The last one of the name that was gone, and at which version: by our label it is watched, so it may be there all the same later.
+    gone: Option<(Uid, u64)>,
     epoch: u32,
     gate: Arc<tokio::sync::Mutex<()>>,
     wanted: Option<Projected>,
     idle_since: Option<Instant>,
     beat_at: Instant,
     repair_at: Instant,
+    stuck: Option<u64>,
     retry_at: Option<Instant>,
     failures: u32,
 }
@@ -86,6 +97,14 @@ struct Projected {
     profile: Arc<Profile>,
     content: Arc<Content>,
     wanted: Wanted,
+}
+
+impl Known {
+    /// What the API server shows, if it is not what is wanted: right after it was written.
+    fn as_it_came_out(&self) -> Option<u64> {
+        let (seen, wanted) = (self.seen.as_ref()?, &self.wanted.as_ref()?.wanted);
+        (seen.shown != wanted.shown).then_some(seen.shown)
+    }
 }
 
 /// What is to be done now, and when to look again.
@@ -119,6 +138,28 @@ impl Home {
         }
     }
 
+    /// From now on the tenant sees the nodes that a selector picks, whether its Pods run there or not; with none, only where they run.
+    pub(super) fn mirror(&self, selector: Option<Selector>) {
+        let mut state = self.state.lock();
+        if state.mirrored.as_deref() == selector.as_ref() {
+            return;
+        }
+        (state.mirrored, state.mirrored_at, state.scan_at) = (selector.map(Arc::new), None, None);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether news of this node concern it.
+    pub(super) fn cares_for(&self, name: &str) -> bool {
+        let state = self.state.lock();
+        state.mirrored.is_some() || state.nodes.contains_key(name)
+    }
+
+    /// Whether the tenant is to see this node even where none of its Pods runs, as far as anybody can say.
+    pub(super) fn mirrors(&self, name: &str, sup: &SuperNodes) -> bool {
+        self.state.lock().mirrors(name, sup) != Some(false)
+    }
+
     pub(super) fn list_begins(&self) {
         self.state.lock().epoch += 1;
     }
@@ -131,6 +172,7 @@ impl Home {
             known.seen = None;
         }
         state.scan_at = None;
+        state.is_listed = true;
         let there = state.nodes.iter().filter(|(_, known)| known.seen.is_some());
         there.map(|(name, _)| name.to_string()).collect()
     }
@@ -140,33 +182,14 @@ impl Home {
         self.state.lock().takes_in(name, sup.get(name).is_some())
     }
 
-    /// A vNode is there. An older state than the known one says nothing.
-    pub(super) fn seen(&self, name: &str, seen: Seen) {
-        let mut state = self.state.lock();
-        let epoch = state.epoch;
-        let known = state.known(name);
-        known.epoch = epoch;
-        if known.seen.as_ref().is_some_and(|known| known.uid == seen.uid && seen.version != 0 && seen.version < known.version) {
-            return;
-        }
-        known.seen = Some(seen);
+    /// A vNode is there, by a watch or by what was answered to a write. True if it is: an answer may come after the news that it is gone.
+    pub(super) fn seen(&self, name: &str, seen: Seen) -> bool {
+        self.state.lock().seen(name, seen)
     }
 
-    /// A vNode is gone. True if it was the one we knew.
-    pub(super) fn gone(&self, name: &str, uid: common::Uid) -> bool {
-        let mut state = self.state.lock();
-        let Some(known) = state.nodes.get_mut(name) else { return false };
-        if known.seen.as_ref().is_some_and(|seen| seen.uid != uid) {
-            return false;
-        }
-        known.seen = None;
-        known.retry_at = None;
-        state.scan_at = None;
-        true
-    }
-
-    pub(super) fn holds(&self, name: &str) -> bool {
-        self.state.lock().nodes.contains_key(name)
+    /// A vNode is gone since this version. True if it was the one we knew.
+    pub(super) fn gone(&self, name: &str, uid: Uid, version: u64) -> bool {
+        self.state.lock().gone(name, uid, version)
     }
 
     /// One thing at a time is done about a vNode.
@@ -191,7 +214,8 @@ impl Home {
     pub(super) fn pass(&self, tenant: &Tenant, around: &Around<'_>) -> Pass {
         let now = Instant::now();
         let mut state = self.state.lock();
-        state.scan_if_due(tenant, around.options, now);
+        state.take_in_mirrored(around.sup);
+        state.scan_if_due(tenant, around, now);
         let names: Vec<Arc<str>> = state.nodes.keys().cloned().collect();
         let mut acts = Vec::new();
         for name in &names {
@@ -243,6 +267,9 @@ impl Home {
                 if act != Act::Make {
                     known.repair_at = now + REPAIR;
                 }
+                if act == Act::Rewrite {
+                    known.stuck = known.as_it_came_out();
+                }
             }
         }
     }
@@ -262,24 +289,61 @@ impl Home {
     }
 }
 
+/// Whether a tenant with this selector is to see a node in any case; none while nobody can say.
+fn mirrors(selector: Option<&Selector>, name: &str, sup: &SuperNodes) -> Option<bool> {
+    let Some(selector) = selector else { return Some(false) };
+    match sup.get(name) {
+        Some(node) => Some(node.is_picked_by(selector)),
+        None => sup.is_listed().then_some(false),
+    }
+}
+
 /// Whether a Pod of the tenant needs the node now, by a fresh look at the index; `true` if nobody can say.
 pub(super) fn needed(tenant: &Tenant, name: &str) -> bool {
     used(tenant).is_none_or(|used| used.runs.contains(name) || used.named.contains(name))
 }
 
 impl State {
+    /// An older state than the known one says nothing.
+    fn seen(&mut self, name: &str, seen: Seen) -> bool {
+        let epoch = self.epoch;
+        let known = self.known(name);
+        known.epoch = epoch;
+        if known.gone.is_some_and(|(uid, version)| uid == seen.uid && seen.version != 0 && seen.version <= version) {
+            return false;
+        }
+        if known.seen.as_ref().is_none_or(|known| known.uid != seen.uid || seen.version == 0 || seen.version >= known.version) {
+            known.seen = Some(seen);
+        }
+        true
+    }
+
+    fn gone(&mut self, name: &str, uid: Uid, version: u64) -> bool {
+        let Some(known) = self.nodes.get_mut(name) else { return false };
+        if known.seen.as_ref().is_some_and(|seen| seen.uid != uid) {
+            return false;
+        }
+        known.seen = None;
+        known.gone = Some((uid, version));
+        known.retry_at = None;
+        self.scan_at = None;
+        true
+    }
+
     fn known(&mut self, name: &str) -> &mut Known {
         let epoch = self.epoch;
         self.nodes.entry(name.into()).or_insert_with(|| {
             let now = Instant::now();
             Known {
                 seen: None,
+                gone: None,
                 epoch,
                 gate: Arc::default(),
                 wanted: None,
                 idle_since: None,
                 beat_at: now + Duration::from_millis(rand::rng().random_range(0..3000)),
                 repair_at: now,
+                stuck: None,
                 retry_at: None,
                 failures: 0,
             }
@@ -308,7 +372,7 @@ impl State {
     }
 
     /// Looks through the index for the nodes that Pods need, now and then.
-    fn scan_if_due(&mut self, tenant: &Tenant, options: &NodesOptions, now: Instant) {
+    fn scan_if_due(&mut self, tenant: &Tenant, around: &Around<'_>, now: Instant) {
         if !self.is_scan_due(now) {
             return;
         }
@@ -317,10 +381,12 @@ impl State {
             self.scan_at = Some(now + UNSURE);
             return;
         };
-        self.scan_at = Some(now + options.scan());
+        self.scan_at = Some(now + around.options.scan());
         let missing: Vec<Box<str>> = used.runs.iter().filter(|name| !self.nodes.contains_key(&***name)).cloned().collect();
         for (name, known) in &mut self.nodes {
-            let needed = used.runs.contains(&**name) || used.named.contains(&**name);
+            let needed = used.runs.contains(&**name)
+                || used.named.contains(&**name)
+                || mirrors(self.mirrored.as_deref(), name, around.sup) != Some(false);
             known.idle_since = if needed { None } else { known.idle_since.or(Some(now)) };
         }
         for name in missing {
@@ -328,13 +394,36 @@ impl State {
         }
     }
 
-    fn used(&self, name: &str, now: Instant) -> Use {
+    /// Whether a node is mirrored; none while nobody can say.
+    fn mirrors(&self, name: &str, sup: &SuperNodes) -> Option<bool> {
+        mirrors(self.mirrored.as_deref(), name, sup)
+    }
+
+    /// Takes note of the nodes that are mirrored, if there may be others than before.
+    fn take_in_mirrored(&mut self, sup: &SuperNodes) {
+        let Some(selector) = self.mirrored.clone() else { return };
+        let generation = sup.generation();
+        if self.mirrored_at.replace(generation) != Some(generation) {
+            for name in sup.picked_by(&selector) {
+                self.known(&name);
+            }
+        }
+    }
+
+    fn used(&self, name: &str, sup: &SuperNodes, now: Instant) -> Use {
+        let mirrors = self.mirrors(name, sup);
+        if mirrors == Some(true) && self.is_listed {
+            return Use::Runs;
+        }
         let Some(used) = &self.used else { return Use::Unsure };
         if used.runs.contains(name) {
             return Use::Runs;
         }
         if used.named.contains(name) {
             return Use::Named;
+        }
+        if mirrors != Some(false) {
+            return Use::Unsure;
         }
         match self.nodes.get(name).and_then(|known| known.idle_since) {
             Some(since) => Use::None(now.saturating_duration_since(since)),
@@ -362,7 +451,7 @@ impl State {
 
     fn due(&mut self, name: &Arc<str>, around: &Around<'_>, now: Instant) -> Vec<Act> {
         self.project(name, around);
-        let used = self.used(name, now);
+        let used = self.used(name, around.sup, now);
         let Some(known) = self.nodes.get(name) else { return Vec::new() };
         let wanted = known.wanted.as_ref().map(|projected| &projected.wanted);
         if let (Some(seen), Some(wanted)) = (&known.seen, wanted) {
@@ -372,13 +461,16 @@ impl State {
             seen: known.seen.as_ref(),
             wanted,
             used,
+            is_lost: around.sup.is_lost(name),
             linger: around.options.linger,
             lifecycle: self.lifecycle,
             beat_due: now >= known.beat_at,
+            stuck: known.stuck,
             repair_due: now >= known.repair_at,
         };
         let waits = known.retry_at.is_some_and(|at| now < at);
-        decide(&look).into_iter().filter(|act| *act == Act::Beat || !waits).collect()
+        let listed = self.is_listed;
+        decide(&look).into_iter().filter(|act| (*act == Act::Beat || !waits) && (*act != Act::Make || listed)).collect()
     }
 
     fn grip(&mut self, name: &Arc<str>, around: &Around<'_>) -> Grip {
@@ -420,6 +512,10 @@ fn used(tenant: &Tenant) -> Option<Used> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -436,6 +532,47 @@ mod tests {
         assert_eq!((taken_in, state.nodes.len()), (STRANGERS, STRANGERS));
         // One that is known already, and one of the super cluster.
         assert!(told(&mut state, "fake-7", false) && told(&mut state, "node-1", true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mirrored_node_is_needed_once_both_sides_are_listed_and_until_it_is_not_picked() {
+        let selector =
+            |pool: &str| Arc::new(Selector::from_iter([("pool".to_owned(), pool.to_owned())].into_iter().collect::<BTreeMap<_, _>>()));
+        let sup = SuperNodes::default();
+        let mut state = State { mirrored: Some(selector("a")), ..State::default() };
+        let used = |state: &State, sup: &SuperNodes| state.used("n1", sup, Instant::now());
+        assert_eq!(used(&state, &sup), Use::Unsure);
+        state.used = Some(Used::default());
+        assert_eq!(used(&state, &sup), Use::Unsure, "the nodes of the super cluster are not listed");
+        sup.list_begins();
+        let node = json!({"metadata": {"name": "n1", "uid": "00000000-0000-4000-8000-000000000001", "labels": {"pool": "a"}}});
+        sup.seen(&node.to_string().into_bytes().into());
+        sup.list_ends();
+        state.take_in_mirrored(&sup);
+        assert!(state.nodes.contains_key("n1"));
+        assert_eq!(used(&state, &sup), Use::Unsure, "the tenant may have it already");
+        state.is_listed = true;
+        assert_eq!(used(&state, &sup), Use::Runs);
+        state.mirrored = Some(selector("b"));
+        state.known("n1").idle_since = Some(Instant::now());
+        assert_eq!(used(&state, &sup), Use::None(Duration::ZERO));
+    }
+
+    /// The tenant deletes it while it is written: the watch tells of its end before the write is answered.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_is_not_there_again_by_a_late_answer() {
+        let node = |uid: u8, version: &str| {
+            let metadata = json!({"name": "n1", "uid": format!("00000000-0000-4000-8000-00000000000{uid}"), "resourceVersion": version});
+            Seen::of(json!({"metadata": metadata, "spec": {}, "status": {}}).to_string().as_bytes()).unwrap().1
+        };
+        let mut state = State::default();
+        let is_there = |state: &State| state.nodes.get("n1").is_some_and(|known| known.seen.is_some());
+        assert!(state.seen("n1", node(1, "5")) && is_there(&state));
+        assert!(state.gone("n1", node(1, "7").uid, 7) && !is_there(&state));
+        assert!(!state.seen("n1", node(1, "6")) && !is_there(&state), "the answer to what was written before");
+        assert!(state.seen("n1", node(1, "8")) && is_there(&state), "it was only without our label");
+        assert!(state.gone("n1", node(1, "9").uid, 9));
+        assert!(state.seen("n1", node(2, "11")) && is_there(&state), "another of the name");
     }
 
     #[tokio::test(start_paused = true)]

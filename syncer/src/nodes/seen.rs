@@ -1,6 +1,7 @@
 //! What is read off a vNode as the tenant's API server shows it.
 
 use common::{Uid, keys};
+use mirror::kinds::node::shown;
 use mirror::object::{Object, ObjectError};
 use serde_json::Value;
 
@@ -31,6 +32,10 @@ pub(super) struct Seen {
     pub(super) unknown: bool,
     /// Whether a node-lifecycle controller has labeled it.
     pub(super) lifecycle: bool,
+    /// The hash of what it tells of its node.
+    pub(super) shown: u64,
+    /// Whether it takes no new Pods.
+    pub(super) cordoned: bool,
 }
 
 impl Seen {
@@ -47,6 +52,8 @@ impl Seen {
             not_ready: not_ready(&object),
             unknown: ready(&object) == Ready::Unknown,
             lifecycle: object.meta.labels.contains_key(LIFECYCLE_LABEL),
+            shown: shown(&object.meta.labels, &object.body),
+            cordoned: object.at("/spec/unschedulable") == Some(&Value::Bool(true)),
         };
         Ok((object.meta.name, seen))
     }
@@ -110,6 +117,8 @@ mod tests {
             not_ready: Some(1),
             unknown: false,
             lifecycle: false,
+            shown: seen.shown,
+            cordoned: false,
         };
         assert_eq!((name.as_str(), seen), ("n1", expected));
     }

@@ -1,12 +1,14 @@
 //! The nodes of the super cluster, as small as a vNode needs them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use common::InSuper;
-use mirror::cx::{Cx, Policy};
+use kube::core::{Selector, SelectorExt as _};
+use mirror::cx::Policy;
 use mirror::kind::{Kind, KindId, Resource};
+use mirror::kinds::node::shown;
 use mirror::object::{Content, Object};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -24,7 +26,16 @@ pub(super) struct SuperNode {
     kept: Box<[u8]>,
     /// What its Ready condition says.
     pub(super) ready: Ready,
+    /// All of its labels: what it is chosen by.
+    labels: BTreeMap<String, String>,
     epoch: u32,
+}
+
+impl SuperNode {
+    /// Whether a selector picks it.
+    pub(super) fn is_picked_by(&self, selector: &Selector) -> bool {
+        selector.matches(&self.labels)
+    }
 }
 
 /// All nodes of the super cluster.
@@ -38,6 +49,10 @@ struct State {
     nodes: HashMap<Box<str>, Arc<SuperNode>>,
     epoch: u32,
     listing: bool,
+    /// Whether all of them were listed once.
+    is_listed: bool,
+    /// Moves with each change.
+    generation: u64,
 }
 
 /// Whom a change of the super nodes concerns.
@@ -56,6 +71,28 @@ impl SuperNodes {
         self.state.read().nodes.get(name).cloned()
     }
 
+    /// Whether a node that is not known does not exist.
+    pub(super) fn is_listed(&self) -> bool {
+        self.state.read().is_listed
+    }
+
+    /// Whether this node is known not to exist.
+    pub(super) fn is_lost(&self, name: &str) -> bool {
+        let state = self.state.read();
+        state.is_listed && !state.nodes.contains_key(name)
+    }
+
+    /// Another one whenever any node has come, gone or changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.state.read().generation
+    }
+
+    /// The names of those that a selector picks.
+    pub(super) fn picked_by(&self, selector: &Selector) -> Vec<Box<str>> {
+        let state = self.state.read();
+        state.nodes.iter().filter(|(_, node)| node.is_picked_by(selector)).map(|(name, _)| name.clone()).collect()
+    }
+
     pub(super) fn list_begins(&self) {
         let mut state = self.state.write();
         state.epoch += 1;
@@ -66,19 +103,22 @@ impl SuperNodes {
         let mut state = self.state.write();
         let epoch = state.epoch;
         state.nodes.retain(|_, node| node.epoch == epoch);
-        state.listing = false;
+        (state.listing, state.is_listed) = (false, true);
+        state.generation += 1;
         News::All
     }
 
     pub(super) fn gone(&self, bytes: &Bytes) -> News {
         let Ok(object) = Object::parse(bytes) else { return News::None };
-        self.state.write().nodes.remove(object.meta.name.as_str());
-        News::None
+        let mut state = self.state.write();
+        state.nodes.remove(object.meta.name.as_str());
+        state.generation += 1;
+        News::Of(object.meta.name)
     }
 
     pub(super) fn seen(&self, bytes: &Bytes) -> News {
         let Ok(object) = Object::parse(bytes) else { return News::None };
-        let (name, ready) = (object.meta.name.clone(), ready(&object));
+        let (name, ready, labels) = (object.meta.name.clone(), ready(&object), object.meta.labels.clone());
         let kept = kept(object);
         let mut state = self.state.write();
         let epoch = state.epoch;
@@ -88,7 +128,8 @@ impl SuperNodes {
         }
         let same = state.nodes.get(name.as_str()).is_some_and(|known| *known.kept == *kept);
         let listing = state.listing;
-        state.nodes.insert(name.as_str().into(), Arc::new(SuperNode { kept, ready, epoch }));
+        state.nodes.insert(name.as_str().into(), Arc::new(SuperNode { kept, ready, labels, epoch }));
+        state.generation += u64::from(!same);
         if same || listing { News::None } else { News::Of(name) }
     }
 }
@@ -114,12 +155,10 @@ pub(super) fn resource() -> Option<Resource> {
 /// A node of the super cluster as this tenant sees it.
 pub(super) fn project(sup: &SuperNode, attached: &Attached, policy: &Policy) -> Option<(Content, Wanted)> {
     let Kind::Up(kind) = KindId::named("Node")?.kind() else { return None };
-    let (profile, nodes) = (attached.profile(), attached.nodes());
-    let cx =
-        Cx { tenant: &attached.id, policy, profile: &profile, namespace: None, super_namespace: None, nodes: &nodes, super_nodes: &*nodes };
     let object = InSuper(Object::parse(&sup.kept).ok()?);
-    let (_, content) = kind.up(&object, None, &cx).ok()?.0;
-    let wanted = Wanted { built: built(&content), ready: sup.ready };
+    let (_, content) = attached.with_cx(policy, |cx| kind.up(&object, None, &cx)).ok()?.0;
+    let wanted =
+        Wanted { built: built(&content), ready: sup.ready, shown: shown(&content.labels, &content.body), cordoned: is_cordoned(&content) };
     Some((content, wanted))
 }
 
@@ -167,6 +206,7 @@ mod tests {
     #[test]
     fn what_a_list_does_not_name_is_gone() {
         let nodes = SuperNodes::default();
+        assert!(!nodes.is_lost("n1"), "nobody can say before the first list");
         nodes.list_begins();
         nodes.seen(&node("1", "True"));
         nodes.list_ends();
@@ -174,8 +214,9 @@ mod tests {
         nodes.seen(&node("2", "True"));
         nodes.list_ends();
         assert!(nodes.get("n1").is_some());
+        assert!(!nodes.is_lost("n1"));
         nodes.list_begins();
         nodes.list_ends();
-        assert!(nodes.get("n1").is_none());
+        assert!(nodes.get("n1").is_none() && nodes.is_lost("n1"));
     }
 }

@@ -23,6 +23,12 @@ fn may_write(attached: &Attached, fence: &Fence) -> Result<(), CallError> {
     if attached.is_halted() { Err(unavailable("the tenant is halted")) } else { Ok(()) }
 }
 
+/// The same for Leases, which are renewed while a tenant is paused.
+fn may_beat(attached: &Attached, fence: &Fence) -> Result<(), CallError> {
+    fence.check()?;
+    if attached.is_trusted() { Ok(()) } else { Err(unavailable("the tenant is halted")) }
+}
+
 /// Something is not there yet: worth another try after a while.
 pub(super) fn unavailable(message: impl Into<String>) -> CallError {
     CallError::Status { side: "tenant", code: 503, reason: "NotYet".into(), message: message.into(), retry_after: None }
@@ -62,10 +68,22 @@ pub(super) async fn make(
         Ok(bytes) => Ok((read_seen(&bytes)?, true)),
         Err(error) if error.is_already_exists() => {
             let seen = read_seen(&attached.remote.get(&path(node), None).await?)?;
-            if seen.ours { Ok((seen, false)) } else { Err(taken(node)) }
+            match (seen.ours, &seen.built) {
+                (true, _) => Ok((seen, false)),
+                // Our label was taken off one that we made.
+                (false, Some(_)) => Ok((relabel(attached, fence, node, &seen).await?, false)),
+                (false, None) => Err(taken(node)),
+            }
         }
         Err(error) => Err(error),
     }
+}
+
+/// Gives a vNode its label back, by which it is watched.
+async fn relabel(attached: &Attached, fence: &Fence, node: &str, seen: &Seen) -> Result<Seen, CallError> {
+    may_write(attached, fence)?;
+    let metadata = json!({"uid": seen.uid.to_string(), "labels": {keys::VIRTUAL_NODE: "true"}});
+    read_seen(&attached.remote.patch(&path(node), Patch::Merge, &json!({"metadata": metadata}), None).await?)
 }
 
 fn taken(node: &str) -> CallError {
@@ -99,7 +117,7 @@ pub(super) async fn rewrite(
     wanted: &Wanted,
 ) -> Result<Seen, CallError> {
     let cordoned = is_cordoned(content);
-    if cordoned != was_cordoned(seen.built.as_deref()) {
+    if cordoned != was_cordoned(seen.built.as_deref()) || (cordoned && !seen.cordoned) {
         may_write(attached, fence)?;
         let patch = json!([
             {"op": "test", "path": "/metadata/uid", "value": seen.uid.to_string()},
@@ -147,14 +165,14 @@ pub(super) async fn delete(attached: &Attached, fence: &Fence, node: &str, uid: 
 
 /// Renews the vNode's Lease, or makes it.
 pub(super) async fn beat(attached: &Attached, fence: &Fence, node: &str, uid: Uid) -> Result<(), CallError> {
-    may_write(attached, fence)?;
+    may_beat(attached, fence)?;
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
     let spec = json!({"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now});
     match attached.remote.patch(&format!("{LEASES}/{node}"), Patch::Merge, &json!({"spec": spec}), None).await {
         Err(error) if error.is_not_found() => {}
         other => return other.map(|_| ()),
     }
-    may_write(attached, fence)?;
+    may_beat(attached, fence)?;
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": node, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid.to_string()}]},

@@ -178,7 +178,10 @@ impl State {
                  VirtualCluster; delete one of the two, or give this one the kubeconfig of its own control plane"
             ),
             Self::Held(why) => why.message(vc),
-            Self::Paused => "spec.paused is true: nothing is written in either direction; what runs goes on running".to_owned(),
+            Self::Paused => {
+                "spec.paused is true: nothing is written in either direction but the heartbeats of vNodes; what runs goes on running"
+                    .to_owned()
+            }
             Self::Synced { note } => note.as_ref().map_or_else(|| "objects flow in both directions".to_owned(), |(_, text)| text.clone()),
         }
     }
@@ -357,9 +360,9 @@ mod tests {
 
     #[test]
     fn a_remark_stands_on_a_tenant_that_is_ready() {
-        let list = conditions(&State::Synced { note: Some(("NodesNotMirrored", "not served".to_owned())) }, &vc(&[]));
+        let list = conditions(&State::Synced { note: Some(("NodeSelectorInvalid", "not served".to_owned())) }, &vc(&[]));
         let ready = condition(&list, ConditionType::Ready).unwrap();
-        assert_eq!((ready.status, &*ready.reason, &*ready.message), (ConditionStatus::True, "NodesNotMirrored", "not served"));
+        assert_eq!((ready.status, &*ready.reason, &*ready.message), (ConditionStatus::True, "NodeSelectorInvalid", "not served"));
     }
 
     #[test]

@@ -457,7 +457,7 @@ impl Machine {
                 ..Profile::default()
             },
             weight: vc.spec.weight.clamp(1, 100),
-            halted: vc.spec.paused,
+            paused: vc.spec.paused,
         };
         self.weight = spec.weight;
         let attached = self.shared.engine.attach(spec, &self.tasks);
@@ -477,6 +477,8 @@ impl Machine {
             profile.cluster_domain = cluster_domain(vc);
             profile.service_slice = slice;
         });
+        // A selector that cannot be read picks none; the condition says so.
+        self.shared.engine.mirror_nodes(attached, note::mirrored(&vc.spec.nodes).unwrap_or_default());
         let namespaces = self.shared.engine.tenants().get(self.id.as_str()).map(|tenant| tenant.namespaces.lock().len());
         let orphan = vc.spec.deletion_policy == DeletionPolicy::Orphan;
         if orphan && namespaces.is_some() && self.marked != namespaces {
@@ -508,14 +510,14 @@ impl Machine {
         if let Some((at, built)) = health.regression
             && !accepted.is_some_and(|accepted| accepted.covers_restore(connection.incarnation, built))
         {
-            self.shared.engine.halt(id, true);
+            self.shared.engine.halt(id);
             return Err(State::Held(Why::Restored { incarnation: connection.incarnation, at, built }));
         }
         if health.other_life {
             // Halted until it has been asked; a server that says now this and now that is not followed in between.
             return Err(State::Starting { connected: true });
         }
-        self.shared.engine.halt(id, vc.spec.paused);
+        self.shared.engine.go_on(id, vc.spec.paused);
         if vc.spec.paused {
             return Err(State::Paused);
         }

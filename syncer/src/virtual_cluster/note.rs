@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::api::{NodeMode, VirtualClusterSpec};
+use common::api::{NodeMode, Nodes, VirtualClusterSpec};
 use common::{Namespace, Tenant, TenantId, keys};
+use kube::core::{ParseExpressionError, Selector};
 
 use crate::engine::TenantHealth;
 
@@ -25,7 +26,7 @@ pub(super) struct About<'a> {
 /// What to say, the gravest first: a condition holds one word, and what a person has to do at once comes before what stays.
 pub(super) fn of(about: About<'_>) -> Option<Note> {
     let About { id, health, taken, range, spec } = about;
-    let notes = [denied(id, health), deletions_paused(health), taken_by_others(taken), left_out(health), range, unserved(spec)];
+    let notes = [denied(id, health), deletions_paused(health), taken_by_others(taken), left_out(health), range, unread(&spec.nodes)];
     notes.into_iter().flatten().next()
 }
 
@@ -71,23 +72,30 @@ fn taken_by_others(taken: &BTreeMap<Arc<str>, Namespace<Tenant>>) -> Option<Note
     (!taken.is_empty()).then_some(("NamespaceTaken", message))
 }
 
-/// What a spec asks for that this version accepts and does not do: one word and what happens instead.
-fn unserved(spec: &VirtualClusterSpec) -> Option<Note> {
-    match spec.nodes.mode {
-        NodeMode::OnDemand => None,
-        NodeMode::Mirrored => Some((
-            "NodesNotMirrored",
-            "objects flow in both directions, but spec.nodes.mode mirrored is not served by this version: the tenant sees the nodes that \
-             its Pods run on, as with onDemand; set spec.nodes.mode to onDemand, and leave spec.nodes.selector out"
-                .to_owned(),
-        )),
+/// The nodes that the tenant sees whether its Pods run there or not; none if only where they run.
+///
+/// # Errors
+/// If the selector is none by the rules of Kubernetes, which API servers do not look for in custom resources.
+pub(super) fn mirrored(nodes: &Nodes) -> Result<Option<Selector>, ParseExpressionError> {
+    match nodes.mode {
+        NodeMode::OnDemand => Ok(None),
+        NodeMode::Mirrored => Selector::try_from(nodes.selector.clone().unwrap_or_default()).map(Some),
     }
+}
+
+fn unread(nodes: &Nodes) -> Option<Note> {
+    let error = mirrored(nodes).err()?;
+    let message = format!(
+        "objects flow in both directions, but spec.nodes.selector is not a label selector ({error}): the tenant sees the nodes that its \
+         Pods run on, as with mode onDemand; mend the selector, or leave it out for all nodes"
+    );
+    Some(("NodeSelectorInvalid", message))
 }
 
 #[cfg(test)]
 mod tests {
     use common::Uid;
-    use common::api::Nodes;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
     use super::*;
 
@@ -98,7 +106,9 @@ mod tests {
     #[test]
     fn what_is_gravest_is_said_whatever_else_there_is_to_say() {
         let id = TenantId::new(Uid::from_bits(7), "acme");
-        let nodes = Nodes { mode: NodeMode::Mirrored, selector: None };
+        let expression = LabelSelectorRequirement { key: "pool".to_owned(), operator: "Is".to_owned(), values: None };
+        let selector = LabelSelector { match_expressions: Some(vec![expression]), match_labels: None };
+        let nodes = Nodes { mode: NodeMode::Mirrored, selector: Some(selector) };
         let (served, spec) = (VirtualClusterSpec::default(), VirtualClusterSpec { nodes, ..VirtualClusterSpec::default() });
         let well = TenantHealth { synced: true, ..TenantHealth::default() };
         let crowded = TenantHealth { left_out: 3, ..well.clone() };
@@ -109,7 +119,7 @@ mod tests {
         assert_eq!(of(About { id: &id, health: &well, taken: &none, range: None, spec: &served }), None);
         // Each line has all that is less grave too.
         for (health, taken, range, reason, words) in [
-            (&well, &none, None, "NodesNotMirrored", "spec.nodes.mode"),
+            (&well, &none, None, "NodeSelectorInvalid", "spec.nodes.selector"),
             (&well, &none, range(), "ServiceCidrTaken", "a range of its own"),
             (&crowded, &none, range(), "TooManyObjects", "at least 3 objects"),
             (&crowded, &some, range(), "NamespaceTaken", "vc-a-0 (for the tenant's a0)"),

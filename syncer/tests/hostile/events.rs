@@ -33,6 +33,7 @@ fn attached(server: &Server) -> Arc<Attached> {
         profile: RwLock::new(Arc::new(Profile::default())),
         nodes: RwLock::new(Arc::new(BTreeSet::new())),
         halted: AtomicBool::new(false),
+        paused: AtomicBool::new(false),
         writer: tokio::sync::Mutex::new(None),
         cancel: CancellationToken::new(),
         tenant_namespaces: dashmap::DashMap::new(),

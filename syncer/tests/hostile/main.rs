@@ -39,7 +39,7 @@ impl Heard {
     /// Lists and watches what `server` says.
     fn of(server: &Server, limits: Limits, bounds: Bounds) -> Self {
         let remote = remote(server, limits);
-        let source = Source { path: "/api/v1/configmaps".into(), selector: None, fields: None, from_now: false, bounds };
+        let source = Source { path: "/api/v1/configmaps".into(), selector: None, from_now: false, bounds };
         let (sender, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(run(remote, source, move |told| drop(sender.send(told))));

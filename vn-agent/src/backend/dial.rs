@@ -2,6 +2,7 @@
 //!
 //! A connection that was switched to another protocol never comes back; one that has answered a plain request may carry the next.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use runtime::task::Tasks;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::answer::{Failure, Hop};
@@ -27,12 +28,15 @@ use crate::answer::{Failure, Hop};
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Connections kept for the next request, and for how long: kubelets and API servers let theirs be idle for 90 s.
-const MOST_IDLE: usize = 4;
+const MOST_IDLE: usize = 6;
 const IDLE: Duration = Duration::from_secs(75);
 
-/// Connections opened ahead when one is taken, so that the next session need not wait for a handshake: one for it, one for the list of Pods that
-/// it asks for.
-const SPARE: usize = 2;
+/// Connections opened ahead when one is taken, so that the next sessions need not wait for a handshake: one for each of three that come before
+/// there are more, and one for the lists of Pods that they ask for.
+const SPARE: usize = 4;
+
+/// How long after a session's beginning. Its process is being started then, and nobody waits for the spare ones.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// The most that is read of an answer before it is looked at.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -109,9 +113,8 @@ impl Dialer {
         request: Request<Empty<Bytes>>,
         limit: Option<Duration>,
     ) -> Result<Response<Incoming>, Failure> {
-        let taken = self.take(config);
         self.prepare(config);
-        let mut sender = match taken {
+        let mut sender = match self.take(config) {
             Some(sender) => sender,
             None => self.open(config).await?,
         };
@@ -142,11 +145,12 @@ impl Dialer {
 
     /// Opens connections ahead, unless somebody does.
     fn prepare(&self, config: &Arc<ClientConfig>) {
-        if self.0.idle.lock().len() >= SPARE || self.0.is_preparing.swap(true, Ordering::AcqRel) {
+        if self.0.is_preparing.swap(true, Ordering::AcqRel) {
             return;
         }
         let (dialer, config) = (self.clone(), Arc::clone(config));
         drop(self.0.tasks.spawn("backend-spare", async move {
+            sleep(SETTLED).await;
             while dialer.0.idle.lock().len() < SPARE {
                 // Whoever needs one finds out why there is none.
                 let Ok(sender) = dialer.open(&config).await else { break };
@@ -181,12 +185,13 @@ impl Dialer {
         Ok(sender)
     }
 
-    fn unreachable(&self, error: &std::io::Error) -> Failure {
-        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("could not reach {}: {}", self.what(), Chain(error)))
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("could not reach {}: {}", self.what(), in_a_word(error.kind())))
+            .because(Chain(error))
     }
 
     fn broken(&self, error: &hyper::Error) -> Failure {
-        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("the connection to {} broke: {}", self.what(), Chain(error)))
+        Failure::new(StatusCode::BAD_GATEWAY, self.0.hop, format!("the connection to {} broke", self.what())).because(Chain(error))
     }
 
     fn silent(&self, limit: Duration) -> Failure {
@@ -200,6 +205,24 @@ impl Dialer {
             Hop::ApiServer => "the super cluster's API server",
             Hop::Request | Hop::Agent => "the back end",
         }
+    }
+}
+
+/// Why a connection could not be opened, without an address or a name of the super cluster.
+const fn in_a_word(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, InvalidData, NetworkUnreachable, UnexpectedEof,
+    };
+    if matches!(kind, ConnectionRefused) {
+        "it refuses connections"
+    } else if matches!(kind, ConnectionReset | ConnectionAborted | UnexpectedEof) {
+        "it closed the connection"
+    } else if matches!(kind, HostUnreachable | NetworkUnreachable) {
+        "no network leads there"
+    } else if matches!(kind, InvalidData) {
+        "its certificate is not to be believed, or it does not believe vn-agent's"
+    } else {
+        "the connection failed"
     }
 }
 

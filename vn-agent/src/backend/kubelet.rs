@@ -199,7 +199,8 @@ impl Lists {
             }
             Err(error) => {
                 if let Some(left_out) = self.failures.line() {
-                    warn!(hop = error.hop.name(), reason = error.message, left_out, "the node's Pods could not be listed");
+                    let cause = error.cause.as_deref();
+                    warn!(hop = error.hop.name(), reason = error.message, cause, left_out, "the node's Pods could not be listed");
                 }
             }
         }

@@ -152,7 +152,7 @@ impl Super {
             }
             StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(None),
             status => {
-                self.tokens.lock().remove(&tenant);
+                self.judge(tenant, &token, status);
                 Err(unexpected(Hop::ApiServer, status))
             }
         }
@@ -179,7 +179,19 @@ impl Super {
         for (name, value) in upgrade.map(Upgrade::headers).into_iter().flatten() {
             headers.append(name, value.clone());
         }
-        self.dialer.open_for(&self.config()?, request, (!route.follows()).then_some(HEAD)).await
+        let response = self.dialer.open_for(&self.config()?, request, (!route.follows()).then_some(HEAD)).await?;
+        self.judge(pod.owner.tenant, &token, response.status());
+        Ok(response)
+    }
+
+    /// Drops a token that the API server does not know any more, unless there is a newer one. Any other trouble is not the token's.
+    fn judge(&self, tenant: Uid, token: &Secret, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            let mut tokens = self.tokens.lock();
+            if tokens.get(&tenant).is_some_and(|(held, _)| held.expose() == token.expose()) {
+                tokens.remove(&tenant);
+            }
+        }
     }
 
     /// A token of the tenant's own identity.
@@ -211,5 +223,5 @@ impl Super {
 }
 
 fn unanswered(error: &runtime::transport::TransportError) -> Failure {
-    Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, format!("no answer from the super cluster's API server: {}", Chain(error)))
+    Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, "no answer from the super cluster's API server").because(Chain(error))
 }

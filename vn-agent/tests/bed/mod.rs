@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test uses its part, so that no expectation holds in all of them")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+pub(crate) mod api_server;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -98,12 +100,15 @@ pub(crate) struct Bed {
     /// Connections to the kubelet that are open.
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) files: CredentialArgs,
-    kubelet_files: KubeletFiles,
+    pub(crate) kubelet_files: KubeletFiles,
     sessions: Option<Arc<Tasks>>,
     stop: CancellationToken,
     tasks: Vec<Tasks>,
     dir: PathBuf,
 }
+
+/// Connections to the kubelet that stay open when no session runs, at most.
+pub(crate) const KEPT: usize = 6;
 
 pub(crate) const LIMITS: Limits = Limits { per_tenant: 200, all: 500, idle: HOUR, total: HOUR };
 
@@ -278,10 +283,10 @@ impl Bed {
         Arc::try_unwrap(sessions).unwrap_or_else(|_| panic!("somebody else has it")).shutdown(grace).await
     }
 
-    /// Waits until no session runs and no connection to the kubelet is open but those kept for lists.
+    /// Waits until no session runs and no connection to the kubelet is open but those kept for the next sessions.
     pub(crate) async fn quiet(&self) {
         until("no session runs", || self.agent.places.is_empty()).await;
-        until("connections to the kubelet are closed", || self.open.load(Ordering::SeqCst) <= 4).await;
+        until("connections to the kubelet are closed", || self.open.load(Ordering::SeqCst) <= KEPT).await;
     }
 }
 
@@ -309,6 +314,14 @@ pub(crate) fn spdy(method: &str, path: &str) -> String {
          X-Stream-Protocol-Version: v5.channel.k8s.io\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
     )
 }
+
+/// Answers to it that are no agreement.
+pub(crate) const UNSWITCHED: [&str; 4] = [
+    "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "garbage\r\n\r\n",
+];
 
 /// The answer to it.
 pub(crate) const SWITCHED: &[u8] =

@@ -47,6 +47,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     scene.wait_for_log().await?;
     println!("measuring: pairs, direct and through vn-agent, in turns");
     let mut table = figures::Table::default();
+    scene.parts(&mut table).await?;
     scene.first_bytes(&mut table).await?;
     scene.ping_pong(&mut table).await?;
     scene.throughput(&mut table).await?;

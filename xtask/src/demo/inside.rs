@@ -6,8 +6,9 @@ use anyhow::{Context as _, ensure};
 use e2e::{
     agents::{self, AgentProcess},
     dial::Caller,
-    images::KUBECTL,
+    images::{KUBECTL, TOOLS},
     kubectl::Kubectl,
+    metrics_server,
     story::is_running,
     wait::{Seen, eventually},
 };
@@ -15,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -28,18 +29,25 @@ use super::{
 /// What is copied into a container and back.
 const COPIED_BYTES: usize = 1 << 20;
 
+/// Shows the command line of the process that it is beside.
+const DEBUGGER: &str = "tr '\\0' ' ' < /proc/1/cmdline";
+
 /// All of them.
 pub(super) async fn tell(agent: &AgentProcess, stage: &Stage) -> anyhow::Result<()> {
     each_asks_for_its_own(stage).await?;
+    // Its first figures take half a minute.
+    metrics_server::install(&stage.bed, &first(stage)?.actor).await?;
     a_client_in_a_container(stage).await?;
     ports_and_files(stage).await?;
-    another_tenants_pod(agent, stage).await
+    attached_and_debugged(stage).await?;
+    another_tenants_pod(agent, stage).await?;
+    usage(stage).await
 }
 
 /// One Pod of one name in every tenant.
 async fn each_asks_for_its_own(stage: &Stage) -> anyhow::Result<()> {
     tell::scene("Every tenant runs a Pod called client; kubectl logs and exec lead each to its own");
-    let script = "echo client of $WHO is here; trap exit TERM; while :; do sleep 1000 & wait; done";
+    let script = "echo client of $WHO is here; while read line; do echo $WHO heard $line; done";
     for tenant in &stage.tenants {
         let (cluster, account) =
             ("rbac.authorization.k8s.io", json!({ "kind": "ServiceAccount", "name": "default", "namespace": NAMESPACE }));
@@ -52,8 +60,9 @@ async fn each_asks_for_its_own(stage: &Stage) -> anyhow::Result<()> {
             json!({
                 "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "client" },
                 "spec": { "containers": [{
-                    "name": "client", "image": KUBECTL, "command": ["sh", "-c", script], "envFrom": [{ "configMapRef": { "name": "who" } }],
-                }] },
+                    "name": "client", "image": KUBECTL, "command": ["sh", "-c", script], "stdin": true,
+                    "envFrom": [{ "configMapRef": { "name": "who" } }],
+                }], "terminationGracePeriodSeconds": 1 },
             }),
         ];
         for object in objects {
@@ -100,7 +109,7 @@ async fn a_client_in_a_container(stage: &Stage) -> anyhow::Result<()> {
 /// port-forward and cp, of the first tenant.
 async fn ports_and_files(stage: &Stage) -> anyhow::Result<()> {
     tell::scene("Ports and files");
-    let tenant = stage.tenants.first().context("there is no tenant")?;
+    let tenant = first(stage)?;
     let said = says(tenant, &["exec", "client", "--", "sh", "-c", "wget -qO- $WEB_SERVICE_HOST"], stage).await?;
     let names: Vec<_> = pods(&stage.above(tenant)?).await?.iter().map(kube::ResourceExt::name_any).collect();
     let is_of_web = |said: &str| names.iter().any(|name| said.trim().ends_with(&format!("from {name}")));
@@ -124,14 +133,57 @@ async fn ports_and_files(stage: &Stage) -> anyhow::Result<()> {
 
 /// The answer of `web` through `kubectl port-forward`.
 async fn forwarded(kubectl: &Kubectl) -> anyhow::Result<String> {
-    let mut child = kubectl.command(&["port-forward", "deployment/web", ":80"]).spawn().context("could not run kubectl")?;
-    let mut lines = BufReader::new(child.stdout.take().context("kubectl has no output")?).lines();
-    let said = tokio::time::timeout(PATIENCE, lines.next_line()).await.context("kubectl says nothing")??;
-    let said = said.context("kubectl port-forward ended")?;
-    let port = said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
-    let port: u16 = port.and_then(|port| port.parse().ok()).with_context(|| format!("kubectl says {said:?}"))?;
+    let (_running, port) = kubectl.forward("deployment/web", 80).await?;
     let (_, body) = get(TcpStream::connect(("127.0.0.1", port)).await?, "/").await?;
     Ok(body)
+}
+
+/// attach to what runs, and a debugger beside it.
+async fn attached_and_debugged(stage: &Stage) -> anyhow::Result<()> {
+    tell::scene("Somebody types into a container that runs, and looks at it from beside");
+    let tenant = first(stage)?;
+    let kubectl = stage.kubectl(tenant)?;
+    let mut attached = kubectl.start(&["attach", "-i", "client"])?;
+    attached.types("hello\n").await?;
+    let heard = format!("{} heard hello", tenant.name);
+    attached.writes(&heard).await?;
+    attached.killed().await?;
+    tell::typed(&tenant.name, "kubectl attach -i client   (and types hello)", &heard);
+    tell::so("kubectl attach reaches the process that runs");
+    let image = format!("--image={TOOLS}");
+    // What it lists goes into its log: a debugger without a terminal is not waited for.
+    let debug = ["debug", "client", &image, "--target=client", "-c", "debugger", "--profile=baseline", "--", "sh", "-c", DEBUGGER];
+    says(tenant, &debug, stage).await?;
+    let seen = eventually("the debugger has looked", PATIENCE, async || {
+        let log = kubectl.says(&["logs", "client", "-c", "debugger"]).await?;
+        Ok(Seen::when(log.contains("heard $line"), log))
+    })
+    .await?;
+    tell::typed(&tenant.name, "kubectl logs client -c debugger", seen.trim());
+    tell::so("kubectl debug puts a container beside it that sees its process");
+    Ok(())
+}
+
+/// What a metrics-server of the tenant's own has measured.
+async fn usage(stage: &Stage) -> anyhow::Result<()> {
+    tell::scene("What do the Pods use? An unmodified metrics-server in the tenant asks vn-agent");
+    let tenant = first(stage)?;
+    let kubectl = stage.kubectl(tenant)?;
+    let own: BTreeSet<_> = pods(&stage.above(tenant)?).await?.iter().map(kube::ResourceExt::name_any).collect();
+    let ask = ["top", "pod", "--no-headers"];
+    eventually("metrics-server has figures of all Pods", PATIENCE, async || {
+        let said = kubectl.says(&ask).await?;
+        let found: BTreeSet<_> = said.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+        Ok(Seen::when(own.is_subset(&found), said))
+    })
+    .await?;
+    says(tenant, &["top", "pod"], stage).await?;
+    tell::so("kubectl top shows what the tenant's own Pods use");
+    Ok(())
+}
+
+fn first(stage: &Stage) -> anyhow::Result<&Tenant> {
+    stage.tenants.first().context("there is no tenant")
 }
 
 /// With a tenant's own certificate, past its API server: what a tenant does that has taken it over.

@@ -7,7 +7,7 @@ use e2e::{
     agents::{self, AgentOptions, AgentProcess},
     audit::Mark,
     bed::{Bed, BedOptions},
-    images::TOOLS,
+    images::{METRICS_SERVER, TOOLS},
     kubectl::Kubectl,
     manifests,
     nodes::{FakeNodes, NodeOptions},
@@ -70,9 +70,9 @@ impl Stage {
         let begin = Instant::now();
         let options = BedOptions { network: real, ..BedOptions::new(if real { "demo-node" } else { "demo" }, tenants) };
         let bed = Bed::start(options).await?;
-        let plural = if tenants == 1 { "a tenant" } else { "tenants, each" };
+        let them = if tenants == 1 { "a tenant".to_owned() } else { format!("{tenants} tenants, each") };
         tell::so(&format!(
-            "a super cluster, and {tenants} {plural} with a kube-apiserver and kube-controller-manager of its own, real ones ({:.1} s)",
+            "a super cluster, and {them} with a kube-apiserver and kube-controller-manager of its own, real ones ({:.1} s)",
             begin.elapsed().as_secs_f64()
         ));
         let fake = if real { None } else { Some(fake_nodes(&bed).await?) };
@@ -84,7 +84,7 @@ impl Stage {
             introduce(&tenants, &bed).await?;
         }
         let syncer = SyncerProcess::start_installed(&bed, SyncerOptions { program: Some(program), ..SyncerOptions::default() }).await?;
-        syncer.wait_ready(PATIENCE).await?;
+        syncer.process.while_running(syncer.wait_ready(PATIENCE)).await?;
         tell::so("manifests/ installed, and vc-syncer running under the identity that they give it");
         are_ready(&tenants, &bed).await?;
         let names: Vec<_> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
@@ -141,7 +141,9 @@ async fn fake_nodes(bed: &Bed) -> anyhow::Result<FakeNodes> {
 
 async fn real_node(bed: &Bed) -> anyhow::Result<RealNode> {
     let begin = Instant::now();
-    let node = real_nodes::start(bed, &RealNodeOptions::new(1)).await?.pop().context("no node was started")?;
+    let mut options = RealNodeOptions::new(1);
+    options.images.push(METRICS_SERVER);
+    let node = real_nodes::start(bed, &options).await?.pop().context("no node was started")?;
     let took = begin.elapsed().as_secs_f64();
     tell::so(&format!(
         "a real node, {}: kubelet, containerd, runc and kube-proxy, in kernel namespaces of its own ({took:.1} s)",

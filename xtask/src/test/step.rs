@@ -14,8 +14,12 @@ use crate::{root, tool};
 /// The end-to-end tests that start real nodes, which root alone can.
 const REAL: &str = "binary(/^(agent|real_)/)";
 
+/// What the names of their files begin with, as [`REAL`] says.
+#[cfg(test)]
+const REAL_NAMES: [&str; 2] = ["agent", "real_"];
+
 /// As many as the groups in `.config/nextest.toml` let run at once: two beds, and the one that only watches for ten minutes. These wait more
-/// than they work, so two cores do for three.
+/// than they work, so two cores do for three. With three real nodes at once kubelets were late.
 const E2E_THREADS: [&str; 2] = ["--test-threads", "3"];
 
 /// One step.
@@ -46,7 +50,11 @@ impl From<anyhow::Error> for Failure {
 pub(super) const STEPS: &[Step] = &[
     Step { name: "format", about: "the code is formatted", run: format },
     Step { name: "tidy", about: "the habits that no compiler knows", run: |_| Ok(crate::tidy::run().map(none)?) },
-    Step { name: "manifests", about: "manifests/ is what the code says", run: |_| Ok(crate::manifests::run(true).map(none)?) },
+    Step {
+        name: "manifests",
+        about: "manifests/ and docs/kinds.md are what the code says",
+        run: |_| Ok(crate::manifests::run(true).map(none)?),
+    },
     Step { name: "deny", about: "dependencies: bans, licenses, sources; advisories only warn", run: deny },
     Step { name: "clippy", about: "lints, warnings are errors", run: clippy },
     Step { name: "unit", about: "unit tests, snapshots and laws", run: unit },
@@ -101,7 +109,7 @@ fn demo(_: &[String]) -> Result<Tests, Failure> {
 
 fn demo_node(_: &[String]) -> Result<Tests, Failure> {
     if !machine::may_be_made() {
-        println!("    skipped: needs root");
+        println!("    left out: `cargo xtask demo --node` needs root");
         return Ok(Tests::default());
     }
     Ok(say_and_run(cargo().args(["xtask", "demo", "--node", "--once"])).map(none)?)
@@ -202,6 +210,18 @@ mod tests {
         let mut command = Command::new("/cache/bin/cargo-nextest");
         command.args(["run", "-E", "package(e2e) & kind(test)"]).env("A", "b c");
         assert_eq!(typed(&command), "A='b c' cargo-nextest run -E 'package(e2e) & kind(test)'");
+    }
+
+    #[test]
+    fn tests_that_need_root_are_those_that_are_counted_where_there_is_none() {
+        assert_eq!(REAL, format!("binary(/^({})/)", REAL_NAMES.join("|")));
+        let folder = root().join("e2e/tests");
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let needs_root = std::fs::read_to_string(&path).unwrap().contains("machine::skipped()");
+            assert_eq!(needs_root, REAL_NAMES.iter().any(|begin| name.starts_with(begin)), "{name}");
+        }
     }
 
     #[test]

@@ -1,27 +1,45 @@
 //! Environment variables: what a container reads of its own Pod, and where it finds its tenant's API server.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Value, json};
 
-use super::{Fields, Own, containers_mut, object, objects, objects_mut, text};
+use super::{Fields, Own, containers_mut, object, objects, objects_mut, text, volumes};
 use crate::cx::Cx;
 
-/// Replaces references to metadata by the tenant's values, and names the tenant's API server.
-pub(super) fn apply(spec: &mut Fields, own: &Own<'_>, cx: &Cx<'_>) {
+/// Lets references to metadata lead to the tenant's values, and names the tenant's API server. What may change while the Pod lives is
+/// read anew at each start of a container: it goes into these annotations of the super Pod, or where there are none to write, as it is now.
+pub(super) fn apply(spec: &mut Fields, own: &Own<'_>, mut annotations: Option<&mut BTreeMap<String, String>>, cx: &Cx<'_>) {
     let service = cx.profile.kubernetes.map(|(address, port)| kubernetes_service(address, port)).unwrap_or_default();
     for (_, container) in containers_mut(spec) {
         for variable in objects_mut(container, "env") {
-            literal(variable, own);
+            match annotations.as_deref_mut() {
+                Some(annotations) if changes(variable) => reference(variable, own, annotations),
+                _ => literal(variable, own),
+            }
         }
         point_to(container, &service);
     }
 }
 
+fn path(variable: &Fields) -> Option<&str> {
+    object(variable, "valueFrom").and_then(|source| object(source, "fieldRef")).and_then(|field| text(field, "fieldPath"))
+}
+
+/// Whether it is of labels or annotations.
+fn changes(variable: &Fields) -> bool {
+    path(variable).is_some_and(|path| path.starts_with("metadata.labels") || path.starts_with("metadata.annotations"))
+}
+
+/// Points a `fieldRef` at an annotation with the tenant's value.
+fn reference(variable: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) {
+    let Some(served) = path(variable).and_then(|path| volumes::served(path, own, annotations)) else { return };
+    variable.insert("valueFrom".to_owned(), json!({"fieldRef": served}));
+}
+
 /// Turns a `fieldRef` to metadata into the tenant's value. Addresses and the node's name are the super Pod's to tell.
 fn literal(variable: &mut Fields, own: &Own<'_>) {
-    let path = object(variable, "valueFrom").and_then(|source| object(source, "fieldRef")).and_then(|field| text(field, "fieldPath"));
-    if let Some(value) = path.and_then(|path| own.field(path)) {
+    if let Some(value) = path(variable).and_then(|path| own.field(path)) {
         variable.remove("valueFrom");
         variable.insert("value".to_owned(), Value::String(value.replace('$', "$$")));
     }
@@ -132,8 +150,6 @@ fn point_to(container: &mut Fields, service: &[(String, String)]) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use common::Uid;
 
     use super::*;

@@ -80,7 +80,8 @@ fn one(i: usize, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<Value, Hold> 
     };
     policy::containers(&mut spec, cx)?;
     names::down(&mut spec)?;
-    env::apply(&mut spec, &Own::of(tenant, cx)?, cx);
+    // It starts once, and the annotations are there already.
+    env::apply(&mut spec, &Own::of(tenant, cx)?, None, cx);
     policy::cap_size(&spec, &BTreeMap::new())?;
     let container = objects(&spec, LIST).nth(i).cloned();
     container.map(Value::Object).ok_or(Hold::Malformed("an ephemeral container is no object".into()))

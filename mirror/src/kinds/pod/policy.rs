@@ -63,6 +63,7 @@ const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
 /// Holds the spec against the policy, and forces what the policy forces.
 pub(super) fn apply(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<(), Hold> {
     runtime_class(spec, tenant, cx)?;
+    priority_class(spec, tenant, cx);
     grace(spec, cx);
     if cx.policy.allow_privileged {
         return Ok(());
@@ -91,11 +92,23 @@ fn runtime_class(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> R
             Ok(())
         }
         (None, None) => Ok(()),
+        (None, Some(asked)) if cx.published.is_published("RuntimeClass", asked) => {
+            spec.insert("runtimeClassName".to_owned(), Value::String(asked.to_owned()));
+            Ok(())
+        }
         (None, Some(_)) => Err(Hold::refuse(
             "NotSupported",
             "spec.runtimeClassName",
-            "runtime classes are the administrator's to choose; remove the field",
+            "no RuntimeClass of this name is published; remove the field, or ask the administrator of the super cluster",
         )),
+    }
+}
+
+/// Among tenants only those classes count that all of them have. Without one the Pod has the priority that the super cluster gives to all.
+fn priority_class(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) {
+    spec.remove("priorityClassName");
+    if let Some(asked) = tenant.text("/spec/priorityClassName").filter(|asked| cx.published.is_published("PriorityClass", asked)) {
+        spec.insert("priorityClassName".to_owned(), Value::String(asked.to_owned()));
     }
 }
 

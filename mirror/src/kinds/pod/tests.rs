@@ -6,7 +6,7 @@ use common::{Namespace, TenantId, Uid};
 use serde_json::json;
 
 use super::*;
-use crate::cx::{Policy, Profile};
+use crate::cx::{NoPods, Policy, Profile};
 use crate::shape::Verdict;
 
 fn down(pod: &Value, policy: &Policy) -> Result<Content, Hold> {
@@ -28,6 +28,8 @@ fn with_cx<T>(policy: &Policy, ask: impl FnOnce(&Cx<'_>) -> T) -> T {
         super_namespace: Some(&namespace),
         nodes: &BTreeSet::from(["n1".to_owned()]),
         super_nodes: &BTreeSet::new(),
+        pods: &NoPods,
+        published: &crate::cx::NothingPublished,
     })
 }
 
@@ -196,9 +198,9 @@ fn an_ephemeral_container_that_is_not_named_by_a_label_is_refused_and_holds_back
     for name in no_names() {
         let mut tenant = pod();
         tenant["spec"][ephemeral::LIST] = json!([{"name": name, "image": "evil"}, {"name": "agent"}, {"name": "debug", "image": "tools"}]);
-        let (addition, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
+        let (additions, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
         assert!(matches!(&refused, Some(Hold::Refused(r)) if r.field == "spec.ephemeralContainers[0].name"), "{name}: {refused:?}");
-        let addition = addition.unwrap();
+        let addition = additions.into_iter().next().unwrap();
         assert_eq!(addition.annotations[keys::CONTAINERS], "a,debug", "{name}");
         assert_eq!(Value::Object(addition.spec), json!({ephemeral::LIST: [{"name": "debug", "image": "tools"}]}), "{name}");
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::keys;
 use common::name::hash26;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Fields, Own, object, object_mut, objects_mut, text};
 
@@ -26,12 +26,18 @@ pub(super) fn apply(spec: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap
 fn files(downward: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) {
     for file in objects_mut(downward, "items") {
         let path = object(file, "fieldRef").and_then(|field| text(field, "fieldPath"));
-        let Some((key, value)) = path.and_then(|path| Some((annotation(path), own.field(path)?))) else {
-            continue;
-        };
-        file.insert("fieldRef".to_owned(), json!({"apiVersion": "v1", "fieldPath": format!("metadata.annotations['{key}']")}));
-        annotations.insert(key, value);
+        if let Some(served) = path.and_then(|path| served(path, own, annotations)) {
+            file.insert("fieldRef".to_owned(), served);
+        }
     }
+}
+
+/// What refers to the annotation that serves a field path of metadata, which is put there.
+pub(super) fn served(path: &str, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) -> Option<Value> {
+    let (key, value) = (annotation(path), own.field(path)?);
+    let served = json!({"apiVersion": "v1", "fieldPath": format!("metadata.annotations['{key}']")});
+    annotations.insert(key, value);
+    Some(served)
 }
 
 /// The annotation that serves a field path: readable where the path is a plain one, else hashed, since it holds a key of the user's.
@@ -44,7 +50,6 @@ fn annotation(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use common::Uid;
-    use serde_json::Value;
 
     use super::*;
 

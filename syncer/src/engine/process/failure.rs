@@ -114,7 +114,11 @@ impl Job<'_> {
         self.attached.denied.lock().refused(into.as_str(), self.kind.resource().kind, message, Instant::now());
         let failures = self.tenant.index.lock().get(self.key).map_or(0, |entry| entry.failures);
         if failures >= CONTESTED {
-            self.tell_scrubbed("WriterForbidden", &format!("{message}; the administrator of the super cluster has to mend that"));
+            // What the authorizer says, names and roles, stands in the condition that the administrator reads.
+            self.tell_scrubbed(
+                "WriterForbidden",
+                "the super cluster does not take what is written for you; its administrator has to mend that",
+            );
         }
     }
 

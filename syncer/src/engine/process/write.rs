@@ -26,11 +26,13 @@ impl Job<'_> {
             return Some(end);
         }
         let settles = !steps.iter().any(|step| matches!(step, Step::DeleteSuper { .. } | Step::DeleteTenant { .. }));
+        let again = steps.iter().any(|step| self.shows_a_choice(step));
         for step in steps {
             let (side, name) = step_name(&step);
             let create = matches!(step, Step::CreateSuper { .. } | Step::ShowNode(_));
             // Those whose answers are taken note of as they are.
             let is_update = matches!(step, Step::UpdateSuper { .. } | Step::MarkPlaced { .. } | Step::Report { .. });
+            let offer = if let Step::Choose { offer, .. } = &step { Some(*offer) } else { None };
             let before = shown.versions(pair);
             let result = self.step(step, &mut shown).await;
             self.engine.0.metrics.wrote(side, self.kind.resource().kind, name, result.is_ok());
@@ -51,6 +53,7 @@ impl Job<'_> {
                     self.not_sent();
                     return Some(End::Rest);
                 }
+                Err(error) if offer.is_some_and(|offer| self.declined(&error, offer)) => return None,
                 Err(error) => {
                     let end = self.failed_step(&error, create, name).await;
                     if end.is_some() {
@@ -60,6 +63,9 @@ impl Job<'_> {
                     return end;
                 }
             }
+        }
+        if again {
+            return None;
         }
         if settles {
             let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
@@ -141,12 +147,14 @@ impl Job<'_> {
             }
             Step::AddToSuper { uid, addition } => {
                 let bearer = self.bearer().await?;
+                let to = format!("{}/{}", self.super_path(), addition.subresource);
+                let more = json!({"metadata": {"uid": uid.to_string()}, "spec": addition.spec});
                 if !addition.annotations.is_empty() {
+                    // What would be refused is not listed as the tenant's: somebody else may add it later.
+                    self.engine.sup().patch(&format!("{to}?dryRun=All"), Patch::Strategic, &more, bearer.as_ref()).await?;
                     let whose = json!({"metadata": {"uid": uid.to_string(), "annotations": addition.annotations}});
                     self.engine.sup().patch(&self.super_path(), Patch::Merge, &whose, bearer.as_ref()).await?;
                 }
-                let to = format!("{}/{}", self.super_path(), addition.subresource);
-                let more = json!({"metadata": {"uid": uid.to_string()}, "spec": addition.spec});
                 let reply = self.engine.sup().patch(&to, Patch::Strategic, &more, bearer.as_ref()).await?;
                 shown.sup = self.super_read(&reply);
             }
@@ -172,6 +180,7 @@ impl Job<'_> {
                 let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
                 shown.tenant = Some(self.tenant_known(&reply)?);
             }
+            Step::Choose { uid, version, choice, .. } => self.choose(uid, version, choice).await?,
             Step::DeleteTenant { uid, grace_seconds } => {
                 tenant.delete(&self.tenant_path(), uid, grace_seconds, None).await?;
             }
@@ -263,6 +272,7 @@ fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
             Step::ConditionsDown { conditions: value, .. } | Step::Report { status: value, .. } => {
                 Some(mirror::plan::value_hash(value).to_string())
             }
+            Step::Choose { offer, .. } => Some(offer.to_string()),
             Step::ShowNode(node) | Step::Bind { node, .. } | Step::MarkPlaced { node, .. } => Some(node.clone()),
         };
         text.push_str(step_name(step).1);
@@ -272,10 +282,15 @@ fn loop_mark(pair: &Pair, steps: &[Step]) -> u64 {
 }
 
 fn status_patch(uid: Uid, version: Option<&str>, path: &str, value: &Value) -> Value {
-    let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid.to_string()})];
-    operations.extend(version.map(|version| json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})));
-    operations.push(json!({"op": "add", "path": path, "value": value}));
-    Value::Array(operations)
+    guarded(uid, version, [json!({"op": "add", "path": path, "value": value})])
+}
+
+/// A JSON patch that is only applied to the object of this UID, and at this version.
+pub(super) fn guarded(uid: Uid, version: Option<&str>, operations: impl IntoIterator<Item = Value>) -> Value {
+    let mut all = vec![json!({"op": "test", "path": "/metadata/uid", "value": uid.to_string()})];
+    all.extend(version.map(|version| json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})));
+    all.extend(operations);
+    Value::Array(all)
 }
 
 /// A step as it stands in logs and metrics: the side that it writes to, and its name.
@@ -290,6 +305,7 @@ fn step_name(step: &Step) -> (&'static str, &'static str) {
         Step::Bind { .. } => ("tenant", "bind"),
         Step::MarkPlaced { .. } => ("tenant", "mark"),
         Step::Report { .. } => ("tenant", "report"),
+        Step::Choose { .. } => ("tenant", "choose"),
         Step::DeleteTenant { .. } => ("tenant", "delete"),
     }
 }

@@ -9,8 +9,8 @@ use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{Instant, sleep};
 
-use super::figures::{Pairs, Table};
-use super::way::{Port, Way};
+use super::figures::{Cost, MachineTime, Pairs, Table};
+use super::way::{self, Port, Way};
 
 /// Size of the container's log: with what the container runtime writes before each line, below the size at which a kubelet rotates it (10 MiB).
 pub(super) const LOG_BYTES: usize = 6_000_000;
@@ -23,7 +23,7 @@ pub(super) const ECHO_PORT: u16 = 9001;
 
 const FIRST_BYTES: usize = 200;
 const PINGS: usize = 2000;
-const STREAMS: usize = 8;
+const STREAMS: usize = 24;
 const STREAM_BYTES: usize = 128 * 1024 * 1024;
 /// Logs of one measurement: one alone takes too little time.
 const LOGS: usize = 8;
@@ -51,9 +51,9 @@ impl Scene<'_> {
         }
     }
 
-    /// The same on either side `count` times, in turns; who begins alternates. The times, and the CPU time of vn-agent meanwhile.
-    async fn pairs(&self, count: usize, act: impl AsyncFn(&Way) -> anyhow::Result<Duration>) -> anyhow::Result<(Pairs, Duration)> {
-        let cpu = self.agent.process.cpu();
+    /// The same on either side `count` times, in turns; who begins alternates. The times, and what it cost meanwhile.
+    async fn pairs(&self, count: usize, act: impl AsyncFn(&Way) -> anyhow::Result<Duration>) -> anyhow::Result<(Pairs, Cost)> {
+        let (cpu, machine) = (self.agent.process.cpu(), MachineTime::now()?);
         let mut pairs = Pairs::default();
         for i in 0..count {
             let order = if i % 2 == 0 { [Side::Direct, Side::Through] } else { [Side::Through, Side::Direct] };
@@ -61,7 +61,8 @@ impl Scene<'_> {
                 pairs.add(side, act(self.way(side)).await.with_context(|| format!("{side:?}"))?);
             }
         }
-        Ok((pairs, self.agent.process.cpu().saturating_sub(cpu)))
+        let cost = Cost { agent: self.agent.process.cpu().saturating_sub(cpu), busy: MachineTime::now()?.busy_since(machine) };
+        Ok((pairs, cost))
     }
 
     pub(super) async fn wait_for_log(&self) -> anyhow::Result<()> {
@@ -96,12 +97,35 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// What the kubelet itself takes for that of which the beginning of a session through vn-agent consists.
+    pub(super) async fn parts(&self, table: &mut Table) -> anyhow::Result<()> {
+        let (mut handshakes, mut lists) = (Vec::new(), Vec::new());
+        let mut connection = self.direct.connect().await?;
+        for _ in 0..FIRST_BYTES {
+            let begin = Instant::now();
+            self.direct.connect().await?;
+            handshakes.push(begin.elapsed().as_secs_f64());
+            let begin = Instant::now();
+            way::list(&mut connection).await?;
+            lists.push(begin.elapsed().as_secs_f64());
+        }
+        table.part("a connection with its handshake", handshakes);
+        table.part("a list of the node's Pods, on a connection that is there", lists);
+        Ok(())
+    }
+
     /// Question and answer over one forwarded connection.
     pub(super) async fn ping_pong(&self, table: &mut Table) -> anyhow::Result<()> {
         let mut ports = [self.direct.port(ECHO_PORT).await?, self.through.port(ECHO_PORT).await?];
         let mut pairs = Pairs::default();
-        for _ in 0..PINGS {
-            for (port, side) in ports.iter_mut().zip([Side::Direct, Side::Through]) {
+        for i in 0..PINGS {
+            let order = if i % 2 == 0 { [Side::Direct, Side::Through] } else { [Side::Through, Side::Direct] };
+            for side in order {
+                let [direct, through] = &mut ports;
+                let port = match side {
+                    Side::Direct => direct,
+                    Side::Through => through,
+                };
                 let begin = Instant::now();
                 port.ping().await?;
                 pairs.add(side, begin.elapsed());

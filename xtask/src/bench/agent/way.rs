@@ -52,6 +52,11 @@ impl Way {
         Ok(Self { caller, namespace: "default".to_owned() })
     }
 
+    /// A connection on which nothing was asked yet.
+    pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
+        self.caller.connect().await
+    }
+
     /// A process in the container: a shell that runs this.
     pub(super) async fn exec(&self, script: &str, has_input: bool) -> anyhow::Result<Exec> {
         let input = if has_input { "&input=1" } else { "" };
@@ -97,6 +102,19 @@ impl Way {
             count += read;
         }
     }
+}
+
+/// Asks for the node's Pods on a connection that stays open.
+pub(super) async fn list(connection: &mut Connection) -> anyhow::Result<()> {
+    connection.write_all(b"GET /pods HTTP/1.1\r\nHost: node\r\n\r\n").await?;
+    connection.flush().await?;
+    let mut answer = Vec::new();
+    // Longer than one block of either server, so it comes in chunks.
+    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+        ensure!(connection.read_buf(&mut answer).await? > 0, "the list of Pods broke off");
+    }
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    Ok(())
 }
 
 /// A text as it stands in a query.

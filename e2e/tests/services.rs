@@ -1,0 +1,295 @@
+//! Services: what the super cluster chose stands in the tenant's own copy, and what a tenant may not have is refused.
+
+use anyhow::Context as _;
+use common::keys;
+use e2e::{
+    bed::TENANT_USER,
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, is_running, owner_of, pod, reveals_nothing, uid_of},
+    wait::{Seen, eventually},
+};
+use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    core::v1::{Pod, Service, ServicePort},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_ports_are_the_same_on_both_sides() {
+    let story = Story::play(Plot::new("services-ports", 1).flag(NO_PATROL)).await.unwrap();
+    let chapters = vec![
+        chapter("a node port that the tenant asked for becomes the one that the super cluster gave", given_ports(&story)),
+        chapter("where the tenant's server refuses it, a condition and an Event say so, until it does not", refused_ports(&story)),
+        chapter("all that a load balancer says of its addresses comes up", balancers(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s22_services_without_a_selector_lead_to_pods_of_their_tenant() {
+    let story = Story::play(Plot::new("services-slices", 2).flag("--external-endpoints=198.51.100.0/24").flag(NO_PATROL)).await.unwrap();
+    let chapters = vec![
+        chapter("what a tenant writes by hand goes down, but for addresses that are not its own", by_hand(&story)),
+        chapter("Endpoints, as of old, go the same way", endpoints(&story)),
+        chapter("slices of Services with a selector are not sent", computed(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
+    story.tell(vec![chapter("nothing of the super cluster stands in a tenant", reveals_nothing(&story, &[]))]).await.unwrap();
+}
+
+/// Runs a Pod; its address.
+async fn run(tenant: &Actor, name: &str) -> anyhow::Result<String> {
+    tenant.apply(&pod(name, &json!({ "app": name }), &json!({ "terminationGracePeriodSeconds": 1 }))).await?;
+    let pod: Pod = tenant.sees("it runs", "default", name, is_running).await?;
+    pod.status.and_then(|status| status.pod_ip).context("a Pod that runs has no address")
+}
+
+fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|address| json!({ "addresses": [address], "conditions": { "ready": true } })).collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": name, "labels": { "kubernetes.io/service-name": service } },
+        "endpoints": endpoints, "ports": [{ "name": "", "port": 8080, "protocol": "TCP" }],
+    })
+}
+
+/// The addresses of a slice, in order.
+fn addresses(slice: &EndpointSlice) -> Vec<&str> {
+    slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses).map(String::as_str).collect()
+}
+
+async fn leads_below(tenant: &Actor, name: &str, wanted: &[&str]) -> anyhow::Result<EndpointSlice> {
+    tenant.holds_below(&format!("it leads to {wanted:?}"), "default", name, |slice: &EndpointSlice| addresses(slice) == wanted).await
+}
+
+async fn by_hand(story: &Story) -> anyhow::Result<()> {
+    let (tenant, other) = (story.tenant(0)?, story.tenant(1)?);
+    let (a, b, theirs) = (run(tenant, "a").await?, run(tenant, "b").await?, run(other, "theirs").await?);
+    tenant.apply(&service("manual", &json!({ "ports": [{ "port": 80, "targetPort": 8080 }] }))).await?;
+    let made = tenant.apply(&slice("manual-1", "manual", &[&a, &theirs, "198.51.100.7", "192.0.2.1"])).await?;
+    let held = leads_below(tenant, "manual-1", &[&a, "198.51.100.7"]).await?;
+    let labels = held.metadata.labels.context("it has no labels")?;
+    let label = |key: &str| labels.get(key).map(String::as_str);
+    anyhow::ensure!(label("kubernetes.io/service-name") == Some("manual"), "{labels:?}");
+    anyhow::ensure!(label("endpointslice.kubernetes.io/managed-by") == Some("vc-syncer"), "{labels:?}");
+    let told = tenant.warned("default", &uid_of(&made), &theirs).await?;
+    anyhow::ensure!(told.message.as_deref().is_some_and(|text| text.contains("endpoints[1].addresses[0]")), "{told:?}");
+    tenant.apply(&slice("manual-1", "manual", &[&a, &b])).await?;
+    leads_below(tenant, "manual-1", &[&a, &b]).await?;
+    // The address may be another tenant's next: it goes with its Pod, whatever the tenant's copy says.
+    tenant.above::<Pod>("default").delete("a", &DeleteParams::default()).await?;
+    leads_below(tenant, "manual-1", &[&b]).await?;
+    let above: EndpointSlice = tenant.above("default").get("manual-1").await?;
+    anyhow::ensure!(addresses(&above) == [&a, &b], "the tenant's own copy is its own: {:?}", addresses(&above));
+    // One that comes later is taken in as soon as it is there.
+    let early = tenant.apply(&slice("manual-2", "manual", &["192.0.2.1"])).await?;
+    tenant.warned("default", &uid_of(&early), "192.0.2.1").await?;
+    leads_below(tenant, "manual-2", &[]).await?;
+    tenant.above::<EndpointSlice>("default").delete("manual-1", &DeleteParams::default()).await?;
+    tenant.gone_below::<EndpointSlice>("default", "manual-1").await
+}
+
+async fn endpoints(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(1)?;
+    let address = run(tenant, "old").await?;
+    tenant.apply(&service("old", &json!({ "ports": [{ "port": 80, "targetPort": 8080 }] }))).await?;
+    let subsets = json!([{ "addresses": [{ "ip": address }], "ports": [{ "port": 8080 }] }]);
+    tenant.apply(&json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "old" }, "subsets": subsets })).await?;
+    let below: Api<EndpointSlice> = tenant.below("default");
+    let params = ListParams::default().labels("kubernetes.io/service-name=old");
+    eventually("the tenant's controller has mirrored them, and they are below", PATIENCE, async || {
+        let slices = below.list(&params).await?.items;
+        Ok(Seen::when(slices.len() == 1 && slices.iter().all(|slice| addresses(slice) == [address.as_str()]), slices))
+    })
+    .await
+    .map(drop)
+}
+
+async fn computed(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let address = run(tenant, "chosen").await?;
+    tenant.apply(&service("chosen", &json!({ "selector": { "app": "chosen" }, "ports": [{ "port": 80, "targetPort": 8080 }] }))).await?;
+    let params = ListParams::default().labels("kubernetes.io/service-name=chosen");
+    let (above, below): (Api<EndpointSlice>, Api<EndpointSlice>) = (tenant.above("default"), tenant.below("default"));
+    for slices in [&above, &below] {
+        eventually("a controller has computed it", PATIENCE, async || {
+            let found = slices.list(&params).await?.items;
+            Ok(Seen::when(found.iter().any(|slice| addresses(slice) == [address.as_str()]), found))
+        })
+        .await?;
+    }
+    let found = below.list(&params).await?.items;
+    let ours: Vec<_> = found.iter().filter(|slice| owner_of(*slice).is_ok()).collect();
+    anyhow::ensure!(found.len() == 1 && ours.is_empty(), "{found:?}");
+    Ok(())
+}
+
+fn service(name: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })
+}
+
+fn ports(service: &Service) -> Vec<ServicePort> {
+    service.spec.as_ref().and_then(|spec| spec.ports.clone()).unwrap_or_default()
+}
+
+fn node_ports(service: &Service) -> Vec<Option<i32>> {
+    ports(service).iter().map(|port| port.node_port).collect()
+}
+
+/// Waits until both copies have these ports, each with the same node port; gives them.
+async fn agree_on_ports(tenant: &Actor, name: &str, wanted: &[i32]) -> anyhow::Result<Vec<i32>> {
+    let (above, below): (Api<Service>, Api<Service>) = (tenant.above("default"), tenant.below("default"));
+    eventually(format!("{name} has the same node ports on both sides"), PATIENCE, async || {
+        let (mine, held) = (above.get(name).await?, below.get_opt(name).await?);
+        let Some(held) = held else { return Ok(Seen::NotYet("nothing is below".to_owned())) };
+        let numbers: Vec<i32> = ports(&mine).iter().map(|port| port.port).collect();
+        let (asked, given) = (node_ports(&mine), node_ports(&held));
+        let agreed = numbers == wanted && asked == given;
+        match asked.iter().copied().collect::<Option<Vec<i32>>>().filter(|_| agreed) {
+            Some(agreed) => Ok(Seen::Done(agreed)),
+            None => Ok(Seen::NotYet(format!("{numbers:?}: {asked:?} above, {given:?} below"))),
+        }
+    })
+    .await
+}
+
+async fn given_ports(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    // Somebody else has the port on the nodes already.
+    let taken = service("taken", &json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] }));
+    Api::<Service>::namespaced(story.bed.sup.client(), "default").create(&PostParams::default(), &serde_json::from_value(taken)?).await?;
+    let spec = json!({ "type": "NodePort", "selector": { "app": "web" }, "ports": [{ "name": "a", "port": 80, "nodePort": 30080 }] });
+    tenant.apply(&service("web", &spec)).await?;
+    let first = agree_on_ports(tenant, "web", &[80]).await?;
+    anyhow::ensure!(first != [30080], "the port is the platform's");
+    // Another port beside it, by somebody who does not say the first one's number.
+    let both = json!([{ "op": "add", "path": "/spec/ports/-", "value": { "name": "b", "port": 81, "protocol": "UDP" } }]);
+    let both: Patch<()> = Patch::Json(serde_json::from_value(both)?);
+    tenant.above::<Service>("default").patch("web", &PatchParams::default(), &both).await?;
+    let second = agree_on_ports(tenant, "web", &[80, 81]).await?;
+    anyhow::ensure!(second.first() == first.first(), "the first port moved: {first:?}, now {second:?}");
+    // A tenant that insists is told the truth again.
+    let insists = json!([{ "op": "replace", "path": "/spec/ports/0/nodePort", "value": 30080 }]);
+    let insists: Patch<()> = Patch::Json(serde_json::from_value(insists)?);
+    tenant.above::<Service>("default").patch("web", &PatchParams::default(), &insists).await?;
+    anyhow::ensure!(agree_on_ports(tenant, "web", &[80, 81]).await? == second, "the ports moved");
+    let closed = json!({ "spec": { "type": "ClusterIP" } });
+    tenant.above::<Service>("default").patch("web", &PatchParams::default(), &Patch::Merge(&closed)).await?;
+    let is_closed = |service: &Service| node_ports(service).iter().all(Option::is_none);
+    tenant.holds_below("no node port is open any more", "default", "web", is_closed).await?;
+    tenant.sees("no node port is open any more", "default", "web", is_closed).await?;
+    Ok(())
+}
+
+/// A rule of the tenant's own that lets nobody but people set node ports.
+fn rule() -> [Value; 2] {
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": { "name": "ports-are-ours" },
+        "spec": {
+            "matchConstraints": { "resourceRules": [{ "apiGroups": [""], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["services"] }] },
+            "validations": [{ "expression": "request.userInfo.username != 'vc-syncer' || object.metadata.name != 'strict'", "message": "ports are ours" }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": { "name": "ports-are-ours" },
+        "spec": { "policyName": "ports-are-ours", "validationActions": ["Deny"] },
+    });
+    [policy, binding]
+}
+
+/// Waits until a write of the syncer's would be refused, or would not.
+async fn rule_counts(services: &Api<Service>, counts: bool) -> anyhow::Result<()> {
+    let (dry, change) = (PatchParams { dry_run: true, ..PatchParams::default() }, json!({ "metadata": { "labels": { "try": "one" } } }));
+    let tried = eventually(format!("the rule counts: {counts}"), PATIENCE, async || {
+        let tried = services.patch("strict", &dry, &Patch::Merge(&change)).await;
+        Ok(Seen::when(tried.is_err() == counts, tried.map(drop)))
+    });
+    tried.await.map(drop)
+}
+
+async fn refused_ports(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let [policy, binding] = rule();
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(tenant.client());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(tenant.client());
+    policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+    // The rule counts once the syncer's own write would be refused.
+    let file = story.bed.dir().join("as-the-syncer.kubeconfig");
+    std::fs::write(&file, story.bed.tenant(0)?.kubeconfig_for(TENANT_USER, Some("system:masters"))?)?;
+    let syncer = e2e::plane::client(&file).await?;
+    let probe = service("strict", &json!({ "type": "NodePort", "ports": [{ "port": 1 }], "selector": { "app": "probe" } }));
+    let mine: Api<Service> = Api::namespaced(syncer, "kube-public");
+    mine.create(&PostParams::default(), &serde_json::from_value(probe)?).await?;
+    rule_counts(&mine, true).await?;
+    let spec = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 32123 }], "selector": { "app": "web" } });
+    tenant.apply(&service("strict", &spec)).await?;
+    let told =
+        |service: &Service| condition(service).is_some_and(|(status, message)| status == "False" && message.contains("ports are ours"));
+    let strict = tenant.sees("a condition says that the port is not taken", "default", "strict", told).await?;
+    tenant.warned("default", &uid_of(&strict), "ports are ours").await?;
+    let held: Service = tenant.below("default").get("strict").await?;
+    let number = node_ports(&held).first().copied().flatten().context("no node port is open")?;
+    let (_, message) = condition(&strict).context("no condition")?;
+    anyhow::ensure!(message.contains(&number.to_string()), "{message} does not say {number}");
+    // All else goes on meanwhile.
+    let other = json!({ "spec": { "selector": { "app": "other" } } });
+    tenant.above::<Service>("default").patch("strict", &PatchParams::default(), &Patch::Merge(&other)).await?;
+    let is_other = |service: &Service| {
+        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|by| by.get("app").is_some_and(|app| app == "other"))
+    };
+    tenant.holds_below("the selector goes down", "default", "strict", is_other).await?;
+    bindings.delete("ports-are-ours", &DeleteParams::default()).await?;
+    rule_counts(&mine, false).await?;
+    let again = json!({ "metadata": { "labels": { "try": "again" } } });
+    tenant.above::<Service>("default").patch("strict", &PatchParams::default(), &Patch::Merge(&again)).await?;
+    anyhow::ensure!(agree_on_ports(tenant, "strict", &[80]).await? == [number], "the port moved");
+    tenant.sees("the condition is gone", "default", "strict", |service: &Service| condition(service).is_none()).await?;
+    Ok(())
+}
+
+fn condition(service: &Service) -> Option<(String, String)> {
+    let conditions = service.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == keys::NODE_PORTS)?;
+    Some((found.status.clone(), found.message.clone()))
+}
+
+async fn balancers(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let spec = json!({
+        "type": "LoadBalancer", "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP", "selector": { "app": "web" },
+        "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": 77 } }, "loadBalancerSourceRanges": ["192.0.2.0/24"],
+        "ports": [{ "name": "a", "port": 80 }, { "name": "b", "port": 81 }],
+    });
+    tenant.apply(&service("balanced", &spec)).await?;
+    agree_on_ports(tenant, "balanced", &[80, 81]).await?;
+    let held: Service = tenant.below("default").get("balanced").await?;
+    let below = serde_json::to_value(held.spec)?;
+    for (pointer, value) in [
+        ("/externalTrafficPolicy", json!("Local")),
+        ("/sessionAffinityConfig/clientIP/timeoutSeconds", json!(77)),
+        ("/loadBalancerSourceRanges/0", json!("192.0.2.0/24")),
+    ] {
+        anyhow::ensure!(below.pointer(pointer) == Some(&value), "{pointer} is not {value} in {below}");
+    }
+    let ingress = json!([
+        { "ip": "192.0.2.7", "ipMode": "Proxy", "ports": [{ "port": 80, "protocol": "TCP" }, { "port": 81, "protocol": "TCP", "error": "example.com/Taken" }] },
+        { "hostname": "balanced.lb.example" },
+    ]);
+    let status = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
+    tenant.below::<Service>("default").patch_status("balanced", &PatchParams::default(), &Patch::Merge(&status)).await?;
+    tenant
+        .sees("the addresses came up", "default", "balanced", |service: &Service| {
+            let seen =
+                service.status.as_ref().and_then(|status| status.load_balancer.as_ref()).and_then(|balancer| balancer.ingress.as_ref());
+            seen.is_some_and(|seen| serde_json::to_value(seen).is_ok_and(|seen| seen == ingress))
+        })
+        .await?;
+    Ok(())
+}

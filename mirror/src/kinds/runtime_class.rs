@@ -1,0 +1,46 @@
+//! `RuntimeClass`: those that the administrator publishes, for Pods of every tenant.
+//!
+//! On which nodes a class runs is not told: the super cluster's API server adds that to the Pods there.
+
+use common::{InSuper, InTenant};
+
+use crate::cx::Cx;
+use crate::hold::Hold;
+use crate::kind::{About, Audience, Resource, Upward};
+use crate::object::{Content, Object};
+use crate::published;
+
+/// The kind.
+pub struct RuntimeClass;
+
+const FIELDS: [&str; 2] = ["handler", "overhead"];
+
+impl Upward for RuntimeClass {
+    fn resource(&self) -> Resource {
+        Resource {
+            group: "node.k8s.io",
+            version: "v1",
+            api_version: "node.k8s.io/v1",
+            kind: "RuntimeClass",
+            plural: "runtimeclasses",
+            namespaced: false,
+            status: false,
+        }
+    }
+
+    fn shows(&self) -> &'static str {
+        "Every tenant gets those that are published: handler and overhead. Its Pods may name them, unless the syncer runs with `--runtime-class`."
+    }
+
+    fn is_published(&self) -> bool {
+        true
+    }
+
+    fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
+        published::audience(sup)
+    }
+
+    fn up(&self, InSuper(sup): &InSuper<Object>, _about: Option<&About<'_>>, _cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
+        Ok(InTenant((sup.meta.name.clone(), published::content(sup, &FIELDS))))
+    }
+}

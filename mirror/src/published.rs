@@ -1,0 +1,131 @@
+//! Kinds that the administrator of the super cluster publishes: what is alike for all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::keys;
+use serde_json::{Map, Value};
+
+use crate::kind::Audience;
+use crate::object::{Content, Object};
+
+/// Everybody, if the object bears the label.
+pub(crate) fn audience(sup: &Object) -> Audience {
+    if is_labelled(&sup.meta.labels) { Audience::Everybody } else { Audience::Nobody }
+}
+
+/// Whether an object of the super cluster is published, and whether one in a tenant is a copy of such a one.
+pub fn is_labelled(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(keys::PUBLIC).is_some_and(|value| value == "true")
+}
+
+/// The tenant's copy: these fields, and the label by which it is known as one.
+pub(crate) fn content(sup: &Object, fields: &[&str]) -> Content {
+    let named = fields.iter().filter_map(|field| Some(((*field).to_owned(), sup.body.get(*field)?.clone())));
+    let labels = BTreeMap::from([(keys::PUBLIC.to_owned(), "true".to_owned())]);
+    Content { labels, body: named.collect(), ..Content::default() }
+}
+
+/// Whether a tenant's copy says what it should and nothing else; its own labels and annotations are the tenant's.
+fn is_shown(wanted: &Content, seen: &Object) -> bool {
+    let fields: BTreeSet<&String> = wanted.body.keys().chain(seen.body.keys()).collect();
+    let blank = |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || value.as_str().is_some_and(str::is_empty);
+    let value = |body: &Map<String, Value>, field: &str| body.get(field).filter(|value| !blank(value)).cloned();
+    is_labelled(&seen.meta.labels) && fields.into_iter().all(|field| value(&wanted.body, field) == value(&seen.body, field))
+}
+
+/// What is to be written in a tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It lacks this one. That one of the name may be there, of the tenant's own, which then stays.
+    Create {
+        /// The name.
+        name: String,
+        /// What it is to be.
+        content: Content,
+    },
+    /// It has changed this one, or the administrator has.
+    Replace {
+        /// What is there.
+        seen: Object,
+        /// What it is to be; labels and annotations of the tenant's own are kept.
+        content: Content,
+    },
+    /// This one is published no longer.
+    Delete {
+        /// What is there.
+        seen: Object,
+    },
+}
+
+/// What is to be written so that a tenant has what it should: `seen` is all that bears the label in it.
+pub fn changes(mut wanted: BTreeMap<String, Content>, seen: Vec<Object>) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    for seen in seen {
+        match wanted.remove(&seen.meta.name) {
+            Some(content) if is_shown(&content, &seen) => {}
+            Some(content) => {
+                let labels = seen.meta.labels.clone().into_iter().chain(content.labels).collect();
+                let content = Content { labels, annotations: seen.meta.annotations.clone(), ..content };
+                changes.push(Change::Replace { seen, content });
+            }
+            None => changes.push(Change::Delete { seen }),
+        }
+    }
+    changes.extend(wanted.into_iter().map(|(name, content)| Change::Create { name, content }));
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(rest: &Value) -> Object {
+        let mut object =
+            json!({"metadata": {"name": "a", "uid": "00000000-0000-4000-8000-000000000001", "labels": {keys::PUBLIC: "true"}}});
+        object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        Object::parse(object.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_copy_is_as_it_should_be_whatever_an_api_server_leaves_out() {
+        let wanted = content(&seen(&json!({"value": 5, "description": "", "more": 1})), &["value", "description"]);
+        assert!(is_shown(&wanted, &seen(&json!({"value": 5}))));
+        assert!(is_shown(&wanted, &seen(&json!({"value": 5, "globalDefault": false}))));
+    }
+
+    #[test]
+    fn what_a_tenant_changed_or_added_shows() {
+        let wanted = content(&seen(&json!({"value": 5})), &["value", "description"]);
+        for other in
+            [json!({"value": 6}), json!({}), json!({"value": 5, "globalDefault": true}), json!({"value": 5, "description": "mine"})]
+        {
+            assert!(!is_shown(&wanted, &seen(&other)), "{other}");
+        }
+        let mut bare = seen(&json!({"value": 5}));
+        bare.meta.labels.clear();
+        assert!(!is_shown(&wanted, &bare));
+    }
+
+    #[test]
+    fn what_lacks_is_made_what_differs_is_replaced_and_what_is_too_much_goes() {
+        let wanted = |value: i32| content(&seen(&json!({"value": value})), &["value"]);
+        let named = |name: &str, value: i32| {
+            let mut object = seen(&json!({"value": value}));
+            object.meta.name = name.to_owned();
+            object.meta.labels.insert("team".to_owned(), "a".to_owned());
+            object
+        };
+        let all = BTreeMap::from([("lacks".to_owned(), wanted(1)), ("differs".to_owned(), wanted(2)), ("is-right".to_owned(), wanted(3))]);
+        let there = vec![named("differs", 7), named("is-right", 3), named("too-much", 4)];
+        let changes = changes(all, there);
+        let [Change::Replace { seen, content }, Change::Delete { seen: gone }, Change::Create { name, content: made }] = changes.as_slice()
+        else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((seen.meta.name.as_str(), gone.meta.name.as_str(), name.as_str()), ("differs", "too-much", "lacks"));
+        assert_eq!((content.body.get("value"), made.body.get("value")), (Some(&json!(2)), Some(&json!(1))));
+        assert_eq!(content.labels.get("team").map(String::as_str), Some("a"), "what is the tenant's own on it stays");
+    }
+}
