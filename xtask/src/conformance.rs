@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
-use e2e::{machine, programs::ConformancePrograms};
+use e2e::{images, machine, programs::ConformancePrograms};
 use indicatif::MultiProgress;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -101,6 +101,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn whole(options: &Options) -> anyhow::Result<()> {
     ensure!(options.judge || machine::may_be_made(), "needs root: real nodes are made of kernel namespaces, a bridge and control groups");
+    if !options.judge {
+        images::conformance::tools_are_here()?;
+    }
     let exceptions = Exceptions::read(&crate::root().join("conformance/exceptions.yaml"))?;
     let programs = ConformancePrograms::locate_or_build(&MultiProgress::new()).await?;
     let dir = folder()?;

@@ -73,15 +73,24 @@ impl Recipe {
     }
 }
 
+/// All programs of this machine that go into the images, with their packages.
+fn needed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [(BUSYBOX, "busybox-static")].into_iter().chain(TOOLS)
+}
+
+/// Fails if a program of this machine that goes into the images is missing; names all that are, with their packages.
+pub fn tools_are_here() -> anyhow::Result<()> {
+    let missing = needed().filter(|(path, _)| !Path::new(path).is_file());
+    let (paths, packages): (Vec<_>, Vec<_>) = missing.unzip();
+    ensure!(paths.is_empty(), "not on this machine: {}; install {}", paths.join(", "), packages.join(" "));
+    Ok(())
+}
+
 /// The archives of those of these images that can be made, each under all its names.
 pub async fn archives(names: &[String], programs: &Programs, tests: &ConformancePrograms) -> anyhow::Result<Vec<PathBuf>> {
-    let needed = [(BUSYBOX, "busybox-static")].into_iter().chain(TOOLS);
-    for (path, package) in needed.clone() {
-        ensure!(Path::new(path).is_file(), "{path} is missing; install {package}");
-    }
     let sources = Sources { etcd: programs.etcd(), tests: tests.clone() };
     let built = [&sources.etcd, &tests.agnhost, &tests.nnp, &tests.sample_apiserver].map(Clone::clone);
-    let files: Vec<_> = needed.map(|(path, _)| PathBuf::from(path)).chain(built).collect();
+    let files: Vec<_> = needed().map(|(path, _)| PathBuf::from(path)).chain(built).collect();
     let made = RECIPES.iter().filter_map(|recipe| {
         let mut names = names.iter().filter(|name| recipe.is_for(name)).cloned();
         let (name, also): (String, Vec<_>) = (names.next()?, names.collect());
