@@ -91,8 +91,14 @@ impl Index {
         self.entries.entry(key.clone()).or_default()
     }
 
-    /// Forgets a pair; the keys that nobody wants any more.
+    /// Forgets a pair of which nothing is left; the keys that nobody wants any more.
+    ///
+    /// *Guarantees*: a copy that was seen since that was decided is not forgotten: whoever saw it has pushed its key, and it is decided anew.
     pub fn forget(&mut self, key: &Key) -> Vec<Key> {
+        let is_back = |entry: &Entry| matches!(entry.tenant, Slot::Here(..)) || matches!(entry.sup, Slot::Here(..));
+        if self.entries.get(key).is_some_and(is_back) {
+            return Vec::new();
+        }
         let Some(entry) = self.entries.remove(key) else { return Vec::new() };
         if let Some(known) = renamed(key) {
             self.renamed.remove(&known);

@@ -136,8 +136,10 @@ fn s33_bodies_of_one_tenant_have_a_bound_and_room_comes_back() {
     assert!(index.get(&key("a39")).unwrap().tenant_body.is_some());
     index.make_room(&key("a39"));
     assert!(index.get(&key("a39")).unwrap().tenant_body.is_none());
-    for i in 0..8 {
-        index.forget(&key(&format!("a{i}")));
+    for i in 0..8_u128 {
+        let key = key(&format!("a{i}"));
+        index.tenant_gone(&key, Some(uid(i + 1)));
+        index.forget(&key);
     }
     for i in 32..40_u128 {
         index.tenant_seen(&key(&format!("a{i}")), facts(i + 1, 2), &body);
@@ -151,8 +153,26 @@ fn a_pair_is_found_by_its_super_name_also_where_that_is_not_the_tenants_own() {
     index.super_seen(&own, facts(50, 3), place(1), None);
     let by = |index: &Index, name: &str| index.by_super_name(own.kind, own.namespace.as_ref().unwrap(), name);
     assert_eq!((by(&index, "vc.e.mine"), by(&index, "web")), (Some(key("vc.mine")), Some(key("web"))));
+    index.super_gone(&own, uid(50), Evidence::Seen);
     index.forget(&own);
     assert_eq!(by(&index, "vc.e.mine"), Some(key("vc.e.mine")), "a name like others, which nobody has");
+}
+
+/// S59: a Pod that is made again right when its predecessor's super copy is gone.
+#[test]
+fn what_came_again_while_its_end_was_looked_at_is_not_forgotten() {
+    let mut index = Index::default();
+    index.tenant_seen(&key("a"), facts(1, 1), &[]);
+    index.super_seen(&key("a"), facts(50, 2), place(1), None);
+    assert!(index.tenant_gone(&key("a"), Some(uid(1))) && index.super_gone(&key("a"), uid(50), Evidence::Seen));
+    // A worker has seen nothing on either side, and is about to forget.
+    assert!(index.tenant_seen(&key("a"), facts(2, 5), &[]));
+    assert_eq!(index.forget(&key("a")), Vec::new());
+    assert!(matches!(&index.get(&key("a")).unwrap().tenant, Slot::Here(facts, ()) if facts.uid == uid(2)));
+    index.tenant_gone(&key("a"), Some(uid(2)));
+    index.super_seen(&key("a"), facts(51, 7), place(2), None);
+    index.forget(&key("a"));
+    assert!(matches!(&index.get(&key("a")).unwrap().sup, Slot::Here(..)));
 }
 
 #[test]
@@ -251,7 +271,9 @@ fn s34_objects_without_end_are_not_taken_in() {
     // What is known goes on.
     assert!(index.tenant_seen(&key("a7"), facts(1, 2), &[]));
     for i in 0..4 {
-        index.forget(&key(&format!("a{i}")));
+        let key = key(&format!("a{i}"));
+        index.tenant_gone(&key, Some(uid(1)));
+        index.forget(&key);
     }
     assert!(!index.has_room_again(), "some would be left out again");
     assert!(index.tenant_seen(&key(&format!("a{}", PAIRS + 1)), some.clone(), &[]));
