@@ -18,9 +18,9 @@ const REAL: &str = "binary(/^(agent|real_)/)";
 #[cfg(test)]
 const REAL_NAMES: [&str; 2] = ["agent", "real_"];
 
-/// As many as the groups in `.config/nextest.toml` let run at once: two beds, and the one that only watches for ten minutes. These wait more
-/// than they work, so two cores do for three. With three real nodes at once kubelets were late.
-const E2E_THREADS: [&str; 2] = ["--test-threads", "3"];
+/// As many as the groups in `.config/nextest.toml` let run at once: two beds, one that mostly waits, and the one that only watches for ten
+/// minutes. So two cores do for four. With three real nodes at once kubelets were late.
+const E2E_THREADS: [&str; 2] = ["--test-threads", "4"];
 
 /// One step.
 pub(super) struct Step {
