@@ -42,6 +42,9 @@ pub const TOKEN_ISSUED: &str = "tenancy.x-k8s.io/token-issued";
 /// Example: `tenancy.x-k8s.io/super.public: "true"`.
 pub const PUBLIC: &str = "tenancy.x-k8s.io/super.public";
 
+/// Label on a tenant's `PersistentVolume` that stands for one of the super cluster's. Example: `tenancy.x-k8s.io/virtualvolume: "true"`.
+pub const VIRTUAL_VOLUME: &str = "tenancy.x-k8s.io/virtualvolume";
+
 /// Label on a vNode in the tenant. Example: `tenancy.x-k8s.io/virtualnode: "true"`.
 pub const VIRTUAL_NODE: &str = "tenancy.x-k8s.io/virtualnode";
 

@@ -29,6 +29,8 @@ pub const KUBECTL: &str = "virtualcluster.test/kubectl:1";
 pub const COREDNS: &str = "virtualcluster.test/coredns:1";
 /// metrics-server.
 pub const METRICS_SERVER: &str = "virtualcluster.test/metrics-server:1";
+/// local-path-provisioner.
+pub const LOCAL_PATH_PROVISIONER: &str = "virtualcluster.test/local-path-provisioner:1";
 
 /// Where Debian's package `busybox-static` puts its program, and others a static one.
 const BUSYBOX: &str = "/bin/busybox";
@@ -43,6 +45,7 @@ pub(crate) async fn archive(name: &'static str, programs: &Programs, node: &Node
         KUBECTL => Some(programs.kubectl()),
         COREDNS => Some(node.coredns.clone()),
         METRICS_SERVER => Some(node.metrics_server.clone()),
+        LOCAL_PATH_PROVISIONER => Some(node.local_path_provisioner.clone()),
         other => anyhow::bail!("there is no recipe for {other}"),
     };
     let sources: Vec<_> = [PathBuf::from(BUSYBOX)].into_iter().chain(program.clone()).collect();

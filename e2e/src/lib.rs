@@ -28,6 +28,7 @@ pub mod process;
 pub mod programs;
 pub mod real_nodes;
 pub mod shipped;
+pub mod storage;
 pub mod story;
 pub mod syncer;
 pub mod wait;

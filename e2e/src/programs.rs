@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::bail;
 use indicatif::MultiProgress;
 
-use self::module::{CONFORMANCE_MODULE, CONTAINERD, COREDNS, KUBERNETES_MODULE, METRICS_SERVER, Module, Program, RUNC};
+use self::module::{
+    CONFORMANCE_MODULE, CONTAINERD, COREDNS, KUBERNETES_MODULE, LOCAL_PATH_PROVISIONER, METRICS_SERVER, Module, Program, RUNC,
+};
 use crate::env;
 
 /// The version that the module under `e2e/kubernetes` asks for; the servers call themselves so.
@@ -46,6 +48,7 @@ const NODE: &[Program] = &[
     program("runc", &RUNC, "github.com/opencontainers/runc", 12),
     program("coredns", &COREDNS, "github.com/coredns/coredns", 128),
     program("metrics-server", &METRICS_SERVER, "sigs.k8s.io/metrics-server/cmd/metrics-server", 60),
+    program("local-path-provisioner", &LOCAL_PATH_PROVISIONER, "github.com/rancher/local-path-provisioner", 60),
 ];
 
 /// Small ones first: the tests are what most of the time goes into.
@@ -133,6 +136,8 @@ pub struct NodePrograms {
     pub coredns: PathBuf,
     /// metrics-server.
     pub metrics_server: PathBuf,
+    /// local-path-provisioner.
+    pub local_path_provisioner: PathBuf,
 }
 
 impl NodePrograms {
@@ -159,6 +164,7 @@ impl NodePrograms {
             runc: folder(&RUNC)?.join("runc"),
             coredns: folder(&COREDNS)?.join("coredns"),
             metrics_server: folder(&METRICS_SERVER)?.join("metrics-server"),
+            local_path_provisioner: folder(&LOCAL_PATH_PROVISIONER)?.join("local-path-provisioner"),
             containerd: containerd.join("containerd"),
             network_plugins: containerd,
         })

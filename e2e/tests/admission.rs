@@ -460,10 +460,37 @@ async fn secrets_and_services_stay_what_tenants_may_have(a: &Tenant, fence: &mut
         let path = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", a.namespace);
         fence.attempt(&format!("A makes an EndpointSlice {what}"), Who::WriterA, "POST", &path, &body, verdict).await;
     }
+    claims_are_for_new_volumes(a, fence).await;
     let change = json!({"spec": {"externalIPs": ["192.0.2.1"]}});
     fence
         .attempt("A adds an external address", Who::WriterA, "PATCH", &a.path("services/web"), &change, Policy("no address from outside"))
         .await;
+}
+
+async fn claims_are_for_new_volumes(a: &Tenant, fence: &mut Fence<'_>) {
+    let usual =
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}});
+    let snapshot = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "others"});
+    let custom = json!({"apiGroup": "populator.example", "kind": "PersistentVolumeClaim", "name": "data"});
+    for (what, rest, verdict) in [
+        ("without a class", json!({"spec": {"storageClassName": null}}), Policy("names a class")),
+        ("for what is there", json!({"spec": {"storageClassName": ""}}), Policy("names a class")),
+        ("for a certain volume", json!({"spec": {"volumeName": "pv-1"}}), Policy("asks for a new volume")),
+        ("for a labelled volume", json!({"spec": {"selector": {"matchLabels": {"team": "b"}}}}), Policy("asks for a new volume")),
+        ("with what a snapshot holds", json!({"spec": {"dataSource": snapshot}}), Policy("a clone of another in its own namespace")),
+        ("with what a populator fills in", json!({"spec": {"dataSourceRef": custom}}), Policy("a clone of another in its own namespace")),
+        ("that says that it is bound", annotated("pv.kubernetes.io/bind-completed", json!("yes")), Policy("by no annotation")),
+        ("with a class by annotation", annotated("volume.beta.kubernetes.io/storage-class", json!("gold")), Policy("by no annotation")),
+        ("on a node", annotated("volume.kubernetes.io/selected-node", json!("n")), Policy("by no annotation")),
+        ("with what another of its own holds", json!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "data"}}}), Allowed),
+        ("for a new volume", json!({"metadata": {"name": "new"}}), Allowed),
+    ] {
+        let body = a.object("v1", "PersistentVolumeClaim", "data", merged(usual.clone(), rest));
+        fence.attempt(&format!("A makes a claim {what}"), Who::WriterA, "POST", &a.path("persistentvolumeclaims"), &body, verdict).await;
+    }
+    let path = a.path("persistentvolumeclaims/new");
+    let change = annotated("volume.kubernetes.io/selected-node", json!("n"));
+    fence.attempt("A has its claim made on a node", Who::WriterA, "PATCH", &path, &change, Policy("by no annotation")).await;
 }
 
 /// In a namespace without Pod Security, as if that line of defense were not there.
@@ -494,7 +521,6 @@ async fn pods_stay_harmless_where_pod_security_does_not_look(a: &Tenant, fence: 
         ("flexVolume", json!({"driver": "a/b"})),
         ("iscsi", json!({"targetPortal": "1.2.3.4", "iqn": "iqn.2001-04.com.example:storage", "lun": 0})),
         ("image", json!({"reference": "r"})),
-        ("persistentVolumeClaim", json!({"claimName": "c"})),
         ("ephemeral", claim_template()),
     ] {
         tries.push((source.into(), json!({"spec": {"volumes": [{"name": "v", source: value}]}}), Policy("volumes only")));

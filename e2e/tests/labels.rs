@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, pod},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, pod, uid_of},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -17,8 +17,12 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_selects_what_stays() {
-    let story = Story::play(Plot::new("labels", 1).flag(NO_PATROL)).await.unwrap();
+    let story = Story::play(Plot::new("labels", 1).flag(NO_PATROL).flag("--platform-ranges=10.244.0.0/16,10.96.0.0/12")).await.unwrap();
     story.tell(vec![chapter("Services find the Pods that they find in the tenant", services(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("NetworkPolicies select the Pods that they select in the tenant, and open no more", policies(&story))])
+        .await
+        .unwrap();
     let more = vec![
         chapter("a Pod that is labeled anew changes sides", relabeled(&story)),
         chapter("labels of ours that a tenant sets change nothing", smuggled(&story)),
@@ -74,6 +78,39 @@ async fn services(story: &Story) -> anyhow::Result<()> {
         tenant.sees("the Pod runs", "default", name, e2e::story::is_running).await?;
     }
     agree(tenant).await
+}
+
+async fn policies(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let policy = |name: &str, spec: Value| json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": name }, "spec": spec });
+    let below = async |name: &str| -> anyhow::Result<Value> {
+        let found: NetworkPolicy = tenant.holds_below("the policy is there", "default", name, |_| true).await?;
+        serde_json::to_value(found.spec).context("no spec")
+    };
+    for (name, selector) in selectors() {
+        let rule = json!({ "from": [{ "namespaceSelector": {} }] });
+        tenant.apply(&policy(name, json!({ "podSelector": { "matchLabels": selector }, "ingress": [rule] }))).await?;
+        let spec = below(name).await?;
+        let wanted = pods_of(&tenant.above("default"), &selector).await?;
+        let found = pods_of(&tenant.below("default"), spec.pointer("/podSelector/matchLabels").context("it selects nothing")?).await?;
+        anyhow::ensure!(found == wanted, "{name} selects {found:?}, not {wanted:?}");
+        let own = spec.pointer("/ingress/0/from/0/namespaceSelector/matchLabels").context("it lets in everybody")?;
+        anyhow::ensure!(*own == json!({ keys::TENANT: tenant.id.as_str() }), "{name} lets in {own}");
+    }
+    tenant.apply(&policy("open", json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [{}] }))).await?;
+    let spec = below("open").await?;
+    let except = spec.pointer("/egress/0/to/1/ipBlock/except");
+    anyhow::ensure!(except == Some(&json!(["10.244.0.0/16", "10.96.0.0/12"])), "S25: it opens what is the platform's: {spec}");
+    let narrow =
+        json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{ "from": [{ "ipBlock": { "cidr": "10.244.7.0/24" } }] }] });
+    let made = tenant.apply(&policy("others-pods", narrow)).await?;
+    tenant.warned("default", &uid_of(&made), "spec.ingress[0].from[0].ipBlock").await?;
+    let spec = below("others-pods").await?;
+    anyhow::ensure!(
+        spec.get("ingress").is_none_or(|rules| rules.as_array().is_some_and(Vec::is_empty)),
+        "S25: it lets in others' Pods: {spec}"
+    );
+    Ok(())
 }
 
 /// Waits until each Service has the same Pods behind it in both clusters, as the controllers of each find them.

@@ -157,7 +157,6 @@ fn pod_rows() -> Vec<Row> {
 }
 
 fn volume_rows() -> Vec<Row> {
-    let claim = json!({ "volumeClaimTemplate": { "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } } });
     vec![
         ("S02", "host-path", volume("hostPath", &json!({ "path": "/" })), "spec.volumes[0].hostPath"),
         ("S02", "nfs", volume("nfs", &json!({ "server": "10.0.0.1", "path": "/" })), "spec.volumes[0].nfs"),
@@ -171,8 +170,6 @@ fn volume_rows() -> Vec<Row> {
         ("S02", "csi", volume("csi", &json!({ "driver": "evil.example" })), "spec.volumes[0].csi"),
         ("S02", "flex", volume("flexVolume", &json!({ "driver": "evil.example/x" })), "spec.volumes[0].flexVolume"),
         ("S02", "image", volume("image", &json!({ "reference": "evil" })), "spec.volumes[0].image"),
-        ("S02", "claim", volume("persistentVolumeClaim", &json!({ "claimName": "a" })), "spec.volumes[0].persistentVolumeClaim"),
-        ("S02", "ephemeral", volume("ephemeral", &claim), "spec.volumes[0].ephemeral"),
         ("S08", "claims", json!({ "resourceClaims": [{ "name": "gpu", "resourceClaimName": "gpu" }] }), "spec.resourceClaims"),
     ]
 }

@@ -127,6 +127,9 @@ pub struct Policy {
     pub api_server_endpoints: Vec<(IpAddr, u8)>,
     /// Ranges outside the cluster where a tenant's Service without a selector may lead, beside the tenant's own Pods.
     pub external_endpoints: Vec<(IpAddr, u8)>,
+    /// Ranges that no `NetworkPolicy` of a tenant opens: those of Pods, nodes and Services, and what else is the platform's. The tenant's own Pods are
+    /// selected, not named by address.
+    pub platform_ranges: Vec<(IpAddr, u8)>,
 }
 
 impl Default for Policy {
@@ -141,6 +144,7 @@ impl Default for Policy {
             allow_privileged: false,
             api_server_endpoints: Vec::new(),
             external_endpoints: Vec::new(),
+            platform_ranges: Vec::new(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::{InSuper, InTenant, Name, Super, Tenant};
+use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 use serde_json::{Map, Value};
 
 use crate::cx::Cx;
@@ -10,6 +10,7 @@ use crate::hold::Hold;
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::Table;
+use crate::shown;
 
 /// How a kind is called in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +210,12 @@ pub trait Downward: Sync {
         false
     }
 
+    /// Whether a report is looked at again when this copy of the tenant's moves: a Pod with readiness gates, a claim that the tenant's own
+    /// controller binds. Override with [`Downward::report_needs_tenant`].
+    fn report_follows(&self, _tenant: &InTenant<Object>) -> bool {
+        false
+    }
+
     /// Whether a report depends on the tenant's copy too (readiness gates). Override if it can.
     fn report_needs_tenant(&self, _sup: &InSuper<Object>) -> bool {
         false
@@ -311,10 +318,20 @@ pub trait Upward: Sync {
     /// Who sees it, and what of it, in sentences for people (`docs/kinds.md`).
     fn shows(&self) -> &'static str;
 
-    /// Whether the administrator says which of them every tenant gets, by the label [`common::keys::PUBLIC`]. Those kinds, all of them without a
-    /// status, need nothing beside their row.
+    /// The label, of the value `true`, that tenants' copies bear and are found again by. Kinds with one need nothing beside their row; what is
+    /// shown of the others, each in its own way, a part of the syncer of their own decides.
+    fn mark(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the administrator says which of them every tenant gets, by that very label.
     fn is_published(&self) -> bool {
-        false
+        self.mark() == Some(keys::PUBLIC)
+    }
+
+    /// Whether a tenant's copy that bears the mark says what it should. The default: that and nothing else.
+    fn is_right(&self, wanted: &Content, seen: &Object) -> bool {
+        shown::says_only(wanted, seen)
     }
 
     /// Who sees it.
@@ -342,10 +359,10 @@ impl Kind {
         }
     }
 
-    /// The row, if it is published.
-    pub fn published(&self) -> Option<&'static dyn Upward> {
+    /// The row, if tenants' copies bear a mark.
+    pub fn marked(&self) -> Option<&'static dyn Upward> {
         match self {
-            Self::Up(kind) if kind.is_published() => Some(*kind),
+            Self::Up(kind) if kind.mark().is_some() => Some(*kind),
             Self::Up(_) | Self::Down(_) => None,
         }
     }

@@ -11,12 +11,12 @@ pub mod kinds;
 pub mod metadata;
 pub mod object;
 pub mod plan;
-pub mod published;
 pub mod queue;
 #[cfg(test)]
 mod schema;
 pub mod scrub;
 pub mod shape;
+pub mod shown;
 mod size;
 mod tree;
 

@@ -547,9 +547,9 @@ fn difference_up(
     let moved = |now: &Facts, then: Option<Mark>| then.is_none_or(|mark| mark.uid != now.uid || mark.status != now.status);
     let sup_moved = moved(&sup.facts, pair.settled.and_then(|s| s.sup)) || sup.facts.node.is_some() && tenant.facts.node.is_none();
     let tenant_moved = moved(&tenant.facts, pair.settled.and_then(|s| s.tenant));
-    let gated = tenant.body.as_ref().is_some_and(|body| body.at("/spec/readinessGates").is_some());
+    let follows = tenant.body.as_ref().is_some_and(|body| kind.report_follows(body));
     let tells = kind.chooses() && (!conditions.is_empty() || tenant.body.as_ref().is_some_and(|body| tells_of_choices(body)));
-    if !sup_moved && !tells && !(tenant_moved && (gated || reported.is_some())) {
+    if !sup_moved && !tells && !(tenant_moved && (follows || reported.is_some())) {
         return Ok((Vec::new(), reported));
     }
     let Some(sup_body) = &sup.body else {
@@ -594,7 +594,8 @@ fn difference_up(
     let says_so = tenant_body.map(|body| *body.at("/status").unwrap_or(&Value::Null) == report.status);
     let was_reported = reported == Some(hash);
     let there = if needs_tenant || reported.is_none() { says_so.unwrap_or(was_reported) } else { was_reported || says_so == Some(true) };
-    if !there && !is_blank(&report.status) {
+    let says_nothing = is_blank(&report.status) || (reported.is_none() && is_initial(&report.status));
+    if !there && !says_nothing {
         let version = tenant_body.filter(|_| kind.report_needs_tenant(sup_body)).map(|body| body.meta.version.clone());
         steps.push(Step::Report { uid, version, status: report.status });
     }
@@ -604,6 +605,12 @@ fn difference_up(
 fn has_started(status: &Value) -> bool {
     ["containerStatuses", "initContainerStatuses", "podIP", "startTime"].iter().any(|key| status.get(key).is_some())
         || status.get("phase").and_then(Value::as_str).is_some_and(|phase| phase != "Pending")
+}
+
+/// What an API server itself says of an object that is new.
+fn is_initial(status: &Value) -> bool {
+    let is_initial = |(key, value): (&String, &Value)| key == "qosClass" || (key == "phase" && value == "Pending");
+    status.as_object().is_some_and(|fields| fields.iter().all(is_initial))
 }
 
 fn is_blank(status: &Value) -> bool {

@@ -154,6 +154,11 @@ pub struct PolicyArgs {
     /// tenants. Never a range of Pods, Services or nodes
     #[arg(long, env = "VC_EXTERNAL_ENDPOINTS", value_delimiter = ',', value_name = "CIDR")]
     pub external_endpoints: Vec<Cidr>,
+
+    /// Ranges that no network policy of a tenant's opens: those of the super cluster's Pods, nodes and Services, and what else is the platform's.
+    /// Without them a tenant's policy that allows all addresses allows these too, whatever another policy in its namespaces denies
+    #[arg(long, env = "VC_PLATFORM_RANGES", value_delimiter = ',', value_name = "CIDR")]
+    pub platform_ranges: Vec<Cidr>,
 }
 
 impl PolicyArgs {
@@ -169,6 +174,7 @@ impl PolicyArgs {
             allow_privileged: self.allow_privileged,
             api_server_endpoints: self.api_server_endpoints.iter().map(|range| range.parts()).collect(),
             external_endpoints: self.external_endpoints.iter().map(|range| range.parts()).collect(),
+            platform_ranges: self.platform_ranges.iter().map(|range| range.parts()).collect(),
         }
     }
 }

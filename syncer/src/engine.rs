@@ -26,8 +26,8 @@ use crate::events::{Copier, Recorder};
 use crate::index::Slot;
 use crate::metrics::SyncMetrics;
 use crate::nodes::Nodes;
-use crate::published::{Published, published_kinds};
 use crate::remote::Remote;
+use crate::shown::{Showing, shown_kinds};
 use crate::tenant::{Attached, Tenant, Tenants};
 use crate::work::Work;
 use crate::writer::{Fence, Writer};
@@ -139,7 +139,7 @@ pub(crate) struct Shared {
     pub(crate) options: EngineOptions,
     pub(crate) metrics: Arc<SyncMetrics>,
     pub(crate) nodes: Arc<Nodes>,
-    pub(crate) published: Arc<Published>,
+    pub(crate) showing: Arc<Showing>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copier: Arc<Copier>,
     pub(crate) super_synced: DashSet<KindId>,
@@ -169,8 +169,8 @@ pub struct EngineParts {
     pub metrics: Arc<SyncMetrics>,
     /// vNodes.
     pub nodes: Arc<Nodes>,
-    /// What every tenant gets.
-    pub published: Arc<Published>,
+    /// What the super cluster shows of itself.
+    pub showing: Arc<Showing>,
     /// Events for tenants, of our own.
     pub recorder: Arc<Recorder>,
     /// Events for tenants, from the super cluster.
@@ -189,7 +189,7 @@ impl Engine {
             options: parts.options,
             metrics: parts.metrics,
             nodes: parts.nodes,
-            published: parts.published,
+            showing: parts.showing,
             recorder: parts.recorder,
             copier: parts.copier,
             super_synced: DashSet::new(),
@@ -210,8 +210,8 @@ impl Engine {
         until_stopped(tasks, "patrol", async move { engine.patrol_for_ever().await });
         let (nodes, tenants) = (self.0.nodes.clone(), self.0.tenants.clone());
         until_stopped(tasks, "nodes", async move { nodes.run(tenants).await });
-        let (published, tenants) = (self.0.published.clone(), self.0.tenants.clone());
-        until_stopped(tasks, "published", async move { published.run(tenants).await });
+        let (showing, tenants) = (self.0.showing.clone(), self.0.tenants.clone());
+        until_stopped(tasks, "showing", async move { showing.run(tenants).await });
         let recorder = self.0.recorder.clone();
         until_stopped(tasks, "recorder", async move { recorder.run().await });
         let copier = self.0.copier.clone();
@@ -220,7 +220,7 @@ impl Engine {
 
     /// Whether every kind of the super cluster has been listed once.
     pub fn super_synced(&self) -> bool {
-        watched_kinds().chain(published_kinds()).all(|kind| self.0.super_synced.contains(&kind))
+        watched_kinds().chain(shown_kinds()).all(|kind| self.0.super_synced.contains(&kind))
     }
 
     /// All tenants that anything is known of.

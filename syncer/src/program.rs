@@ -26,8 +26,8 @@ use crate::engine::{Engine, EngineParts};
 use crate::events::{Copier, Recorder};
 use crate::metrics::SyncMetrics;
 use crate::nodes::{Nodes, NodesOptions};
-use crate::published::Published;
 use crate::remote::Remote;
+use crate::shown::Showing;
 use crate::tenant::Tenants;
 use crate::virtual_cluster::{Controller, Options};
 use crate::work::Work;
@@ -179,7 +179,7 @@ impl Life<'_> {
         let sup = Remote::new(self.transport.clone());
         let options = NodesOptions { policy: policy.clone(), ..NodesOptions::default() };
         let nodes = Arc::new(Nodes::new(fence.clone(), options, self.metrics.clone()));
-        let published = Arc::new(Published::new(policy.clone(), args.engine.patrol_interval, self.metrics.clone()));
+        let showing = Arc::new(Showing::new(policy.clone(), args.engine.patrol_interval, self.metrics.clone()));
         let parts = EngineParts {
             sup,
             tenants: tenants.clone(),
@@ -189,7 +189,7 @@ impl Life<'_> {
             held,
             metrics: self.metrics.clone(),
             nodes: nodes.clone(),
-            published,
+            showing,
             recorder: Arc::new(Recorder::new(fence.clone(), self.metrics.clone())),
             copier: Arc::new(Copier::new(tenants, fence, policy, nodes, self.metrics.clone())),
         };

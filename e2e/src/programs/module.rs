@@ -38,6 +38,8 @@ pub(super) const RUNC: Module = Module { name: "runc", kubernetes: false, seccom
 pub(super) const COREDNS: Module = Module { name: "coredns", kubernetes: false, seccomp: false };
 /// Kubernetes' own end-to-end tests, what runs them, and what runs in their Pods.
 pub(super) const CONFORMANCE_MODULE: Module = Module { name: "conformance", kubernetes: true, seccomp: false };
+/// local-path-provisioner, which makes volumes of folders of a node.
+pub(super) const LOCAL_PATH_PROVISIONER: Module = Module { name: "local-path-provisioner", kubernetes: false, seccomp: false };
 /// metrics-server.
 pub(super) const METRICS_SERVER: Module = Module { name: "metrics-server", kubernetes: false, seccomp: false };
 

@@ -14,7 +14,7 @@ use crate::scrub::Scrub;
 pub struct Event;
 
 /// Events about these go up: kinds that go down, and whose Events mean something to who made them.
-const ABOUT: [&str; 2] = ["Pod", "Service"];
+const ABOUT: [&str; 3] = ["PersistentVolumeClaim", "Pod", "Service"];
 
 /// Fields that go up as they are: what happened, how often and when. Not `related`: it names another object of the super cluster.
 const CARRIED: [&str; 9] =
@@ -32,8 +32,8 @@ impl Upward for Event {
     }
 
     fn shows(&self) -> &'static str {
-        "A tenant sees what is said of its own Pods and Services, about its own objects and in their names; messages are scrubbed of what is the \
-         super cluster's."
+        "A tenant sees what is said of its own Pods, Services and claims, about its own objects and in their names; messages are scrubbed of what is \
+         the super cluster's."
     }
 
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {

@@ -4,13 +4,17 @@ pub mod config_map;
 pub mod endpoint_slice;
 pub mod event;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
 pub mod pod_disruption_budget;
 pub mod priority_class;
 pub mod runtime_class;
 pub mod secret;
 pub mod service;
+pub mod storage_class;
 
 use crate::kind::Kind;
 
@@ -22,9 +26,13 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&service::Service),
     Kind::Down(&endpoint_slice::EndpointSlice),
     Kind::Down(&pod::Pod),
+    Kind::Down(&network_policy::NetworkPolicy),
+    Kind::Down(&persistent_volume_claim::PersistentVolumeClaim),
     Kind::Down(&pod_disruption_budget::PodDisruptionBudget),
     Kind::Up(&node::Node),
     Kind::Up(&event::Event),
     Kind::Up(&priority_class::PriorityClass),
     Kind::Up(&runtime_class::RuntimeClass),
+    Kind::Up(&storage_class::StorageClass),
+    Kind::Up(&persistent_volume::PersistentVolume),
 ];

@@ -68,6 +68,7 @@ impl Downward for Pod {
         annotations.insert(keys::GENERATION.to_owned(), tenant.meta.generation.to_string());
 
         policy::apply(&mut spec, tenant, cx)?;
+        volumes::mount_claims(&mut spec, own.name);
         names::down(&mut spec)?;
         node::apply(&mut spec, tenant, cx)?;
         affinity::apply(&mut spec, &own, cx)?;
@@ -100,6 +101,10 @@ impl Downward for Pod {
 
     fn adds(&self, tenant: &InTenant<Object>) -> bool {
         resize::is_possible(tenant) || tenant.at("/spec/ephemeralContainers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    }
+
+    fn report_follows(&self, tenant: &InTenant<Object>) -> bool {
+        tenant.at("/spec/readinessGates").is_some()
     }
 
     fn report_needs_tenant(&self, sup: &InSuper<Object>) -> bool {

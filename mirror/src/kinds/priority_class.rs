@@ -2,13 +2,13 @@
 //!
 //! The super cluster's default is not told as one: an API server takes one default alone, and it may be the tenant's own.
 
-use common::{InSuper, InTenant};
+use common::{InSuper, InTenant, keys};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{About, Audience, Resource, Upward};
 use crate::object::{Content, Object};
-use crate::published;
+use crate::shown;
 
 /// The kind.
 pub struct PriorityClass;
@@ -36,15 +36,15 @@ impl Upward for PriorityClass {
          classes mean nothing among tenants."
     }
 
-    fn is_published(&self) -> bool {
-        true
+    fn mark(&self) -> Option<&'static str> {
+        Some(keys::PUBLIC)
     }
 
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
-        if sup.meta.name.starts_with(OF_THE_SYSTEM) { Audience::Nobody } else { published::audience(sup) }
+        if sup.meta.name.starts_with(OF_THE_SYSTEM) { Audience::Nobody } else { shown::audience(sup) }
     }
 
     fn up(&self, InSuper(sup): &InSuper<Object>, _about: Option<&About<'_>>, _cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
-        Ok(InTenant((sup.meta.name.clone(), published::content(sup, &FIELDS))))
+        Ok(InTenant((sup.meta.name.clone(), shown::content(sup, &FIELDS))))
     }
 }

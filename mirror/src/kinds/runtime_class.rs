@@ -2,13 +2,13 @@
 //!
 //! On which nodes a class runs is not told: the super cluster's API server adds that to the Pods there.
 
-use common::{InSuper, InTenant};
+use common::{InSuper, InTenant, keys};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{About, Audience, Resource, Upward};
 use crate::object::{Content, Object};
-use crate::published;
+use crate::shown;
 
 /// The kind.
 pub struct RuntimeClass;
@@ -32,15 +32,15 @@ impl Upward for RuntimeClass {
         "Every tenant gets those that are published: handler and overhead. Its Pods may name them, unless the syncer runs with `--runtime-class`."
     }
 
-    fn is_published(&self) -> bool {
-        true
+    fn mark(&self) -> Option<&'static str> {
+        Some(keys::PUBLIC)
     }
 
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
-        published::audience(sup)
+        shown::audience(sup)
     }
 
     fn up(&self, InSuper(sup): &InSuper<Object>, _about: Option<&About<'_>>, _cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
-        Ok(InTenant((sup.meta.name.clone(), published::content(sup, &FIELDS))))
+        Ok(InTenant((sup.meta.name.clone(), shown::content(sup, &FIELDS))))
     }
 }

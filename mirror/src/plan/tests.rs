@@ -318,6 +318,17 @@ fn the_binding_comes_before_the_status_and_is_not_followed_by_an_empty_one() {
     assert_eq!(both[2], Step::Report { uid: POD, version: None, status });
 }
 
+#[test]
+fn what_every_api_server_says_of_a_new_object_is_not_reported() {
+    let then = agreed(&live(), &made(&json!({}), &json!({"x": 1}), &json!({})));
+    let said = json!({"phase": "Pending", "qosClass": "BestEffort"});
+    let nominated = || made(&json!({"resourceVersion": "6"}), &json!({"x": 1}), &said);
+    assert_eq!(decide_after(&Graceful, live(), nominated(), Some(then)), Outcome::Settled(Some(value_hash(&said))));
+    let then = Settled { reported: Some(7), ..then };
+    let back = steps(decide_after(&Graceful, live(), nominated(), Some(then)));
+    assert!(matches!(back.as_slice(), [Step::Report { .. }]), "what was said before is taken back: {back:?}");
+}
+
 /// Both sides moved; the report was written, and then the super copy could not be, since it was another meanwhile.
 #[test]
 fn a_report_that_was_written_before_what_failed_is_not_written_again() {

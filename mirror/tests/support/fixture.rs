@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -245,6 +245,7 @@ impl Surroundings {
             runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
             api_server_endpoints: given["endpoints"].as_str().map(network).into_iter().collect(),
             external_endpoints: given["external"].as_str().map(network).into_iter().collect(),
+            platform_ranges: texts("platform").iter().map(|range| network(range)).collect(),
             ..Policy::default()
         };
         let profile = Profile {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use common::{Name, Namespace, Owner, Side, Super, Tenant as TenantSide, TenantId, keys};
 use mirror::facts::Seen;
-use mirror::kind::{Demand, Downward, KindId, Observe};
+use mirror::kind::{Demand, Downward, KindId, Observe, Upward};
 use mirror::plan::Evidence;
 use runtime::log::Chain;
 use runtime::task::Tasks;
@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::{Engine, Noted, Watchfulness, downward_kinds, until_stopped, watched_kinds};
 use crate::index::{Index, Key, Place, Slot};
 use crate::informer::{Bounds, Source, Told, run};
-use crate::published::published_kinds;
 use crate::remote::CallError;
+use crate::shown::shown_kinds;
 use crate::tenant::{Addresses, Attached, Tenant};
 use crate::writer::{note_namespace, without_content};
 
@@ -38,10 +38,12 @@ impl Engine {
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
-        for kind in published_kinds() {
+        for kind in shown_kinds() {
             let (engine, remote) = (self.clone(), self.sup().clone());
-            let sink = move |told| engine.published_told(kind, told);
-            until_stopped(tasks, "super-published", run(remote, source(kind, &[keys::PUBLIC]), sink));
+            let sink = move |told| engine.shown_told(kind, told);
+            let is_published = kind.kind().marked().is_some_and(Upward::is_published);
+            let selectors: &[&str] = if is_published { &[keys::PUBLIC] } else { &[] };
+            until_stopped(tasks, "super-shown", run(remote, source(kind, selectors), sink));
         }
         let (engine, remote) = (self.clone(), self.sup().clone());
         let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false, bounds: Bounds::default() };
@@ -110,10 +112,10 @@ impl Engine {
         }
     }
 
-    fn published_told(&self, kind: KindId, told: Told) {
+    fn shown_told(&self, kind: KindId, told: Told) {
         self.note(Super::NAME, kind.kind().resource().kind, &self.0.noted, &told);
         let is_whole = matches!(told, Told::ListEnds(_));
-        self.0.published.super_told(kind, told);
+        self.0.showing.super_told(kind, told);
         // What goes down depends on what is published.
         if is_whole && self.0.super_synced.insert(kind) && self.super_synced() {
             self.push_all();
@@ -122,6 +124,7 @@ impl Engine {
 
     /// After the first complete view of the super cluster every pair is looked at.
     fn push_all(&self) {
+        self.0.showing.owners_are_known();
         for tenant in self.0.tenants.all() {
             if tenant.attached().is_some() {
                 let keys: Vec<Key> =

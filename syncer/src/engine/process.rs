@@ -283,7 +283,7 @@ impl Job<'_> {
             nodes,
             super_nodes: &*self.engine.0.nodes,
             pods: &self.tenant.pods,
-            published: &*self.engine.0.published,
+            published: &*self.engine.0.showing,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The names of Secrets and `ConfigMap`s that a Pod mentions: what it refers to, and how those are called in the super namespace.
+//! The names of Secrets, `ConfigMap`s and claims that a Pod mentions: what it refers to, and how those are called in the super namespace.
 
 use common::{Name, Super, Tenant, keys};
 use serde_json::Value;
@@ -9,6 +9,8 @@ use crate::kind::Reference;
 
 const SECRET: &str = "Secret";
 const CONFIG_MAP: &str = "ConfigMap";
+/// Claims go down by themselves, so a Pod need not refer to them.
+const CLAIM: &str = "PersistentVolumeClaim";
 
 /// Where names stand below a container.
 const IN_CONTAINER: &[(&[&str], &str)] = &[
@@ -22,6 +24,7 @@ const IN_CONTAINER: &[(&[&str], &str)] = &[
 const IN_SPEC: &[(&[&str], &str)] = &[
     (&["imagePullSecrets", "name"], SECRET),
     (&["volumes", "configMap", "name"], CONFIG_MAP),
+    (&["volumes", "persistentVolumeClaim", "claimName"], CLAIM),
     (&["volumes", "secret", "secretName"], SECRET),
     (&["volumes", "projected", "sources", "configMap", "name"], CONFIG_MAP),
     (&["volumes", "projected", "sources", "secret", "name"], SECRET),
@@ -31,7 +34,7 @@ const IN_SPEC: &[(&[&str], &str)] = &[
 pub(super) fn references(spec: &Value) -> Vec<Reference> {
     let mut found = Vec::new();
     let mut take = |kind, name: &str| found.push(Reference { kind, name: name.to_owned() });
-    for (path, kind) in IN_SPEC {
+    for (path, kind) in IN_SPEC.iter().filter(|(_, kind)| *kind != CLAIM) {
         visit(spec, path, &mut |name| take(kind, name));
     }
     for list in super::CONTAINER_LISTS {
@@ -66,7 +69,7 @@ pub(super) fn down(spec: &mut Fields) -> Result<(), Hold> {
     Ok(())
 }
 
-/// The super name of a Secret or `ConfigMap`: the same rule as their own kinds'.
+/// The super name of what is mentioned: the same rule as its own kind's.
 fn super_name(kind: &str, name: &str) -> Result<Name<Super>, Hold> {
     let tenant = Name::<Tenant>::parse(name)
         .map_err(|error| Hold::refuse("InvalidName", "spec", format!("a {kind} is referred to by a name that cannot be: {error}")))?;

@@ -319,8 +319,8 @@ const AFFINITY: &Table = &[
     ("podAntiAffinity", Object(POD_AFFINITY)),
 ];
 
-const NO_VOLUME: &str = "volumes of this type are not allowed; use emptyDir, configMap, secret, downwardAPI or projected";
-const NO_CLAIM: &str = "persistent volume claims are not supported yet; use emptyDir";
+const NO_VOLUME: &str =
+    "volumes of this type are not allowed; use emptyDir, configMap, secret, downwardAPI, projected or a PersistentVolumeClaim";
 
 const VOLUME: &Table = &[
     ("awsElasticBlockStore", Refuse(NO_VOLUME)),
@@ -341,19 +341,24 @@ const VOLUME: &Table = &[
     ("csi", Refuse(NO_VOLUME)),
     ("downwardAPI", Object(&[("defaultMode", Copy), ("defaultUser", Copy), ("items", List(DOWNWARD_FILE))])),
     ("emptyDir", Object(&[("medium", Copy), ("mode", Copy), ("sizeLimit", Copy)])),
-    ("ephemeral", Refuse(NO_CLAIM)),
+    ("ephemeral", Rewrite("the claim that the tenant's own controller makes for it, as persistentVolumeClaim")),
     ("fc", Refuse(NO_VOLUME)),
     ("flexVolume", Refuse(NO_VOLUME)),
     ("flocker", Refuse(NO_VOLUME)),
     ("gcePersistentDisk", Refuse(NO_VOLUME)),
     ("gitRepo", Refuse(NO_VOLUME)),
     ("glusterfs", Refuse(NO_VOLUME)),
-    ("hostPath", Refuse("files of the node are not the tenant's; use emptyDir, configMap, secret, downwardAPI or projected")),
+    (
+        "hostPath",
+        Refuse(
+            "files of the node are not the tenant's; use emptyDir, configMap, secret, downwardAPI, projected or a PersistentVolumeClaim",
+        ),
+    ),
     ("image", Refuse(NO_VOLUME)),
     ("iscsi", Refuse(NO_VOLUME)),
     ("name", Copy),
     ("nfs", Refuse(NO_VOLUME)),
-    ("persistentVolumeClaim", Refuse(NO_CLAIM)),
+    ("persistentVolumeClaim", Object(&[("claimName", Rewrite("the name in the super namespace")), ("readOnly", Copy)])),
     ("photonPersistentDisk", Refuse(NO_VOLUME)),
     ("portworxVolume", Refuse(NO_VOLUME)),
     ("projected", Object(&[("defaultMode", Copy), ("defaultUser", Copy), ("sources", List(PROJECTION))])),
@@ -392,11 +397,12 @@ const PROJECTION: &Table = &[
 
 /// Rewritten as a whole by the kind: a token source becomes a Secret's, a selector of namespaces is `{}` or refused.
 #[cfg(test)]
-pub(crate) const OPAQUE: [&str; 5] = [
+pub(crate) const OPAQUE: [&str; 6] = [
     "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
     "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
+    "volumes[].ephemeral",
     "volumes[].projected.sources[].serviceAccountToken",
 ];
 

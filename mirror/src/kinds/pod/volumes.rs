@@ -1,6 +1,7 @@
-//! Downward API files: a Pod reads its tenant's namespace, UID, labels and annotations, from annotations that we put on the super Pod.
+//! Downward API files: a Pod reads its tenant's namespace, UID, labels and annotations, from annotations that we put on the super Pod. And
+//! volumes that live as long as their Pod.
 //!
-//! Names of Secrets and `ConfigMap`s are [`super::names`]'s, tokens [`super::tokens`]'s.
+//! Names of Secrets, `ConfigMap`s and claims are [`super::names`]'s, tokens [`super::tokens`]'s.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,19 @@ use common::name::hash26;
 use serde_json::{Value, json};
 
 use super::{Fields, Own, object, object_mut, objects_mut, text};
+
+/// Has every ephemeral volume mount the claim that the tenant's own controller makes for it: that goes down like any other, and the super
+/// cluster's controller has none to make.
+///
+/// *Sources*: `k8s.io/component-helpers/storage/ephemeral`, `VolumeClaimName`.
+pub(super) fn mount_claims(spec: &mut Fields, pod: &str) {
+    for volume in objects_mut(spec, "volumes") {
+        if volume.remove("ephemeral").is_some() {
+            let claim = format!("{pod}-{}", text(volume, "name").unwrap_or_default());
+            volume.insert("persistentVolumeClaim".to_owned(), json!({"claimName": claim}));
+        }
+    }
+}
 
 /// Points every downward API file about metadata at an annotation with the tenant's value.
 pub(super) fn apply(spec: &mut Fields, own: &Own<'_>, annotations: &mut BTreeMap<String, String>) {

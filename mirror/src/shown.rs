@@ -1,11 +1,12 @@
-//! Kinds that the administrator of the super cluster publishes: what is alike for all of them.
+//! Kinds of the super cluster whose copies in tenants bear a mark ([`Upward::mark`]): what is alike for all of them, and for those that the
+//! administrator publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::keys;
 use serde_json::{Map, Value};
 
-use crate::kind::Audience;
+use crate::kind::{Audience, Upward};
 use crate::object::{Content, Object};
 
 /// Everybody, if the object bears the label.
@@ -18,7 +19,7 @@ pub fn is_labelled(labels: &BTreeMap<String, String>) -> bool {
     labels.get(keys::PUBLIC).is_some_and(|value| value == "true")
 }
 
-/// The tenant's copy: these fields, and the label by which it is known as one.
+/// The tenant's copy of what is published: these fields, and the label by which it is known as one.
 pub(crate) fn content(sup: &Object, fields: &[&str]) -> Content {
     let named = fields.iter().filter_map(|field| Some(((*field).to_owned(), sup.body.get(*field)?.clone())));
     let labels = BTreeMap::from([(keys::PUBLIC.to_owned(), "true".to_owned())]);
@@ -26,11 +27,11 @@ pub(crate) fn content(sup: &Object, fields: &[&str]) -> Content {
 }
 
 /// Whether a tenant's copy says what it should and nothing else; its own labels and annotations are the tenant's.
-fn is_shown(wanted: &Content, seen: &Object) -> bool {
+pub(crate) fn says_only(wanted: &Content, seen: &Object) -> bool {
     let fields: BTreeSet<&String> = wanted.body.keys().chain(seen.body.keys()).collect();
     let blank = |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || value.as_str().is_some_and(str::is_empty);
     let value = |body: &Map<String, Value>, field: &str| body.get(field).filter(|value| !blank(value)).cloned();
-    is_labelled(&seen.meta.labels) && fields.into_iter().all(|field| value(&wanted.body, field) == value(&seen.body, field))
+    fields.into_iter().all(|field| value(&wanted.body, field) == value(&seen.body, field))
 }
 
 /// What is to be written in a tenant.
@@ -50,22 +51,33 @@ pub enum Change {
         /// What it is to be; labels and annotations of the tenant's own are kept.
         content: Content,
     },
-    /// This one is published no longer.
+    /// This one is shown no longer.
     Delete {
         /// What is there.
         seen: Object,
     },
 }
 
-/// What is to be written so that a tenant has what it should: `seen` is all that bears the label in it.
-pub fn changes(mut wanted: BTreeMap<String, Content>, seen: Vec<Object>) -> Vec<Change> {
+/// Whether a value says all that it should, and whatever else: an API server fills more in.
+pub(crate) fn says(wanted: &Value, seen: &Value) -> bool {
+    match (wanted, seen) {
+        (Value::Object(wanted), Value::Object(seen)) => {
+            wanted.iter().all(|(key, value)| seen.get(key).is_some_and(|seen| says(value, seen)))
+        }
+        (wanted, seen) => wanted == seen,
+    }
+}
+
+/// What is to be written so that a tenant has what it should: `seen` is all that bears the mark in it.
+pub fn changes(kind: &dyn Upward, mut wanted: BTreeMap<String, Content>, seen: Vec<Object>) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     for seen in seen {
         match wanted.remove(&seen.meta.name) {
-            Some(content) if is_shown(&content, &seen) => {}
+            Some(content) if kind.is_right(&content, &seen) => {}
             Some(content) => {
                 let labels = seen.meta.labels.clone().into_iter().chain(content.labels).collect();
-                let content = Content { labels, annotations: seen.meta.annotations.clone(), ..content };
+                let (annotations, kept) = (seen.meta.annotations.clone(), seen.meta.kept.clone());
+                let content = Content { labels, annotations, kept, ..content };
                 changes.push(Change::Replace { seen, content });
             }
             None => changes.push(Change::Delete { seen }),
@@ -80,6 +92,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::priority_class::PriorityClass;
 
     fn seen(rest: &Value) -> Object {
         let mut object =
@@ -91,8 +104,8 @@ mod tests {
     #[test]
     fn a_copy_is_as_it_should_be_whatever_an_api_server_leaves_out() {
         let wanted = content(&seen(&json!({"value": 5, "description": "", "more": 1})), &["value", "description"]);
-        assert!(is_shown(&wanted, &seen(&json!({"value": 5}))));
-        assert!(is_shown(&wanted, &seen(&json!({"value": 5, "globalDefault": false}))));
+        assert!(says_only(&wanted, &seen(&json!({"value": 5}))));
+        assert!(says_only(&wanted, &seen(&json!({"value": 5, "globalDefault": false}))));
     }
 
     #[test]
@@ -101,11 +114,8 @@ mod tests {
         for other in
             [json!({"value": 6}), json!({}), json!({"value": 5, "globalDefault": true}), json!({"value": 5, "description": "mine"})]
         {
-            assert!(!is_shown(&wanted, &seen(&other)), "{other}");
+            assert!(!says_only(&wanted, &seen(&other)), "{other}");
         }
-        let mut bare = seen(&json!({"value": 5}));
-        bare.meta.labels.clear();
-        assert!(!is_shown(&wanted, &bare));
     }
 
     #[test]
@@ -119,7 +129,7 @@ mod tests {
         };
         let all = BTreeMap::from([("lacks".to_owned(), wanted(1)), ("differs".to_owned(), wanted(2)), ("is-right".to_owned(), wanted(3))]);
         let there = vec![named("differs", 7), named("is-right", 3), named("too-much", 4)];
-        let changes = changes(all, there);
+        let changes = changes(&PriorityClass, all, there);
         let [Change::Replace { seen, content }, Change::Delete { seen: gone }, Change::Create { name, content: made }] = changes.as_slice()
         else {
             panic!("{changes:?}")
