@@ -489,6 +489,10 @@ async fn claims_are_for_new_volumes(a: &Tenant, fence: &mut Fence<'_>) {
         fence.attempt(&format!("A makes a claim {what}"), Who::WriterA, "POST", &a.path("persistentvolumeclaims"), &body, verdict).await;
     }
     let path = a.path("persistentvolumeclaims/new");
+    let change = json!({"spec": {"volumeName": "pv-1"}});
+    fence
+        .attempt("A has its claim bound to a certain volume", Who::WriterA, "PATCH", &path, &change, Policy("asks for a new volume"))
+        .await;
     let change = annotated("volume.kubernetes.io/selected-node", json!("n"));
     fence.attempt("A has its claim made on a node", Who::WriterA, "PATCH", &path, &change, Policy("by no annotation")).await;
 }

@@ -2,12 +2,13 @@
 //! administrator publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use common::keys;
+use common::{Uid, keys};
 use serde_json::{Map, Value};
 
 use crate::kind::{Audience, Upward};
-use crate::object::{Content, Object};
+use crate::object::{Content, Meta, Object};
 
 /// Everybody, if the object bears the label.
 pub(crate) fn audience(sup: &Object) -> Audience {
@@ -44,17 +45,23 @@ pub enum Change {
         /// What it is to be.
         content: Content,
     },
-    /// It has changed this one, or the administrator has.
+    /// It has changed this one, or the super cluster has.
     Replace {
-        /// What is there.
-        seen: Object,
+        /// The name.
+        name: String,
+        /// The UID of what is there.
+        uid: Uid,
+        /// The version of what is there.
+        version: String,
         /// What it is to be; labels and annotations of the tenant's own are kept.
         content: Content,
     },
     /// This one is shown no longer.
     Delete {
-        /// What is there.
-        seen: Object,
+        /// The name.
+        name: String,
+        /// The UID of what is there.
+        uid: Uid,
     },
 }
 
@@ -68,23 +75,52 @@ pub(crate) fn says(wanted: &Value, seen: &Value) -> bool {
     }
 }
 
-/// What is to be written so that a tenant has what it should: `seen` is all that bears the mark in it.
-pub fn changes(kind: &dyn Upward, mut wanted: BTreeMap<String, Content>, seen: Vec<Object>) -> Vec<Change> {
-    let mut changes: Vec<Change> = Vec::new();
-    for seen in seen {
-        match wanted.remove(&seen.meta.name) {
-            Some(content) if kind.is_right(&content, &seen) => {}
+/// Copies too many in one tenant that are noted at once; the rest is seen the next time.
+const MOST_DELETED: usize = 1000;
+
+/// What a tenant has of a kind, held against what it should have, copy by copy: none of them is kept.
+pub struct Comparison<'k> {
+    kind: &'k dyn Upward,
+    wanted: BTreeMap<String, Content>,
+    changes: Vec<Change>,
+    deleted: usize,
+}
+
+impl fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a comparison of every {}", self.kind.resource().kind)
+    }
+}
+
+impl<'k> Comparison<'k> {
+    /// With what a tenant should have, by name.
+    pub fn new(kind: &'k dyn Upward, wanted: BTreeMap<String, Content>) -> Self {
+        Self { kind, wanted, changes: Vec::new(), deleted: 0 }
+    }
+
+    /// A copy that bears the mark.
+    pub fn seen(&mut self, seen: &Object) {
+        let Meta { name, uid, version, labels, annotations, kept, .. } = &seen.meta;
+        match self.wanted.remove(name) {
+            Some(content) if self.kind.is_right(&content, seen) => {}
             Some(content) => {
-                let labels = seen.meta.labels.clone().into_iter().chain(content.labels).collect();
-                let (annotations, kept) = (seen.meta.annotations.clone(), seen.meta.kept.clone());
-                let content = Content { labels, annotations, kept, ..content };
-                changes.push(Change::Replace { seen, content });
+                let labels = labels.clone().into_iter().chain(content.labels).collect();
+                let content = Content { labels, annotations: annotations.clone(), kept: kept.clone(), ..content };
+                self.changes.push(Change::Replace { name: name.clone(), uid: *uid, version: version.clone(), content });
             }
-            None => changes.push(Change::Delete { seen }),
+            None if self.deleted >= MOST_DELETED => {}
+            None => {
+                self.deleted += 1;
+                self.changes.push(Change::Delete { name: name.clone(), uid: *uid });
+            }
         }
     }
-    changes.extend(wanted.into_iter().map(|(name, content)| Change::Create { name, content }));
-    changes
+
+    /// What is to be written, all copies having been seen.
+    pub fn done(mut self) -> Vec<Change> {
+        self.changes.extend(self.wanted.into_iter().map(|(name, content)| Change::Create { name, content }));
+        self.changes
+    }
 }
 
 #[cfg(test)]
@@ -129,12 +165,17 @@ mod tests {
         };
         let all = BTreeMap::from([("lacks".to_owned(), wanted(1)), ("differs".to_owned(), wanted(2)), ("is-right".to_owned(), wanted(3))]);
         let there = vec![named("differs", 7), named("is-right", 3), named("too-much", 4)];
-        let changes = changes(&PriorityClass, all, there);
-        let [Change::Replace { seen, content }, Change::Delete { seen: gone }, Change::Create { name, content: made }] = changes.as_slice()
+        let mut comparison = Comparison::new(&PriorityClass, all);
+        for copy in &there {
+            comparison.seen(copy);
+        }
+        let changes = comparison.done();
+        let [Change::Replace { name: other, content, .. }, Change::Delete { name: gone, .. }, Change::Create { name, content: made }] =
+            changes.as_slice()
         else {
             panic!("{changes:?}")
         };
-        assert_eq!((seen.meta.name.as_str(), gone.meta.name.as_str(), name.as_str()), ("differs", "too-much", "lacks"));
+        assert_eq!((other.as_str(), gone.as_str(), name.as_str()), ("differs", "too-much", "lacks"));
         assert_eq!((content.body.get("value"), made.body.get("value")), (Some(&json!(2)), Some(&json!(1))));
         assert_eq!(content.labels.get("team").map(String::as_str), Some("a"), "what is the tenant's own on it stays");
     }

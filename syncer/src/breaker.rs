@@ -32,6 +32,11 @@ impl Breaker {
         None
     }
 
+    /// Whether keys must wait. Takes nothing: who asks makes no call.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
     /// A call got no answer, or one to nobody.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
@@ -61,6 +66,7 @@ mod tests {
         breaker.failed(start);
         assert_eq!(breaker.wait(start), Some(SHORTEST));
         let later = start + SHORTEST;
+        assert!(breaker.is_open(start) && !breaker.is_open(later), "who only asks takes no turn");
         assert_eq!(breaker.wait(later), None);
         assert_eq!(breaker.wait(later), Some(SHORTEST));
         for _ in 0..100 {

@@ -1,7 +1,7 @@
 //! List and watch of one kind on one side: WatchList where it is served, a paged list where not.
 
 mod line;
-mod page;
+pub(crate) mod page;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

@@ -7,6 +7,7 @@
 //!
 //! Tenants' copies are not watched: a tenant that changes one deceives itself alone, until the patrol comes by.
 
+mod owner;
 mod shelf;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,24 +17,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{InSuper, InTenant, Namespace, Uid};
+use common::{InSuper, InTenant, Uid};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use mirror::cx::Policy;
-use mirror::kind::{About, Audience, KindId, Resource, Upward};
+use mirror::kind::{About, KindId, Resource, Upward};
 use mirror::object::{Content, Object};
-use mirror::shown::{Change, changes};
+use mirror::shown::{Change, Comparison};
 use runtime::log::{Chain, Escaped};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
+use self::owner::{Owner, owner};
 use self::shelf::Shelf;
-use crate::index::{Index, Slot};
-use crate::informer::Told;
+use crate::informer::{Told, page};
 use crate::metrics::SyncMetrics;
-use crate::remote::{CallError, ListMeta};
+use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant, Tenants};
 use crate::work::Lane;
 
@@ -47,6 +47,10 @@ const PATROLS: u32 = 10;
 const AT_ONCE: usize = 16;
 /// How long a tenant rests of whose objects in the super cluster not all are known.
 const UNSURE: Duration = Duration::from_secs(5);
+/// How long one tenant may take at a time: as many as are worked on at once keep the others waiting.
+const GIVE: Duration = Duration::from_mins(1);
+/// Writes of one kind in one tenant at a time.
+const WRITES: usize = 200;
 /// Copies that are listed at once.
 const PAGE: usize = 500;
 /// Pages of one kind that are looked at in one tenant, and what they may have in bytes: few have as many, but a tenant may put the mark on
@@ -91,6 +95,8 @@ struct Given {
     edition: u64,
     /// How that went.
     outcome: Outcome,
+    /// How often in a row it did not go well.
+    failures: u32,
     /// When it is looked at again.
     next: Instant,
 }
@@ -192,6 +198,7 @@ impl Showing {
         let mut touched: HashSet<Lane> = HashSet::new();
         let mut under_way = FuturesUnordered::new();
         let mut clock = interval(LOOK);
+        let mut turn: usize = 0;
         loop {
             tokio::select! {
                 _ = clock.tick() => {}
@@ -203,40 +210,65 @@ impl Showing {
             given.retain(|lane, _| tenants.get(lane).is_some());
             touched.retain(|lane| tenants.get(lane).is_some());
             let (edition, within) = (self.shelf.edition(), self.shelf.take_touched());
-            for tenant in tenants.all() {
-                if is_any_of(&tenant, &within) {
+            let mut all = tenants.all();
+            for tenant in &all {
+                if is_any_of(tenant, &within) {
                     touched.insert(tenant.lane.clone());
                 }
             }
-            for tenant in tenants.all() {
+            // Another one is the first each time, so that those who always want something keep nobody waiting.
+            let len = all.len().max(1);
+            all.rotate_left(turn % len);
+            turn = turn.wrapping_add(1);
+            let now = Instant::now();
+            for tenant in all {
                 if under_way.len() >= AT_ONCE {
                     break;
                 }
-                let Some(attached) = tenant.attached().filter(|attached| may_write(attached)) else { continue };
+                let is_silent = |attached: &Attached| attached.breaker.lock().is_open(now);
+                let Some(attached) = tenant.attached().filter(|attached| !attached.is_halted() && !is_silent(attached)) else { continue };
                 let errand = match given.get(&tenant.lane) {
                     None => Some(Errand::Give),
                     // Under way.
                     Some(None) => None,
                     Some(Some(last)) => last.errand(&attached, edition, touched.contains(&tenant.lane)),
                 };
-                if let Some(errand) = errand {
-                    touched.remove(&tenant.lane);
-                    given.insert(tenant.lane.clone(), None);
-                    under_way.push(self.give_guarded(tenant, attached, edition, errand));
+                let Some(errand) = errand else { continue };
+                if attached.breaker.lock().wait(now).is_some() {
+                    continue;
                 }
+                touched.remove(&tenant.lane);
+                let before = given.insert(tenant.lane.clone(), None).flatten();
+                let failures = before.map_or(0, |before| before.failures);
+                under_way.push(self.give_guarded(tenant, attached, edition, errand, failures));
             }
         }
     }
 
-    async fn give_guarded(&self, tenant: Arc<Tenant>, attached: Arc<Attached>, edition: u64, errand: Errand) -> (Lane, Given) {
-        let work = AssertUnwindSafe(Box::pin(self.give(&tenant, &attached, errand))).catch_unwind();
+    async fn give_guarded(
+        &self,
+        tenant: Arc<Tenant>,
+        attached: Arc<Attached>,
+        edition: u64,
+        errand: Errand,
+        failures: u32,
+    ) -> (Lane, Given) {
+        let work = timeout(GIVE, Box::pin(self.give(&tenant, &attached, errand)));
+        let work = AssertUnwindSafe(work.map(|given| given.unwrap_or(Outcome::Badly))).catch_unwind();
         let outcome = attached.cancel.run_until_cancelled(work).await.and_then(Result::ok).unwrap_or(Outcome::Badly);
-        let rest = match outcome {
-            Outcome::Well => self.patrol,
+        let failures = if outcome == Outcome::Well { 0 } else { failures.saturating_add(1) };
+        let rest = self.rest(outcome, failures);
+        (tenant.lane.clone(), Given { since: attached.since, edition, outcome, failures, next: Instant::now() + rest })
+    }
+
+    /// How long a tenant rests: ever longer while it goes wrong.
+    fn rest(&self, outcome: Outcome, failures: u32) -> Duration {
+        let first = match outcome {
+            Outcome::Well => return self.patrol,
             Outcome::Unsure => UNSURE,
             Outcome::Badly => AFTER_FAILURE,
         };
-        (tenant.lane.clone(), Given { since: attached.since, edition, outcome, next: Instant::now() + rest })
+        first.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(self.patrol.max(first))
     }
 
     /// Writes what differs in one tenant.
@@ -261,13 +293,7 @@ impl Showing {
             if wanted.copies.is_empty() && wanted.is_all && errand == Errand::Patrol {
                 continue;
             }
-            if !wanted.is_all {
-                outcome = outcome.max(Outcome::Unsure);
-            }
-            if let Err(error) = self.give_kind(row, wanted, attached).await {
-                tracing::debug!(tenant = %tenant.lane, kind = row.resource().kind, error = %Chain(&error), "what is shown could not be written");
-                outcome = Outcome::Badly;
-            }
+            outcome = outcome.max(self.give_kind(row, wanted, attached).await);
         }
         outcome
     }
@@ -318,62 +344,79 @@ impl Showing {
         }
     }
 
-    async fn give_kind(&self, row: &dyn Upward, wanted: Wanted, attached: &Attached) -> Result<(), CallError> {
-        let resource = &row.resource();
-        for change in changes(row, wanted.copies, self.copies(row, attached).await?) {
-            match change {
-                // It may belong to what is not known.
-                Change::Delete { .. } if !wanted.is_all => {}
-                Change::Create { name, content } => self.create(resource, &name, &content, attached).await?,
-                Change::Delete { seen } => self.delete(resource, &seen, attached).await?,
-                Change::Replace { seen, content } => match self.replace(resource, &seen, &content, attached).await {
-                    // Some fields can be set once only.
-                    Err(error) if error.code() == Some(422) => {
-                        self.delete(resource, &seen, attached).await?;
-                        self.create(resource, &seen.meta.name, &content, attached).await?;
-                    }
-                    outcome => outcome?,
-                },
+    /// Writes what differs of one kind; one that cannot be written keeps no other waiting.
+    async fn give_kind(&self, row: &dyn Upward, wanted: Wanted, attached: &Attached) -> Outcome {
+        let is_all = wanted.is_all;
+        let changes = match self.compare(row, wanted.copies, attached).await {
+            Ok(changes) => changes,
+            Err(error) => return failed(&error, row, attached),
+        };
+        let mut outcome = if is_all { Outcome::Well } else { Outcome::Unsure };
+        // Of what is not known something may be there.
+        let changes = changes.into_iter().filter(|change| is_all || !matches!(change, Change::Delete { .. }));
+        for (n, change) in changes.enumerate() {
+            if n == WRITES {
+                return outcome.max(Outcome::Unsure);
+            }
+            let Err(error) = self.make(row, change, attached).await else { continue };
+            outcome = outcome.max(failed(&error, row, attached));
+            if error.code().is_none() {
+                break;
             }
         }
-        Ok(())
+        outcome
     }
 
-    /// What a tenant has of a kind that bears the mark. What of it cannot be read is counted, and left as it is.
-    async fn copies(&self, row: &dyn Upward, attached: &Attached) -> Result<Vec<Object>, CallError> {
+    async fn make(&self, row: &dyn Upward, change: Change, attached: &Attached) -> Result<(), CallError> {
+        let resource = &row.resource();
+        match change {
+            Change::Create { name, content } => self.create(resource, &name, &content, attached).await,
+            Change::Delete { name, uid } => self.delete(resource, &name, uid, attached).await,
+            Change::Replace { name, uid, version, content } => {
+                let (path, body) = (resource.path(None, &name), content.to_update(resource, None, &name, uid, &version));
+                match self.write(resource, "update", attached, attached.remote.replace(&path, body, None)).await {
+                    // Some fields can be set once only. What is bound to an object of the tenant's stays all the same.
+                    Err(error) if error.code() == Some(422) && row.is_published() => {
+                        self.delete(resource, &name, uid, attached).await?;
+                        self.create(resource, &name, &content, attached).await
+                    }
+                    outcome => outcome,
+                }
+            }
+        }
+    }
+
+    /// What is to be written of a kind; copies are read one after the other and none is kept. What of them cannot be read is counted, and left
+    /// as it is.
+    async fn compare(&self, row: &dyn Upward, wanted: BTreeMap<String, Content>, attached: &Attached) -> Result<Vec<Change>, CallError> {
         let resource = row.resource();
         let selector = format!("{}%3Dtrue", row.mark().unwrap_or_default().replace('/', "%2F"));
         let first = format!("{}?labelSelector={selector}&limit={PAGE}", resource.collection(None));
-        let (mut copies, mut room, mut next) = (Vec::new(), MOST_BYTES, Some(first.clone()));
+        let mut comparison = Comparison::new(row, wanted);
+        let (mut room, mut next) = (MOST_BYTES, Some(first.clone()));
         for _ in 0..PAGES {
             let Some(path) = next.take() else { break };
-            let bytes = attached.remote.list(path, None).await?;
-            let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
-            for item in page.items.unwrap_or_default().into_iter().take(PAGE) {
-                match Object::parse(item.get().as_bytes()) {
-                    Ok(object) => copies.push(object),
-                    Err(error) => {
-                        self.metrics.unreadable("tenant", resource.kind);
-                        tracing::debug!(tenant = %attached.id, kind = resource.kind, error = %Chain(&error), "a copy of what is shown cannot be read");
-                    }
+            let answer = attached.remote.list(path, None).await;
+            attached.note_answer(answer.as_ref().err());
+            let bytes = answer?;
+            let tell = |item: &RawValue| match Object::parse(item.get().as_bytes()) {
+                Ok(object) => comparison.seen(&object),
+                Err(error) => {
+                    self.metrics.unreadable("tenant", resource.kind);
+                    tracing::debug!(tenant = %attached.id, kind = resource.kind, error = %Chain(&error), "a copy of what is shown cannot be read");
                 }
-            }
+            };
+            let (meta, _) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
             room = room.saturating_sub(bytes.len());
-            let token = page.metadata.unwrap_or_default().next;
-            next = (!token.is_empty() && room > 0).then(|| format!("{first}&continue={token}"));
+            next = (!meta.next.is_empty() && room > 0).then(|| format!("{first}&continue={}", meta.next));
+            tokio::task::yield_now().await;
         }
-        Ok(copies)
+        Ok(comparison.done())
     }
 
-    async fn replace(&self, resource: &Resource, seen: &Object, content: &Content, attached: &Attached) -> Result<(), CallError> {
-        let path = resource.path(None, &seen.meta.name);
-        let body = content.to_update(resource, None, &seen.meta.name, seen.meta.uid, &seen.meta.version);
-        self.write(resource, "update", attached, attached.remote.replace(&path, body, None)).await
-    }
-
-    async fn delete(&self, resource: &Resource, seen: &Object, attached: &Attached) -> Result<(), CallError> {
-        let path = resource.path(None, &seen.meta.name);
-        match self.write(resource, "delete", attached, attached.remote.delete(&path, seen.meta.uid, None, None)).await {
+    async fn delete(&self, resource: &Resource, name: &str, uid: Uid, attached: &Attached) -> Result<(), CallError> {
+        let path = resource.path(None, name);
+        match self.write(resource, "delete", attached, attached.remote.delete(&path, uid, None, None)).await {
             Err(error) if error.is_not_found() => Ok(()),
             outcome => outcome,
         }
@@ -397,17 +440,21 @@ impl Showing {
         attached: &Attached,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<(), CallError> {
-        if !may_write(attached) {
+        if attached.is_halted() {
             return Err(CallError::Fenced);
         }
         let outcome = call.await;
+        attached.note_answer(outcome.as_ref().err());
         self.metrics.wrote("tenant", resource.kind, step, outcome.is_ok());
         outcome.map(drop)
     }
 }
 
-fn may_write(attached: &Attached) -> bool {
-    !attached.is_halted() && attached.breaker.lock().wait(Instant::now()).is_none()
+/// What a failed call means for the next one.
+fn failed(error: &CallError, row: &dyn Upward, attached: &Attached) -> Outcome {
+    tracing::debug!(tenant = %attached.id, kind = row.resource().kind, error = %Chain(error), "what is shown could not be written");
+    // Somebody else wrote in between.
+    if matches!(error.code(), Some(404 | 409)) { Outcome::Unsure } else { Outcome::Badly }
 }
 
 /// What a tenant should have of a kind.
@@ -417,46 +464,10 @@ struct Wanted {
     is_all: bool,
 }
 
-/// Whose an object of the super cluster is.
-enum Owner {
-    /// This tenant's object.
-    Is { name: String, uid: Uid },
-    /// An object that is gone.
-    Nobody,
-    /// One that the super cluster or the tenant has not told of yet, or has just replaced.
-    NotKnown,
-}
-
-/// The object of the tenant's in that namespace of its that something of the super cluster belongs to; nothing while the tenant's are being listed.
-fn owner(index: &Index, audience: &Audience, namespace: &str) -> Option<Owner> {
-    let Audience::OwnerOf { kind, name, uid, .. } = audience else { return Some(Owner::Nobody) };
-    let (Some(kind), Ok(namespace), Ok(uid)) = (KindId::named(kind), Namespace::parse(namespace), Uid::parse(uid)) else {
-        return Some(Owner::Nobody);
-    };
-    if !index.synced(kind, false) {
-        return None;
-    }
-    let Some(key) = index.by_super_name(kind, &namespace, name) else { return Some(Owner::Nobody) };
-    let Some(entry) = index.get(&key) else { return Some(Owner::Nobody) };
-    Some(match (&entry.sup, &entry.tenant) {
-        (_, Slot::Absent(_)) => Owner::Nobody,
-        (Slot::Here(sup, _), Slot::Here(own, ())) if sup.uid == uid => Owner::Is { name: key.name.as_str().to_owned(), uid: own.uid },
-        _ => Owner::NotKnown,
-    })
-}
-
 fn is_any_of(tenant: &Tenant, super_namespaces: &HashSet<String>) -> bool {
     if super_namespaces.is_empty() {
         return false;
     }
     let known = tenant.namespaces.lock();
     super_namespaces.iter().any(|name| known.contains_key(name.as_str()))
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(default)]
-    metadata: Option<ListMeta>,
-    #[serde(default, borrow)]
-    items: Option<Vec<&'a RawValue>>,
 }

@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use mirror::cx::{Cx, NoPods, NothingPublished, Policy, Profile};
 use parking_lot::{Mutex, RwLock};
 use runtime::kubeconfig::Secret;
+use runtime::transport::Failure;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::bucket::{Bucket, Rate};
 use crate::denials::Denials;
 use crate::index::Index;
 use crate::pod_addresses::PodAddresses;
-use crate::remote::Remote;
+use crate::remote::{CallError, Remote};
 use crate::services::Services;
 use crate::turn::Turn;
 use crate::work::Lane;
@@ -143,6 +144,24 @@ impl Attached {
             pods: &NoPods,
             published: &NothingPublished,
         })
+    }
+
+    /// Takes note of whether the tenant's API server answered a call, and knows us: while it does not, others wait.
+    pub fn note_answer(&self, error: Option<&CallError>) {
+        let mut breaker = self.breaker.lock();
+        match error {
+            // Too large an answer is an answer.
+            Some(CallError::Transport { side: "tenant", source }) if source.kind() != Failure::TooLarge => breaker.failed(Instant::now()),
+            Some(CallError::Status { side: "tenant", code: 401, .. }) => breaker.failed(Instant::now()),
+            None | Some(CallError::Status { side: "tenant", .. }) => breaker.answered(),
+            Some(
+                CallError::Transport { .. }
+                | CallError::Status { .. }
+                | CallError::Unreadable { .. }
+                | CallError::Endless { .. }
+                | CallError::Fenced,
+            ) => {}
+        }
     }
 
     /// Changes what kinds may know; true if it was news.

@@ -121,7 +121,9 @@ impl Copier {
         let entry = index.get(&key)?;
         let Slot::Here(sup, place) = &entry.sup else { return None };
         let Slot::Here(own, ()) = &entry.tenant else { return None };
-        if sup.uid != uid || &*place.namespace != involved.namespace || &*place.name != involved.name {
+        // Said of the copy of an earlier object of the name it is said of nobody.
+        let is_of_this = sup.uid == uid && place.owner.uid == own.uid;
+        if !is_of_this || &*place.namespace != involved.namespace || &*place.name != involved.name {
             return None;
         }
         Some(Found { attached: attached.clone(), namespace, name: key.name.as_str().to_owned(), uid: own.uid, node: sup.node.clone() })

@@ -100,7 +100,7 @@ impl Budget {
 /// Reads a page, and tells each item as it passes. Returns where the list stands, and how many items there were.
 ///
 /// *Errors*: broken JSON, and a page of millions of items that are no objects: nothing else would get a turn while they pass.
-pub(super) fn read(bytes: &[u8], mut tell: impl FnMut(&RawValue)) -> Result<(ListMeta, usize), serde_json::Error> {
+pub(crate) fn read(bytes: &[u8], mut tell: impl FnMut(&RawValue)) -> Result<(ListMeta, usize), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let page = Page(&mut tell).deserialize(&mut deserializer)?;
     deserializer.end()?;

@@ -2,7 +2,6 @@
 
 use mirror::hold::{Hold, Missing};
 use mirror::plan::{Pair, TenantSide, Want};
-use runtime::transport::Failure;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -125,23 +124,11 @@ impl Job<'_> {
     /// What a failed call says of the tenant's API server as a whole: whether it answers, and whether it knows us. While it does not,
     /// its keys wait, and its kubeconfig is read again.
     fn note_answer(&self, error: &CallError) {
-        match error {
-            // Too large an answer is an answer.
-            CallError::Transport { side: "tenant", source } if source.kind() != Failure::TooLarge => {
-                self.attached.breaker.lock().failed(Instant::now());
-            }
-            CallError::Status { side: "tenant", code: 401, .. } => {
-                self.attached.breaker.lock().failed(Instant::now());
-                if let Some(seen) = self.engine.0.health.get(&self.tenant.lane) {
-                    seen.note_unauthorized(self.attached);
-                }
-            }
-            CallError::Status { side: "tenant", .. } => self.attached.breaker.lock().answered(),
-            CallError::Transport { .. }
-            | CallError::Status { .. }
-            | CallError::Unreadable { .. }
-            | CallError::Endless { .. }
-            | CallError::Fenced => {}
+        self.attached.note_answer(Some(error));
+        if matches!(error, CallError::Status { side: "tenant", code: 401, .. })
+            && let Some(seen) = self.engine.0.health.get(&self.tenant.lane)
+        {
+            seen.note_unauthorized(self.attached);
         }
     }
 
