@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::keys;
 use common::name::hash26;
+use common::{InSuper, keys};
 use serde_json::{Map, Value};
 
 use crate::cx::Policy;
+use crate::hold::Hold;
 use crate::object::{Content, Meta};
+use crate::size;
 
 /// Label keys with a domain that the built-in controllers set on what they make, and that charts select by.
 ///
@@ -103,6 +105,14 @@ pub fn owned_annotation(key: &str, policy: &Policy) -> bool {
 /// The metadata of a tenant's object as it goes down; the body is still empty.
 pub fn down(meta: &Meta, policy: &Policy) -> Content {
     Content { labels: labels_down(&meta.labels, policy), annotations: annotations_down(&meta.annotations, policy), ..Content::default() }
+}
+
+/// What is asked with this spec, and the metadata of the tenant's object.
+///
+/// *Errors*: it is larger than what goes down.
+pub fn down_with_spec(meta: &Meta, spec: Map<String, Value>, policy: &Policy) -> Result<InSuper<Content>, Hold> {
+    let body = Map::from_iter([("spec".to_owned(), Value::Object(spec))]);
+    size::cap(Content { body, ..down(meta, policy) }, size::MOST_BYTES).map(InSuper)
 }
 
 /// `asked`, with those labels and annotations of the existing super object that the super cluster added.

@@ -179,6 +179,11 @@ impl Object {
     }
 }
 
+/// The items of a list; none where there is none.
+pub(crate) fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
+    list.and_then(Value::as_array).into_iter().flatten()
+}
+
 /// What is asked of the other side: labels, annotations and the body, without name and record, which the planner adds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Content {

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::hold::Hold;
+use crate::object::Object;
 
 /// The verdict on one field.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,13 @@ pub type Table = [(&'static str, Verdict)];
 /// Passes the fields of a whole object beside its metadata through `table`.
 pub fn carry_body(body: &Map<String, Value>, table: &Table, pass_unknown: bool) -> Result<Map<String, Value>, Hold> {
     carry_fields(body, table, "", pass_unknown)
+}
+
+/// Passes the spec of a tenant's object through `table`.
+pub fn carry_spec(tenant: &Object, table: &Table, pass_unknown: bool) -> Result<Map<String, Value>, Hold> {
+    let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
+    let fields = spec.as_object().ok_or(Hold::Malformed("spec is no object".into()))?;
+    carry_fields(fields, table, "spec", pass_unknown)
 }
 
 /// Passes `value` through `table`.

@@ -108,7 +108,8 @@ impl<'k> Comparison<'k> {
                 let content = Content { labels, annotations: annotations.clone(), kept: kept.clone(), ..content };
                 self.changes.push(Change::Replace { name: name.clone(), uid: *uid, version: version.clone(), content });
             }
-            None if self.deleted >= MOST_DELETED => {}
+            // It goes already, once nobody uses it any more.
+            None if seen.meta.deletion.is_some() || self.deleted >= MOST_DELETED => {}
             None => {
                 self.deleted += 1;
                 self.changes.push(Change::Delete { name: name.clone(), uid: *uid });
@@ -116,10 +117,10 @@ impl<'k> Comparison<'k> {
         }
     }
 
-    /// What is to be written, all copies having been seen.
-    pub fn done(mut self) -> Vec<Change> {
-        self.changes.extend(self.wanted.into_iter().map(|(name, content)| Change::Create { name, content }));
-        self.changes
+    /// What is to be written, all copies having been seen: what lacks first.
+    pub fn done(self) -> Vec<Change> {
+        let lacks = self.wanted.into_iter().map(|(name, content)| Change::Create { name, content });
+        lacks.chain(self.changes).collect()
     }
 }
 
@@ -129,6 +130,7 @@ mod tests {
 
     use super::*;
     use crate::kinds::priority_class::PriorityClass;
+    use crate::object::Deletion;
 
     fn seen(rest: &Value) -> Object {
         let mut object =
@@ -164,13 +166,15 @@ mod tests {
             object
         };
         let all = BTreeMap::from([("lacks".to_owned(), wanted(1)), ("differs".to_owned(), wanted(2)), ("is-right".to_owned(), wanted(3))]);
-        let there = vec![named("differs", 7), named("is-right", 3), named("too-much", 4)];
+        let mut going = named("goes-already", 5);
+        going.meta.deletion = Some(Deletion::default());
+        let there = vec![named("differs", 7), named("is-right", 3), named("too-much", 4), going];
         let mut comparison = Comparison::new(&PriorityClass, all);
         for copy in &there {
             comparison.seen(copy);
         }
         let changes = comparison.done();
-        let [Change::Replace { name: other, content, .. }, Change::Delete { name: gone, .. }, Change::Create { name, content: made }] =
+        let [Change::Create { name, content: made }, Change::Replace { name: other, content, .. }, Change::Delete { name: gone, .. }] =
             changes.as_slice()
         else {
             panic!("{changes:?}")

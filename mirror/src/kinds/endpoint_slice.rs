@@ -18,7 +18,7 @@ use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
 use crate::kind::{Downward, Resource};
 use crate::metadata;
-use crate::object::{Content, Object};
+use crate::object::{Content, Object, items};
 use crate::shape::{Table, Verdict, carry_body};
 use crate::size;
 
@@ -139,11 +139,11 @@ fn service(tenant: &Object) -> Result<&str, Hold> {
 
 /// The first address that may not go down, and where it stands.
 fn forbidden(tenant: &Object, cx: &Cx<'_>) -> Option<(String, String)> {
-    let ports: Vec<u16> = items(&tenant.body, "ports").filter_map(|port| u16::try_from(port.get("port")?.as_u64()?).ok()).collect();
+    let ports: Vec<u16> = items(tenant.body.get("ports")).filter_map(|port| u16::try_from(port.get("port")?.as_u64()?).ok()).collect();
     let is_api_servers = is_api_servers(tenant, cx);
     let allowed = |address: IpAddr| if is_api_servers { is_the_api_server(address, &ports, cx) } else { is_allowed(address, cx) };
-    items(&tenant.body, "endpoints").enumerate().find_map(|(i, endpoint)| {
-        let addresses = items_of(endpoint.get("addresses")).map(|address| address.as_str().unwrap_or_default());
+    items(tenant.body.get("endpoints")).enumerate().find_map(|(i, endpoint)| {
+        let addresses = items(endpoint.get("addresses")).map(|address| address.as_str().unwrap_or_default());
         let (j, text) = addresses.enumerate().find(|(_, text)| !text.parse().is_ok_and(allowed))?;
         Some((format!("endpoints[{i}].addresses[{j}]"), text.escape_default().take(64).collect()))
     })
@@ -153,7 +153,7 @@ fn forbidden(tenant: &Object, cx: &Cx<'_>) -> Option<(String, String)> {
 fn keep_allowed(body: &mut serde_json::Map<String, Value>, cx: &Cx<'_>) {
     let allowed = |address: &Value| address.as_str().and_then(|text| text.parse().ok()).is_some_and(|address| is_allowed(address, cx));
     if let Some(endpoints) = body.get_mut("endpoints").and_then(Value::as_array_mut) {
-        endpoints.retain(|endpoint| items_of(endpoint.get("addresses")).all(allowed));
+        endpoints.retain(|endpoint| items(endpoint.get("addresses")).all(allowed));
     }
 }
 
@@ -166,14 +166,6 @@ fn is_allowed(address: IpAddr, cx: &Cx<'_>) -> bool {
 fn is_the_api_server(address: IpAddr, ports: &[u16], cx: &Cx<'_>) -> bool {
     let own = |server: SocketAddr| server.ip() == address && ports.iter().all(|port| *port == server.port());
     cx.profile.server.is_some_and(own) || cx.policy.api_server_endpoints.iter().any(|range| lies_in(address, *range))
-}
-
-fn items<'a>(body: &'a serde_json::Map<String, Value>, key: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    items_of(body.get(key))
-}
-
-fn items_of(list: Option<&Value>) -> impl Iterator<Item = &Value> {
-    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -20,9 +20,8 @@ use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
 use crate::kind::{Downward, Resource};
 use crate::metadata;
-use crate::object::{Content, Object};
-use crate::shape::{Table, Verdict, carry};
-use crate::size;
+use crate::object::{Content, Object, items};
+use crate::shape::{Table, Verdict, carry_spec};
 
 /// The kind.
 pub struct NetworkPolicy;
@@ -72,10 +71,7 @@ impl Downward for NetworkPolicy {
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
-        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
-        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
-            return Err(Hold::Malformed("spec is no object".into()));
-        };
+        let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
         let rules = || DIRECTIONS.into_iter().flat_map(|(direction, peers)| items(spec.get(direction)).map(move |rule| (rule, peers)));
         if rules().map(|(rule, peers)| 1 + items(rule.get(peers)).count()).sum::<usize>() > MOST {
             let message = format!("at most {MOST} rules and peers of one policy go down; make several policies of it, which add up");
@@ -93,9 +89,7 @@ impl Downward for NetworkPolicy {
                 *rules = kept;
             }
         }
-        let mut content = metadata::down(&tenant.meta, cx.policy);
-        content.body.insert("spec".to_owned(), Value::Object(spec));
-        size::cap(content, size::MOST_BYTES).map(InSuper)
+        metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
     fn left_out(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Option<Hold> {
@@ -245,10 +239,6 @@ fn parsed(cidr: &str) -> Option<(IpAddr, u8)> {
     let address: IpAddr = address.parse().ok()?;
     let is_mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
     if is_mapped { None } else { Some((address, prefix.parse().ok()?)) }
-}
-
-fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
-    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{About, Audience, Resource, Upward};
-use crate::object::{Content, Object};
+use crate::object::{Content, Object, items};
 use crate::plan::value_hash;
 use crate::scrub::Scrub;
 
@@ -79,9 +79,9 @@ pub fn shown(labels: &BTreeMap<String, String>, body: &Map<String, Value>) -> u6
     let part = |key: &str| status.and_then(|status| status.get(key));
     let labels: Vec<_> = LABELS.iter().filter_map(|key| labels.get_key_value(*key)).collect();
     let amounts = ["allocatable", "capacity", "daemonEndpoints"].map(part);
-    let addresses = part("addresses").and_then(Value::as_array).into_iter().flatten();
+    let addresses = items(part("addresses"));
     let addresses: Vec<_> = addresses.map(|address| (address.get("type"), address.get("address"))).collect();
-    let conditions = part("conditions").and_then(Value::as_array).into_iter().flatten();
+    let conditions = items(part("conditions"));
     let mut conditions: Vec<_> = conditions
         .map(|condition| (condition.get("type").and_then(Value::as_str), condition.get("status").and_then(Value::as_str)))
         .filter(|(kind, _)| kind.is_some_and(|kind| kind != NETWORK && CONDITIONS.contains(&kind)))
@@ -98,13 +98,13 @@ fn status_up(sup: &Object, cx: &Cx<'_>) -> Value {
             status.insert(key.to_owned(), amounts.clone());
         }
     }
-    let addresses: Vec<Value> = list(sup, "/status/addresses").filter(|address| is(address, "type", "InternalIP")).cloned().collect();
+    let addresses: Vec<Value> = items(sup.at("/status/addresses")).filter(|address| is(address, "type", "InternalIP")).cloned().collect();
     status.insert("addresses".to_owned(), Value::Array(addresses));
-    let conditions: Vec<Value> = list(sup, "/status/conditions").filter_map(|condition| condition_up(condition, cx)).collect();
+    let conditions: Vec<Value> = items(sup.at("/status/conditions")).filter_map(|condition| condition_up(condition, cx)).collect();
     status.insert("conditions".to_owned(), Value::Array(conditions));
     status.insert("daemonEndpoints".to_owned(), json!({"kubeletEndpoint": {"Port": cx.profile.agent_port}}));
     let features: Vec<Value> =
-        list(sup, "/status/declaredFeatures").filter(|one| one.as_str().is_some_and(|one| FEATURES.contains(&one))).cloned().collect();
+        items(sup.at("/status/declaredFeatures")).filter(|one| one.as_str().is_some_and(|one| FEATURES.contains(&one))).cloned().collect();
     if !features.is_empty() {
         status.insert("declaredFeatures".to_owned(), Value::Array(features));
     }
@@ -130,10 +130,6 @@ fn condition_up(condition: &Value, cx: &Cx<'_>) -> Option<Value> {
         out.insert("message".to_owned(), Value::String(Scrub::new(cx).line(message)));
     }
     Some(Value::Object(out))
-}
-
-fn list<'a>(object: &'a Object, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    object.at(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn is(value: &Value, key: &str, text: &str) -> bool {

@@ -16,10 +16,9 @@ use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Downward, Report, Resource};
 use crate::metadata;
-use crate::object::{Content, Object};
+use crate::object::{Content, Object, items};
 use crate::scrub::Scrub;
-use crate::shape::{Table, Verdict, carry};
-use crate::size;
+use crate::shape::{Table, Verdict, carry_spec};
 
 /// The kind.
 pub struct PersistentVolumeClaim;
@@ -82,10 +81,7 @@ impl Downward for PersistentVolumeClaim {
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
-        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
-        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
-            return Err(Hold::Malformed("spec is no object".into()));
-        };
+        let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
         let class = spec.get("storageClassName").and_then(Value::as_str).unwrap_or_default();
         if !cx.published.is_published("StorageClass", class) {
             let message = format!(
@@ -99,9 +95,7 @@ impl Downward for PersistentVolumeClaim {
                 source_down(source, field)?;
             }
         }
-        let mut content = metadata::down(&tenant.meta, cx.policy);
-        content.body.insert("spec".to_owned(), Value::Object(spec));
-        size::cap(content, size::MOST_BYTES).map(InSuper)
+        metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
     /// The spec of the super copy with the size asked for: nothing else of it can change.
@@ -145,7 +139,7 @@ impl Downward for PersistentVolumeClaim {
 
 /// The super cluster's conditions in the order of the tenant's, and the one that is the tenant's own.
 fn conditions(sup: &Object, tenant: &Object, cx: &Cx<'_>) -> Vec<Value> {
-    let list = |object: &Object| object.at("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |object: &Object| -> Vec<Value> { items(object.at("/status/conditions")).cloned().collect() };
     let is_own = |condition: &Value| condition.get("type").and_then(Value::as_str) == Some(OWN_CONDITION);
     let scrub = Scrub::new(cx).with_uid(sup.meta.uid, Some(tenant.meta.uid));
     let mut below: Vec<Value> = list(sup).into_iter().filter(|condition| !is_own(condition)).collect();

@@ -29,8 +29,8 @@ use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Addition, Downward, Reference, Report, Resource, TokenAsk};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
-use crate::object::{Content, Object};
-use crate::shape::{Table, carry};
+use crate::object::{Content, Object, items};
+use crate::shape::{Table, carry_spec};
 use crate::size;
 
 /// The kind.
@@ -55,7 +55,7 @@ impl Downward for Pod {
 
     fn down(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         let own = Own::of(tenant, cx)?;
-        let mut spec = carried(tenant.body.get("spec"), cx)?;
+        let mut spec = carry_spec(tenant, verdicts::SPEC, cx.policy.pass_unknown_fields)?;
         let mut labels = labels_down(&tenant.meta.labels, cx.policy);
         if tenant.text("/spec/nodeName").is_some() {
             // Its own API server's; the super cluster's has its own.
@@ -161,12 +161,6 @@ fn service_account(spec: Option<&Value>) -> &str {
     named("serviceAccountName").or_else(|| named("serviceAccount")).unwrap_or("default")
 }
 
-fn carried(spec: Option<&Value>, cx: &Cx<'_>) -> Result<Fields, Hold> {
-    let spec = spec.ok_or(Hold::Malformed("a Pod has a spec".into()))?;
-    let carried = carry(spec, verdicts::SPEC, "spec", cx.policy.pass_unknown_fields)?;
-    carried.as_object().cloned().ok_or(Hold::Malformed("spec is no object".into()))
-}
-
 /// The lists of containers that go down, in the order in which they start.
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", ephemeral::LIST];
 
@@ -211,7 +205,7 @@ fn own_name<'a>(container: &'a Fields, list: &str, i: usize) -> Result<&'a str, 
 
 /// The objects of a list field.
 fn objects<'a>(fields: &'a Fields, key: &str) -> impl Iterator<Item = &'a Fields> + use<'a> {
-    fields.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+    items(fields.get(key)).filter_map(Value::as_object)
 }
 
 /// The objects of a list field, to be changed.

@@ -14,8 +14,7 @@ use crate::hold::Hold;
 use crate::kind::{Downward, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
-use crate::shape::{Table, Verdict, carry};
-use crate::size;
+use crate::shape::{Table, Verdict, carry_spec};
 
 /// The kind.
 pub struct PodDisruptionBudget;
@@ -54,10 +53,7 @@ impl Downward for PodDisruptionBudget {
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
-        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
-        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
-            return Err(Hold::Malformed("spec is no object".into()));
-        };
+        let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
         if spec.contains_key("maxUnavailable") {
             return Err(Hold::refuse("NotSupported", "spec.maxUnavailable", NUMBER));
         }
@@ -67,9 +63,7 @@ impl Downward for PodDisruptionBudget {
         if let Some(selector) = spec.get_mut("selector") {
             *selector = metadata::selector_down(selector, cx.policy);
         }
-        let mut content = metadata::down(&tenant.meta, cx.policy);
-        content.body.insert("spec".to_owned(), Value::Object(spec));
-        size::cap(content, size::MOST_BYTES).map(InSuper)
+        metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 }
 

@@ -13,8 +13,7 @@ use crate::kind::{Choice, Downward, Report, Resource};
 use crate::kinds::endpoint_slice::KUBERNETES;
 use crate::metadata;
 use crate::object::{Content, Object};
-use crate::shape::{Table, Verdict, carry};
-use crate::size;
+use crate::shape::{Table, Verdict, carry_spec};
 use ports::{node_ports, same_port};
 
 /// The kind.
@@ -86,10 +85,7 @@ impl Downward for Service {
         if tenant.text("/spec/type") == Some("ExternalName") {
             return Err(Hold::refuse("NotSupported", "spec.type", "the type ExternalName is not allowed; use the name itself"));
         }
-        let spec = tenant.body.get("spec").ok_or(Hold::Malformed("spec is missing".into()))?;
-        let Value::Object(mut spec) = carry(spec, SPEC, "spec", cx.policy.pass_unknown_fields)? else {
-            return Err(Hold::Malformed("spec is no object".into()));
-        };
+        let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
         if (cx.namespace, tenant.meta.name.as_str()) == (Some(KUBERNETES.0), KUBERNETES.1) {
             within(&mut spec);
         }
@@ -100,9 +96,7 @@ impl Downward for Service {
         if let Some(Value::Object(selector)) = spec.get_mut("selector") {
             *selector = metadata::match_labels_down(selector, cx.policy);
         }
-        let mut content = metadata::down(&tenant.meta, cx.policy);
-        content.body.insert("spec".to_owned(), Value::Object(spec));
-        size::cap(content, size::MOST_BYTES).map(InSuper)
+        metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
     fn without_claims(&self, mut asked: Content) -> Content {

@@ -7,7 +7,7 @@ use super::{Copy, Early, Mark, Outcome, Pair, Step, SuperCopy, TenantCopy, Want,
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Choice, Downward};
-use crate::object::Object;
+use crate::object::{Object, items};
 
 /// A choice that the tenant's API server lately did not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(super) fn tells_of_choices(tenant: &Object) -> bool {
 }
 
 fn conditions(tenant: &Object) -> impl Iterator<Item = &Value> {
-    tenant.at("/status/conditions").and_then(Value::as_array).into_iter().flatten()
+    items(tenant.at("/status/conditions"))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {

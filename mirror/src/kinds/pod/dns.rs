@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Fields, Own, object, objects, text};
 use crate::cx::Cx;
 use crate::hold::Hold;
+use crate::object::items;
 
 /// What a Pod may have of name servers and search domains; the API server's own limits.
 const MAX_NAMESERVERS: usize = 3;
@@ -42,7 +43,7 @@ fn domain<'a>(cx: &Cx<'a>) -> &'a str {
 /// Ours, then the user's, each once.
 fn joined<const N: usize>(ours: [String; N], config: &Fields, key: &str, most: usize) -> Value {
     let mut all = Vec::from(ours);
-    for item in config.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+    for item in items(config.get(key)).filter_map(Value::as_str) {
         if !all.iter().any(|known| known == item) {
             all.push(item.to_owned());
         }
