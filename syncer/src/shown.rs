@@ -39,13 +39,13 @@ use crate::work::Lane;
 
 /// How often tenants are looked for that have not what they should.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a tenant rests of whose copies not all could be written.
+/// How long a tenant rests at first of whose copies not all could be written.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// How many times as long as the engine's the pace of this patrol is: nobody but the tenant itself is concerned.
 const PATROLS: u32 = 10;
 /// Tenants that are worked on at once.
 const AT_ONCE: usize = 16;
-/// How long a tenant rests of whose objects in the super cluster not all are known.
+/// How long a tenant rests at first of whose objects in the super cluster not all are known.
 const UNSURE: Duration = Duration::from_secs(5);
 /// How long one tenant may take at a time: as many as are worked on at once keep the others waiting.
 const GIVE: Duration = Duration::from_mins(1);
@@ -103,16 +103,16 @@ struct Given {
 
 impl Given {
     /// What is to be done now.
-    fn errand(&self, attached: &Attached, edition: u64, is_touched: bool) -> Option<Errand> {
-        if self.since != attached.since || self.edition != edition {
+    fn errand(&self, since: Instant, edition: u64, is_touched: bool) -> Option<Errand> {
+        if self.since != since || self.edition != edition {
             return Some(Errand::Give);
         }
         let is_time = Instant::now() >= self.next;
         match self.outcome {
-            Outcome::Well | Outcome::Unsure if is_touched => Some(Errand::GiveOwned),
+            Outcome::Well | Outcome::Unsure | Outcome::Refused if is_touched => Some(Errand::GiveOwned),
             Outcome::Well => is_time.then_some(Errand::Patrol),
             Outcome::Unsure => is_time.then_some(Errand::GiveOwned),
-            Outcome::Badly => is_time.then_some(Errand::Give),
+            Outcome::Refused | Outcome::Badly => is_time.then_some(Errand::Give),
         }
     }
 }
@@ -124,12 +124,14 @@ enum Outcome {
     Well,
     /// As far as is known: not everything that belongs to it is.
     Unsure,
-    /// Something could not be written.
+    /// Its API server does not take something, which keeps nothing else from it.
+    Refused,
+    /// Its API server gives no answer, or not in time.
     Badly,
 }
 
 /// Why a tenant is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Errand {
     /// It may lack something, or have too much.
     Give,
@@ -231,7 +233,7 @@ impl Showing {
                     None => Some(Errand::Give),
                     // Under way.
                     Some(None) => None,
-                    Some(Some(last)) => last.errand(&attached, edition, touched.contains(&tenant.lane)),
+                    Some(Some(last)) => last.errand(attached.since, edition, touched.contains(&tenant.lane)),
                 };
                 let Some(errand) = errand else { continue };
                 if attached.breaker.lock().wait(now).is_some() {
@@ -266,7 +268,7 @@ impl Showing {
         let first = match outcome {
             Outcome::Well => return self.patrol,
             Outcome::Unsure => UNSURE,
-            Outcome::Badly => AFTER_FAILURE,
+            Outcome::Refused | Outcome::Badly => AFTER_FAILURE,
         };
         first.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(self.patrol.max(first))
     }
@@ -453,8 +455,12 @@ impl Showing {
 /// What a failed call means for the next one.
 fn failed(error: &CallError, row: &dyn Upward, attached: &Attached) -> Outcome {
     tracing::debug!(tenant = %attached.id, kind = row.resource().kind, error = %Chain(error), "what is shown could not be written");
-    // Somebody else wrote in between.
-    if matches!(error.code(), Some(404 | 409)) { Outcome::Unsure } else { Outcome::Badly }
+    match error.code() {
+        // Somebody else wrote in between.
+        Some(404 | 409) => Outcome::Unsure,
+        Some(400 | 403 | 405 | 413 | 422) => Outcome::Refused,
+        _ => Outcome::Badly,
+    }
 }
 
 /// What a tenant should have of a kind.
@@ -470,4 +476,28 @@ fn is_any_of(tenant: &Tenant, super_namespaces: &HashSet<String>) -> bool {
     }
     let known = tenant.namespaces.lock();
     super_namespaces.iter().any(|name| known.contains_key(name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_keeps_nothing_else_from_a_tenant_and_silence_does() {
+        let since = Instant::now();
+        let errand = |outcome, rests: bool, is_touched| {
+            let next = if rests { since + Duration::from_hours(1) } else { since };
+            Given { since, edition: 1, outcome, failures: 1, next }.errand(since, 1, is_touched)
+        };
+        for outcome in [Outcome::Well, Outcome::Unsure, Outcome::Refused] {
+            assert_eq!((errand(outcome, true, true), errand(outcome, true, false)), (Some(Errand::GiveOwned), None));
+        }
+        assert_eq!((errand(Outcome::Badly, true, true), errand(Outcome::Badly, false, true)), (None, Some(Errand::Give)));
+        assert_eq!(
+            (errand(Outcome::Well, false, false), errand(Outcome::Refused, false, false)),
+            (Some(Errand::Patrol), Some(Errand::Give))
+        );
+        let before = Given { since, edition: 0, outcome: Outcome::Badly, failures: 1, next: since + Duration::from_hours(1) };
+        assert_eq!(before.errand(since, 1, false), Some(Errand::Give), "what is published has moved");
+    }
 }

@@ -9,7 +9,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use mirror::facts::Seen;
 use mirror::kind::{Downward, KindId, Observe};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -17,7 +16,8 @@ use super::intake::{chain, is_in_place, key_of};
 use super::process::backoff;
 use super::{Engine, downward_kinds};
 use crate::index::{Key, Place, Slot, Tokens};
-use crate::remote::{CallError, ListMeta};
+use crate::informer::page;
+use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
 use crate::tokens;
 use crate::turn::{Left, What};
@@ -41,15 +41,6 @@ const AT_ONCE: usize = 8;
 const LOOK: Duration = Duration::from_millis(250);
 /// So many namespaces of a tenant that cannot be listed, one after the other, are not about the namespaces.
 const GIVE_UP: usize = 3;
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(default)]
-    metadata: ListMeta,
-    #[serde(borrow, default)]
-    /// `null` in an empty list of metadata.
-    items: Option<Vec<&'a RawValue>>,
-}
 
 impl Engine {
     /// Patrols for ever, until dropped.
@@ -226,14 +217,12 @@ impl Engine {
                 }
                 other => other?,
             };
-            let page: Page<'_> = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "super", source })?;
-            for item in page.items.unwrap_or_default() {
-                self.patrolled(tenant, kind, item.get().as_bytes(), tokens);
-            }
-            if page.metadata.next.is_empty() {
+            let tell = |item: &RawValue| self.patrolled(tenant, kind, item.get().as_bytes(), tokens);
+            let (meta, _) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: "super", source })?;
+            if meta.next.is_empty() {
                 return Ok(());
             }
-            next = page.metadata.next;
+            next = meta.next;
         }
     }
 
