@@ -1,18 +1,14 @@
 //! A provisioner in the super cluster: local-path-provisioner, unmodified, started as upstream's manifests do, on real nodes. Volumes are
 //! folders of the node.
 
-use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api,
-    api::{DynamicObject, ListParams},
-    discovery::ApiResource,
-};
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
-    bed::{Bed, apply},
+    bed::Bed,
     images::{LOCAL_PATH_PROVISIONER, TOOLS},
+    manifests::install_one,
     story::{PATIENCE, is_running},
     wait::{Seen, eventually},
 };
@@ -35,14 +31,7 @@ pub const FOLDER: &str = "/var/lib/local-path";
 pub async fn install(bed: &Bed) -> anyhow::Result<()> {
     let client = bed.sup.client();
     for object in rights().into_iter().chain(provisioner()) {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (group, version) = text("/apiVersion").split_once('/').unwrap_or(("", text("/apiVersion")));
-        let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(group, version, text("/kind")));
-        let api: Api<DynamicObject> = match text("/metadata/namespace") {
-            "" => Api::all_with(client.clone(), &resource),
-            namespace => Api::namespaced_with(client.clone(), namespace, &resource),
-        };
-        apply(&api, text("/metadata/name"), &object).await.with_context(|| format!("could not install {}", text("/kind")))?;
+        install_one(&object, &client).await?;
     }
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
     eventually("the provisioner runs", PATIENCE, async || {

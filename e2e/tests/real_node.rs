@@ -47,14 +47,7 @@ async fn pods_on_two_nodes_find_each_other_by_name() {
 /// A Pod that does something and ends; what it wrote.
 async fn output(tenant: &Actor, name: &str, image: &str, script: &str) -> anyhow::Result<String> {
     let container = json!({ "name": "main", "image": image, "command": ["sh", "-c", script] });
-    tenant.apply(&pod(name, &json!({}), &json!({ "restartPolicy": "Never", "containers": [container] }))).await?;
-    let ended = |pod: &Pod| pod.status.as_ref().is_some_and(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
-    let pod = tenant.sees("it ended", "default", name, ended).await?;
-    let below: Api<Pod> = tenant.below("default");
-    let said = below.logs(name, &LogParams::default()).await.context("the kubelet gives no logs")?;
-    let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-    anyhow::ensure!(phase == "Succeeded", "{name} {phase}: {said}");
-    Ok(said)
+    tenant.output(&pod(name, &json!({}), &json!({ "restartPolicy": "Never", "containers": [container] }))).await
 }
 
 async fn deployment(story: &Story) -> anyhow::Result<()> {

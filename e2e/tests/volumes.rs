@@ -101,8 +101,8 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 async fn bound(tenant: &Actor, name: &str) -> anyhow::Result<(PersistentVolume, String)> {
     let own = tenant.sees("the claim is bound", "default", name, is_bound).await?;
     let below = tenant.below::<PersistentVolumeClaim>("default").get(name).await?;
-    let volume_name = |claim: &PersistentVolumeClaim| claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
-    let (volume, disk) = (volume_name(&own), volume_name(&below));
+    let volume_name = |claim: PersistentVolumeClaim| claim.spec.and_then(|spec| spec.volume_name).context("it names no volume");
+    let (volume, disk) = (volume_name(own.clone())?, volume_name(below)?);
     anyhow::ensure!(volume == format!("pvc-{}", uid_of(&own)), "the tenant's volume is called {volume:?}");
     let volume = Api::<PersistentVolume>::all(tenant.client()).get(&volume).await?;
     let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()).context("it names no claim")?;

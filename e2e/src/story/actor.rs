@@ -2,12 +2,12 @@
 
 use std::fmt::Debug;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use common::{Namespace, Owner, TenantId, Uid, keys};
 use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{ApiResource, DynamicObject, ListParams},
+    api::{ApiResource, DynamicObject, ListParams, LogParams},
     core::{GroupVersionKind, NamespaceResourceScope},
 };
 use serde::de::DeserializeOwned;
@@ -158,6 +158,21 @@ impl Actor {
             })
         })
         .await
+    }
+
+    /// Runs a Pod of one container to its end on a real node; what it wrote.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn output(&self, pod: &Value) -> anyhow::Result<String> {
+        let name = pod.pointer("/metadata/name").and_then(Value::as_str).context("the Pod has no name")?;
+        self.apply(pod).await?;
+        let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+        let ended = |pod: &Pod| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"));
+        let pod = self.sees("it ended", "default", name, ended).await?;
+        let said = self.below::<Pod>("default").logs(name, &LogParams::default()).await.context("the kubelet gives no logs")?;
+        ensure!(phase(&pod).as_deref() == Some("Succeeded"), "{name} failed: {said}");
+        Ok(said)
     }
 
     /// Waits until an object of that name is in neither cluster.

@@ -1,5 +1,8 @@
 //! Tries requests of several identities and notes which did not end as they should.
 
+pub(crate) mod pods;
+pub(crate) mod tenant;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
