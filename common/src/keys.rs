@@ -74,11 +74,17 @@ pub const DELETION_POLICY: &str = "tenancy.x-k8s.io/deletion-policy";
 /// does not take them.
 pub const NODE_PORTS: &str = "tenancy.x-k8s.io/NodePorts";
 
+/// Annotation of the Secret that a Pod mounts: hash of the trust bundles in it, if it has any, as 16 hexadecimal digits.
+pub const TRUST_BUNDLES: &str = "tenancy.x-k8s.io/trust-bundles";
+
 /// Prefix of hashed label keys: a tenant's label key with a domain that is not allow-listed becomes `<prefix><26-character hash>`.
 pub const HASHED_LABEL_PREFIX: &str = "t.tenancy.x-k8s.io/";
 
 /// Prefix of object names in super namespaces that are ours; a tenant's name that starts so is escaped.
 pub const RESERVED_NAME_PREFIX: &str = "vc.";
+
+/// Prefix of the names of the Secrets that Pods mount their tenant's tokens from.
+pub const TOKEN_SECRET_PREFIX: &str = "vc.token.";
 
 /// The ConfigMap that each controller-manager publishes in each namespace, with its own cluster's CA bundle.
 pub const ROOT_CA_CONFIG_MAP: &str = "kube-root-ca.crt";

@@ -225,7 +225,7 @@ impl TenantId {
     /// The name of the Secret with the tokens of one of the tenant's Pods.
     pub fn token_secret(&self, pod: Uid) -> Name<Super> {
         let hash = hash26(&["vc-token-v1", &self.uid.to_string(), &pod.to_string()]);
-        Name(format!("{}token.{hash}", keys::RESERVED_NAME_PREFIX).into(), PhantomData)
+        Name(format!("{}{hash}", keys::TOKEN_SECRET_PREFIX).into(), PhantomData)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use common::keys;
 use e2e::{
     bed::apply,
-    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod},
+    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass, scheduling::v1::PriorityClass};
@@ -94,6 +94,17 @@ async fn used(story: &Story) -> anyhow::Result<()> {
     };
     let golden = below("golden", json!({ "priorityClassName": "gold", "runtimeClassName": "sandbox" })).await?;
     anyhow::ensure!(golden == (Some("gold".into()), Some(1000), Some("sandbox".into())), "{golden:?}");
+    let classes: Api<RuntimeClass> = Api::all(tenant.client());
+    for (name, handler) in [("my-sandbox", "runsc"), ("my-host", "runc")] {
+        apply(&classes, name, &runtime(name, handler)).await?;
+    }
+    let by_handler = below("by-handler", json!({ "runtimeClassName": "my-sandbox" })).await?;
+    anyhow::ensure!(by_handler.2.as_deref() == Some("sandbox"), "{by_handler:?}");
+    let above = tenant.above::<Pod>("default").get("by-handler").await?.spec.and_then(|spec| spec.runtime_class_name);
+    anyhow::ensure!(above.as_deref() == Some("my-sandbox"), "in its own cluster it has {above:?}");
+    tenant.apply(&pod("unpublished", &json!({}), &json!({ "runtimeClassName": "my-host" }))).await?;
+    let unpublished = tenant.above::<Pod>("default").get("unpublished").await?;
+    tenant.warned("default", &uid_of(&unpublished), "spec.runtimeClassName").await?;
     let mine = below("mine", json!({ "priorityClassName": "mine" })).await?;
     anyhow::ensure!(mine == (None, Some(0), None), "{mine:?}");
     let above = tenant.above::<Pod>("default").get("mine").await?.spec.and_then(|spec| spec.priority);

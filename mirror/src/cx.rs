@@ -1,6 +1,6 @@
 //! Everything that a kind may read beside its own object: small records, taken out of passing events.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,6 +27,8 @@ pub struct Cx<'a> {
     pub pods: &'a dyn PodAddresses,
     /// What the administrator lets every tenant use.
     pub published: &'a dyn Published,
+    /// What the tenant's own `RuntimeClass`es stand for.
+    pub handlers: &'a dyn RuntimeHandlers,
 }
 
 #[cfg(test)]
@@ -43,6 +45,7 @@ impl<'a> Cx<'a> {
             super_nodes: nodes,
             pods: &NoPods,
             published: &NothingPublished,
+            handlers: &NoHandlers,
         }
     }
 }
@@ -85,12 +88,21 @@ impl PodAddresses for NoPods {
 pub trait Published: fmt::Debug + Sync {
     /// Whether this one is.
     fn is_published(&self, kind: &str, name: &str) -> bool;
+
+    /// The name of the first of a kind that has this text in this field.
+    fn published_with(&self, kind: &str, field: &str, text: &str) -> Option<String>;
 }
 
-/// By `Kind/name`.
+/// By `Kind/name`, and `Kind/name?field=text` for what can be found by a field.
 impl Published for BTreeSet<String> {
     fn is_published(&self, kind: &str, name: &str) -> bool {
         self.contains(&format!("{kind}/{name}"))
+    }
+
+    fn published_with(&self, kind: &str, field: &str, text: &str) -> Option<String> {
+        let name =
+            |entry: &String| entry.strip_prefix(kind)?.strip_prefix('/')?.strip_suffix(&format!("?{field}={text}")).map(str::to_owned);
+        self.iter().find_map(name)
     }
 }
 
@@ -101,6 +113,44 @@ pub struct NothingPublished;
 impl Published for NothingPublished {
     fn is_published(&self, _: &str, _: &str) -> bool {
         false
+    }
+
+    fn published_with(&self, _: &str, _: &str, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What a `RuntimeClass` of the tenant's own stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// It was not looked at, or too long ago: [`crate::kind::Downward::unread`].
+    Unread,
+    /// There is no such class.
+    Missing,
+    /// Its `handler`.
+    Named(String),
+}
+
+/// The handlers of the tenant's own `RuntimeClass`es.
+pub trait RuntimeHandlers: fmt::Debug + Sync {
+    /// That of the class of this name.
+    fn handler(&self, class: &str) -> Handler;
+}
+
+/// All of them.
+impl RuntimeHandlers for BTreeMap<String, String> {
+    fn handler(&self, class: &str) -> Handler {
+        self.get(class).map_or(Handler::Missing, |handler| Handler::Named(handler.clone()))
+    }
+}
+
+/// Where no decision depends on them.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHandlers;
+
+impl RuntimeHandlers for NoHandlers {
+    fn handler(&self, _: &str) -> Handler {
+        Handler::Missing
     }
 }
 

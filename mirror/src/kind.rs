@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::metadata;
+use crate::mounts::Mounts;
 use crate::object::{Content, Object};
 use crate::shape::Table;
 use crate::shown;
@@ -76,19 +77,6 @@ pub struct Reference {
     pub kind: &'static str,
     /// The name, in the tenant.
     pub name: String,
-}
-
-/// One ServiceAccount token that a Pod mounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenAsk {
-    /// The data key in the Pod's token Secret.
-    pub key: String,
-    /// The ServiceAccount, in the Pod's namespace of the tenant.
-    pub service_account: String,
-    /// The audience asked for; `None` means the API server's own.
-    pub audience: Option<String>,
-    /// The lifetime asked for, in seconds, within what an API server accepts (at least 600).
-    pub expiration_seconds: u32,
 }
 
 /// What is added to a super copy by a subresource.
@@ -181,6 +169,11 @@ pub trait Downward: Sync {
         false
     }
 
+    /// An object of the tenant's in no namespace that `down` depends on and that nobody has looked at lately: it is to be read before.
+    fn unread(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<Reference> {
+        None
+    }
+
     /// What of the tenant's object `down` has left out that the tenant should hear of; it holds nothing back.
     fn left_out(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<Hold> {
         None
@@ -249,9 +242,9 @@ pub trait Downward: Sync {
         Vec::new()
     }
 
-    /// The tokens that this object mounts.
-    fn tokens(&self, _tenant: &InTenant<Object>) -> Vec<TokenAsk> {
-        Vec::new()
+    /// What this object mounts that its tenant's API server gives.
+    fn mounts(&self, _tenant: &InTenant<Object>) -> Mounts {
+        Mounts::default()
     }
 
     /// The super name of a tenant's object.

@@ -9,6 +9,7 @@ pub mod hold;
 pub mod kind;
 pub mod kinds;
 pub mod metadata;
+pub mod mounts;
 pub mod object;
 pub mod plan;
 pub mod queue;

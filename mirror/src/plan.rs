@@ -15,7 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::cx::Cx;
 use crate::facts::{Built, Facts};
 use crate::hold::{Hold, Missing};
-use crate::kind::{Addition, Choice, Demand, Downward, Reference, TokenAsk};
+use crate::kind::{Addition, Choice, Demand, Downward, Reference};
+use crate::mounts::Mounts;
 use crate::object::{Content, Object};
 
 pub use choice::Declined;
@@ -159,12 +160,12 @@ pub enum Want {
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Create the super copy, with record; mount these tokens.
+    /// Create the super copy, with record.
     CreateSuper {
         /// What to create; the record and [`keys::BUILT`] are in it.
         content: Content,
-        /// The tokens that it mounts.
-        tokens: Vec<TokenAsk>,
+        /// What it mounts that its tenant's API server gives, to be asked for once it has a node.
+        mounts: Mounts,
     },
     /// Replace the super copy, at the version that was read.
     UpdateSuper {
@@ -375,7 +376,7 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
     }
     match asked {
         Err(hold) => Outcome::Hold(hold),
-        Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, body, facts, cx), tokens: kind.tokens(body) }),
+        Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, body, facts, cx), mounts: kind.mounts(body) }),
     }
 }
 

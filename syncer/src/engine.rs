@@ -23,12 +23,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{Copier, Recorder};
+use crate::handlers::Handlers;
 use crate::index::Slot;
 use crate::metrics::SyncMetrics;
 use crate::nodes::Nodes;
 use crate::remote::Remote;
 use crate::shown::{Showing, shown_kinds};
 use crate::tenant::{Attached, Tenant, Tenants};
+use crate::trust_bundles;
 use crate::work::Work;
 use crate::writer::{Fence, Writer};
 
@@ -142,6 +144,7 @@ pub(crate) struct Shared {
     pub(crate) showing: Arc<Showing>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copier: Arc<Copier>,
+    pub(crate) trust_bundles: trust_bundles::Reader,
     pub(crate) super_synced: DashSet<KindId>,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
     pub(crate) noted: Noted,
@@ -192,6 +195,7 @@ impl Engine {
             showing: parts.showing,
             recorder: parts.recorder,
             copier: parts.copier,
+            trust_bundles: trust_bundles::Reader::default(),
             super_synced: DashSet::new(),
             health: DashMap::new(),
             noted: Noted::default(),
@@ -258,6 +262,7 @@ impl Engine {
             breaker: Mutex::default(),
             alarm: Notify::new(),
             relist: Notify::new(),
+            handlers: Handlers::default(),
             denied: Mutex::default(),
             accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),

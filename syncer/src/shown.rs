@@ -74,6 +74,10 @@ impl mirror::cx::Published for Showing {
     fn is_published(&self, kind: &str, name: &str) -> bool {
         self.shelf.has(kind, name)
     }
+
+    fn published_with(&self, kind: &str, field: &str, text: &str) -> Option<String> {
+        self.shelf.with(kind, field, text)
+    }
 }
 
 impl fmt::Debug for Showing {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use common::{Namespace, Tenant as TenantSide, TenantId, Uid};
 use dashmap::DashMap;
-use mirror::cx::{Cx, NoPods, NothingPublished, Policy, Profile};
+use mirror::cx::{Cx, NoHandlers, NoPods, NothingPublished, Policy, Profile};
 use parking_lot::{Mutex, RwLock};
 use runtime::kubeconfig::Secret;
 use runtime::transport::Failure;
@@ -21,6 +21,7 @@ use crate::brake::Brake;
 use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Rate};
 use crate::denials::Denials;
+use crate::handlers::Handlers;
 use crate::index::Index;
 use crate::pod_addresses::PodAddresses;
 use crate::remote::{CallError, Remote};
@@ -112,6 +113,8 @@ pub struct Attached {
     pub alarm: Notify,
     /// Tells its informers to list anew.
     pub relist: Notify,
+    /// What its own `RuntimeClass`es stand for.
+    pub handlers: Handlers,
     /// What the super cluster refuses to the tenant's writer.
     pub denied: Mutex<Denials>,
     /// One super namespace is made at a time.
@@ -143,6 +146,7 @@ impl Attached {
             super_nodes: &*nodes,
             pods: &NoPods,
             published: &NothingPublished,
+            handlers: &NoHandlers,
         })
     }
 

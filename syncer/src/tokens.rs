@@ -1,5 +1,5 @@
 //! ServiceAccount tokens of the tenant for Pods that run in the super cluster: asked of the tenant's own API server, bound to the
-//! tenant's Pod, and mounted through a Secret that lives and dies with the super Pod.
+//! tenant's Pod, and mounted through a Secret that lives and dies with the super Pod. The trust bundles that the Pod mounts stand in it too.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Name, Namespace, Owner, Super, Uid, keys};
 use jiff::Timestamp;
 use mirror::facts::Seen;
-use mirror::kind::TokenAsk;
+use mirror::mounts::{BundleAsk, TokenAsk};
 use runtime::kubeconfig::Secret;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -35,6 +35,39 @@ pub struct Batch {
     expires: Timestamp,
 }
 
+/// Trust bundles in hand: what each file holds, or nothing where there is no such bundle.
+pub struct Anchors {
+    data: Vec<(String, Option<String>)>,
+    look: Duration,
+}
+
+impl Anchors {
+    /// Those that are asked for, with their contents in the same order; to be looked at again after `look`.
+    pub fn new(asks: &[BundleAsk], contents: Vec<Option<String>>, look: Duration) -> Result<Self, CallError> {
+        let data: Vec<_> = asks.iter().map(|ask| ask.key.clone()).zip(contents).collect();
+        let bytes: usize = data.iter().filter_map(|(_, content)| content.as_ref()).map(String::len).sum();
+        if bytes > MOST_ANCHOR_BYTES { Err(too_large("trust bundles")) } else { Ok(Self { data, look }) }
+    }
+
+    /// The hash of all; `None` if none is asked for.
+    pub fn hash(&self) -> Option<u64> {
+        (!self.data.is_empty()).then(|| mirror::plan::value_hash(&json!(self.data)))
+    }
+
+    fn next(&self) -> Option<(Instant, u64)> {
+        Some((Instant::now() + self.look, self.hash()?))
+    }
+
+    fn data(&self) -> impl Iterator<Item = (String, Value)> {
+        let encoded = |content: &Option<String>| content.as_ref().map_or(Value::Null, |content| STANDARD.encode(content).into());
+        self.data.iter().map(move |(key, content)| (key.clone(), encoded(content)))
+    }
+
+    fn annotation(&self) -> Option<(String, Value)> {
+        Some((keys::TRUST_BUNDLES.to_owned(), format!("{:016x}", self.hash()?).into()))
+    }
+}
+
 /// Asks the tenant's API server for each token, bound to the tenant's Pod.
 pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: &[TokenAsk]) -> Result<Batch, CallError> {
     let issued = Timestamp::now();
@@ -55,7 +88,7 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
         let Issued { token, expires } = read_token(&reply, "tenant")?;
         bytes = bytes.saturating_add(token.expose().len());
         if bytes > MOST_BYTES {
-            return Err(too_large());
+            return Err(too_large("tokens"));
         }
         batch.expires = batch.expires.min(expires);
         batch.data.push((ask.key.clone(), token));
@@ -63,8 +96,9 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
     Ok(batch)
 }
 
-/// What the tokens of one Pod may be together, in bytes: they must fit into one Secret (1 MiB) in base64.
-const MOST_BYTES: usize = 768 * 1024;
+/// What the tokens of one Pod may be together, and its trust bundles, in bytes: both must fit into one Secret (1 MiB).
+const MOST_BYTES: usize = 384 * 1024;
+const MOST_ANCHOR_BYTES: usize = 600 * 1024;
 
 /// The reason of a token that there is no account for.
 pub const REFUSED: &str = "TokenRefused";
@@ -78,12 +112,12 @@ fn refused(error: CallError, ask: &TokenAsk) -> CallError {
     CallError::Status { side: "tenant", code: 404, reason: REFUSED.into(), message, retry_after: None }
 }
 
-fn too_large() -> CallError {
+fn too_large(what: &str) -> CallError {
     CallError::Status {
         side: "tenant",
         code: 413,
         reason: "TokensTooLarge".into(),
-        message: "the tokens that this Pod mounts are too large for one Secret; mount fewer".into(),
+        message: format!("the {what} that this Pod mounts are too large for one Secret; mount fewer"),
         retry_after: None,
     }
 }
@@ -109,18 +143,19 @@ pub async fn store(
     attached: &Attached,
     place: &Place<'_>,
     batch: &Batch,
+    anchors: &Anchors,
     share: f64,
 ) -> Result<Tokens, CallError> {
     fence.check()?;
     let collection = format!("/api/v1/namespaces/{}/secrets", place.namespace);
     let path = format!("{collection}/{}", place.name);
-    let body = body(attached, place, batch).to_string().into_bytes();
+    let body = body(attached, place, batch, anchors).to_string().into_bytes();
     let reply = match sup.create(&collection, body.clone(), Some(writer)).await {
         Err(error) if error.is_already_exists() => {
             let current = sup.get(&path, Some(writer)).await?;
             let uid = seen_uid(&current)?;
             if belongs_to(&current, place.pod.1) {
-                return renew(sup, fence, writer, place, uid, batch, share).await;
+                return renew(sup, fence, writer, place, uid, batch, anchors, share).await;
             }
             fence.check()?;
             sup.delete(&path, uid, None, Some(writer)).await?;
@@ -129,31 +164,49 @@ pub async fn store(
         }
         other => other?,
     };
-    Ok(good(seen_uid(&reply)?, place.pod.1, batch, share))
+    Ok(good(seen_uid(&reply)?, place.pod.1, batch, anchors, share))
 }
 
-/// Replaces the tokens in a Secret that is there.
-pub async fn renew(
+/// Replaces the tokens in a Secret that is there, and its trust bundles.
+#[expect(clippy::too_many_arguments, reason = "two that are written, where, and by whom")]
+async fn renew(
     sup: &Remote<Super>,
     fence: &Fence,
     writer: &Secret,
     place: &Place<'_>,
     secret: Uid,
     batch: &Batch,
+    anchors: &Anchors,
     share: f64,
 ) -> Result<Tokens, CallError> {
     fence.check()?;
     let path = format!("/api/v1/namespaces/{}/secrets/{}", place.namespace, place.name);
-    let change = json!({
-        "metadata": {"uid": secret.to_string(), "annotations": times(batch)},
-        "data": data(batch),
-    });
+    let annotations: Map<_, _> = times(batch).into_iter().chain(anchors.annotation()).collect();
+    let data: Map<_, _> = data(batch).chain(anchors.data()).collect();
+    let change = json!({"metadata": {"uid": secret.to_string(), "annotations": annotations}, "data": data});
     let reply = sup.patch(&path, Patch::Merge, &change, Some(writer)).await?;
-    Ok(good(seen_uid(&reply)?, place.pod.1, batch, share))
+    Ok(good(seen_uid(&reply)?, place.pod.1, batch, anchors, share))
 }
 
-fn body(attached: &Attached, place: &Place<'_>, batch: &Batch) -> Value {
-    let mut annotations = times(batch);
+/// Replaces the trust bundles in a Secret that is there, if they are others than those in it.
+pub async fn follow(
+    sup: &Remote<Super>,
+    fence: &Fence,
+    writer: &Secret,
+    place: &Place<'_>,
+    secret: Uid,
+    anchors: &Anchors,
+) -> Result<(), CallError> {
+    fence.check()?;
+    let path = format!("/api/v1/namespaces/{}/secrets/{}", place.namespace, place.name);
+    let annotations: Map<_, _> = anchors.annotation().into_iter().collect();
+    let data: Map<_, _> = anchors.data().collect();
+    let change = json!({"metadata": {"uid": secret.to_string(), "annotations": annotations}, "data": data});
+    sup.patch(&path, Patch::Merge, &change, Some(writer)).await.map(drop)
+}
+
+fn body(attached: &Attached, place: &Place<'_>, batch: &Batch, anchors: &Anchors) -> Value {
+    let mut annotations: Map<_, _> = times(batch).into_iter().chain(anchors.annotation()).collect();
     annotations.insert(keys::OWNER.to_owned(), place.owner.annotation().into());
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
@@ -163,7 +216,7 @@ fn body(attached: &Attached, place: &Place<'_>, batch: &Batch) -> Value {
             "annotations": annotations,
             "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": place.pod.0, "uid": place.pod.1.to_string()}],
         },
-        "data": data(batch),
+        "data": data(batch).chain(anchors.data().filter(|(_, content)| !content.is_null())).collect::<Map<_, _>>(),
     })
 }
 
@@ -174,8 +227,8 @@ fn times(batch: &Batch) -> Map<String, Value> {
     times
 }
 
-fn data(batch: &Batch) -> Map<String, Value> {
-    batch.data.iter().map(|(key, token)| (key.clone(), STANDARD.encode(token.expose()).into())).collect()
+fn data(batch: &Batch) -> impl Iterator<Item = (String, Value)> {
+    batch.data.iter().map(|(key, token)| (key.clone(), STANDARD.encode(token.expose()).into()))
 }
 
 fn seen_uid(bytes: &[u8]) -> Result<Uid, CallError> {
@@ -189,8 +242,8 @@ fn belongs_to(bytes: &[u8], pod: Uid) -> bool {
         .unwrap_or(false)
 }
 
-fn good(secret: Uid, pod: Uid, batch: &Batch, share: f64) -> Tokens {
-    Tokens::Good { renew: renewal(batch.issued, batch.expires, share), secret, pod }
+fn good(secret: Uid, pod: Uid, batch: &Batch, anchors: &Anchors, share: f64) -> Tokens {
+    Tokens::Good { renew: renewal(batch.issued, batch.expires, share), look: anchors.next(), secret, pod }
 }
 
 /// The shortest and the longest life that a token is believed to have, in seconds: no API server grants less; none needs more.
@@ -206,14 +259,19 @@ pub fn renewal(issued: Timestamp, expires: Timestamp, share: f64) -> Instant {
     Instant::now() + Duration::from_secs_f64((life * share - age).max(1.0))
 }
 
-/// Reads what a token Secret says of itself, from its metadata: the super Pod's UID, and when to renew.
-pub fn read(bytes: &[u8], share: f64) -> Option<Tokens> {
+/// Reads what a token Secret says of itself, from its metadata: the super Pod's UID, when to renew, and which trust bundles are in it, which are looked
+/// at again after `look`.
+pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Tokens> {
     let secret: Value = serde_json::from_slice(bytes).ok()?;
     let text = |pointer: &str| secret.pointer(pointer).and_then(Value::as_str);
     let annotations = secret.pointer("/metadata/annotations")?;
     let time = |key: &str| annotations.get(key).and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok());
     Some(Tokens::Good {
         renew: renewal(time(keys::TOKEN_ISSUED)?, time(keys::TOKEN_EXPIRES)?, share),
+        look: annotations.get(keys::TRUST_BUNDLES).and_then(Value::as_str).map(|text| {
+            // A hash that is none is no Secret's: the bundles are written anew.
+            (Instant::now() + look, u64::from_str_radix(text, 16).unwrap_or_default())
+        }),
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
     })

@@ -1,7 +1,7 @@
 //! Event: what the super cluster says about a copy of a tenant's object is told to the tenant, about its own object and in its own names.
 
 use common::name::hash26;
-use common::{InSuper, InTenant, Uid};
+use common::{InSuper, InTenant, Uid, keys};
 use serde_json::{Map, Value, json};
 
 use crate::cx::Cx;
@@ -41,6 +41,11 @@ impl Upward for Event {
             |key: &str| sup.at("/involvedObject").and_then(|object| object.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (kind, namespace, name) = (text("kind"), text("namespace"), text("name"));
         if text("apiVersion") != "v1" || !ABOUT.contains(&kind.as_str()) || namespace.is_empty() || name.is_empty() {
+            return Audience::Nobody;
+        }
+        // A kubelet may be quicker than a Secret that is made once the Pod has a node, and soon tries again; the tenant has no such Secret. Why there is
+        // none for long, the syncer says itself.
+        if sup.text("/message").is_some_and(|message| message.contains(keys::TOKEN_SECRET_PREFIX)) {
             return Audience::Nobody;
         }
         Audience::OwnerOf { kind, namespace, name, uid: text("uid") }

@@ -10,12 +10,12 @@ mod amend;
 mod dns;
 mod env;
 mod ephemeral;
+mod mounts;
 mod names;
 mod node;
 mod policy;
 mod resize;
 mod status;
-mod tokens;
 pub mod verdicts;
 mod volumes;
 
@@ -27,8 +27,9 @@ use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{Addition, Downward, Reference, Report, Resource, TokenAsk};
+use crate::kind::{Addition, Downward, Reference, Report, Resource};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
+use crate::mounts::Mounts;
 use crate::object::{Content, Object, items};
 use crate::shape::{Table, carry_spec};
 use crate::size;
@@ -74,13 +75,17 @@ impl Downward for Pod {
         affinity::apply(&mut spec, &own, cx)?;
         dns::apply(&mut spec, &own, cx)?;
         env::apply(&mut spec, &own, Some(&mut annotations), cx);
-        tokens::apply(&mut spec, own.uid, cx);
+        mounts::apply(&mut spec, own.uid, cx);
         volumes::apply(&mut spec, &own, &mut annotations);
         spec.insert("automountServiceAccountToken".to_owned(), Value::Bool(false));
         policy::cap_size(&spec, &annotations)?;
 
         let body = Map::from_iter([("spec".to_owned(), Value::Object(spec))]);
         size::cap(Content { labels, annotations, body, ..Content::default() }, policy::MAX_POD_BYTES).map(InSuper)
+    }
+
+    fn unread(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Option<Reference> {
+        policy::unread(tenant, cx)
     }
 
     fn amend(&self, asked: InSuper<Content>, current: &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {
@@ -119,8 +124,8 @@ impl Downward for Pod {
         tenant.body.get("spec").map(names::references).unwrap_or_default()
     }
 
-    fn tokens(&self, tenant: &InTenant<Object>) -> Vec<TokenAsk> {
-        tenant.body.get("spec").map(tokens::asks).unwrap_or_default()
+    fn mounts(&self, tenant: &InTenant<Object>) -> Mounts {
+        tenant.body.get("spec").map(mounts::of).unwrap_or_default()
     }
 
     fn graceful(&self) -> bool {

@@ -29,7 +29,8 @@ impl Upward for RuntimeClass {
     }
 
     fn shows(&self) -> &'static str {
-        "Every tenant gets those that are published: handler and overhead. Its Pods may name them, unless the syncer runs with `--runtime-class`."
+        "Every tenant gets those that are published: handler and overhead. Its Pods may name them, or classes of its own that have the handler of one of \
+         them, unless the syncer runs with `--runtime-class`."
     }
 
     fn mark(&self) -> Option<&'static str> {

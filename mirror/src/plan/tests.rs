@@ -126,8 +126,8 @@ const NONE: SuperSide = SuperSide::Absent(Evidence::Seen);
 #[test]
 fn a_live_object_without_a_super_copy_is_created_with_its_record() {
     let steps = steps(decide(&Graceful, live(), NONE));
-    let [Step::CreateSuper { content, tokens }] = steps.as_slice() else { panic!("{steps:?}") };
-    assert!(tokens.is_empty());
+    let [Step::CreateSuper { content, mounts }] = steps.as_slice() else { panic!("{steps:?}") };
+    assert!(mounts.is_empty());
     assert_eq!(content.labels.get(keys::TENANT).map(String::as_str), Some(id().as_str()));
     assert_eq!(content.annotations.get(keys::OWNER), Some(&owner(POD).annotation()));
     assert!(content.annotations.contains_key(keys::BUILT));

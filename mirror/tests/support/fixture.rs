@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `handlers`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -14,7 +14,7 @@
     reason = "helpers of tests are tests"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use common::{InSuper, InTenant, Name, Namespace, Owner, Super, Tenant, TenantId, Uid};
@@ -45,10 +45,15 @@ pub(crate) fn outcome(kind: &dyn Downward, text: &str) -> Value {
     let parsed = InTenant(object(&tenant));
     let references = kind.references(&parsed).into_iter().map(|r| json!(format!("{}/{}", r.kind, r.name))).collect();
     add(&mut out, "references", Value::Array(references));
-    let tokens = kind.tokens(&parsed).into_iter();
-    let tokens =
-        tokens.map(|t| json!({"key": t.key, "account": t.service_account, "audience": t.audience, "seconds": t.expiration_seconds}));
+    let mounts = kind.mounts(&parsed);
+    let tokens = mounts
+        .tokens
+        .into_iter()
+        .map(|t| json!({"key": t.key, "account": t.service_account, "audience": t.audience, "seconds": t.expiration_seconds}));
     add(&mut out, "tokens", Value::Array(tokens.collect()));
+    let bundles = mounts.bundles.into_iter();
+    let bundles = bundles.map(|b| json!({"key": b.key, "field": b.field, "of": format!("{:?}", b.of), "optional": b.optional}));
+    add(&mut out, "bundles", Value::Array(bundles.collect()));
     if fixture.get("super").is_some() || fixture.get("later").is_some() {
         pair(kind, &fixture, &tenant, asked, &cx, &mut out);
     }
@@ -223,6 +228,7 @@ pub(crate) struct Surroundings {
     super_nodes: BTreeSet<String>,
     pods: BTreeSet<IpAddr>,
     published: BTreeSet<String>,
+    handlers: BTreeMap<String, String>,
 }
 
 fn network(cidr: &str) -> (IpAddr, u8) {
@@ -261,7 +267,9 @@ impl Surroundings {
         let super_nodes = texts("superNodes");
         let pods = texts("pods").iter().map(|address| address.parse().unwrap()).collect();
         let published = texts("published");
-        Self { tenant, policy, profile, namespace, nodes, super_nodes, pods, published }
+        let handlers = given["handlers"].as_object().into_iter().flatten();
+        let handlers = handlers.map(|(class, handler)| (class.clone(), handler.as_str().unwrap().to_owned())).collect();
+        Self { tenant, policy, profile, namespace, nodes, super_nodes, pods, published, handlers }
     }
 
     pub(crate) fn cx(&self) -> Cx<'_> {
@@ -275,6 +283,7 @@ impl Surroundings {
             super_nodes: &self.super_nodes,
             pods: &self.pods,
             published: &self.published,
+            handlers: &self.handlers,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Namespace, Uid};
+use common::{Namespace, Uid, keys};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use mirror::facts::Seen;
@@ -244,13 +244,13 @@ impl Engine {
         if seen.tenant_label.as_deref() != Some(&*tenant.lane) {
             return;
         }
-        if seen.name.starts_with("vc.token.") {
+        if seen.name.starts_with(keys::TOKEN_SECRET_PREFIX) {
             known.remove(&seen.facts.uid);
             let pod = KindId::named("Pod").map(|kind| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() });
-            if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share)) {
+            if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)) {
                 tenant.index.lock().entry(&key).tokens = tokens;
-                if let Tokens::Good { renew, .. } = tokens {
-                    self.0.work.push_after(&tenant.lane, key, renew.saturating_duration_since(Instant::now()));
+                if let Some(next) = tokens.next() {
+                    self.0.work.push_after(&tenant.lane, key, next.saturating_duration_since(Instant::now()));
                 }
             }
             return;

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::patrol::has_patrolled;
 use crate::index::{Body, Key, Slot, Tokens};
+use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
 use crate::work::Lane;
 
@@ -214,6 +215,10 @@ impl Job<'_> {
         for _ in 0..ROUNDS {
             let (pair, tokens) = self.pair();
             let profile = self.attached.profile();
+            match self.read_before(&pair, &profile).await {
+                Ok(()) => {}
+                Err(error) => return self.failed(&error, false).await,
+            }
             let planned = self.plan(&pair, &profile);
             if let Some(references) = planned.references {
                 let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
@@ -268,6 +273,14 @@ impl Job<'_> {
         End::Retry(Duration::ZERO)
     }
 
+    /// Reads what the decision depends on beside the pair, if that is not known.
+    async fn read_before(&self, pair: &Pair, profile: &Profile) -> Result<(), CallError> {
+        let TenantSide::Here(Copy { body: Some(body), .. }) = &pair.tenant else { return Ok(()) };
+        let nodes = self.attached.nodes();
+        let Some(reference) = self.kind.unread(body, &self.cx(profile, &nodes)) else { return Ok(()) };
+        self.attached.handlers.read(&self.attached.remote, &reference.name).await
+    }
+
     fn plan(&self, pair: &Pair, profile: &Profile) -> mirror::plan::Plan {
         let nodes = self.attached.nodes();
         plan(self.kind, pair, &self.cx(profile, &nodes))
@@ -284,6 +297,7 @@ impl Job<'_> {
             super_nodes: &*self.engine.0.nodes,
             pods: &self.tenant.pods,
             published: &*self.engine.0.showing,
+            handlers: &self.attached.handlers,
         }
     }
 
@@ -409,11 +423,7 @@ fn mark_after(planned: &Facts, written: Option<&Facts>) -> Mark {
 }
 
 fn end_for(tokens: Tokens) -> End {
-    match tokens {
-        Tokens::Good { renew, .. } => End::At(renew),
-        Tokens::Missing => End::Retry(Duration::ZERO),
-        Tokens::None => End::Rest,
-    }
+    tokens.next().map_or(End::Rest, End::At)
 }
 
 fn outcome_name(outcome: &Outcome) -> &'static str {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::{Owner, Uid};
 use mirror::facts::Facts;
 use mirror::kind::Reference;
+use mirror::mounts::Mounts;
 use mirror::plan::{Declined, Evidence, Mark, Settled};
 use tokio::time::Instant;
 
@@ -43,17 +44,29 @@ pub enum Tokens {
     /// It mounts none, or nothing is known yet.
     #[default]
     None,
-    /// The Pod was made and its Secret must be.
+    /// The Pod was made, and its Secret must be once it has a node: tokens say which.
     Missing,
     /// The Secret is there.
     Good {
-        /// When to renew.
+        /// When to renew the tokens.
         renew: Instant,
+        /// When to look at the tenant's trust bundles again, and the hash of those in the Secret; if there are any to look for.
+        look: Option<(Instant, u64)>,
         /// The UID of the Secret.
         secret: Uid,
         /// The UID of the super Pod that it belongs to.
         pod: Uid,
     },
+}
+
+impl Tokens {
+    /// When something is to be done about a Secret that is there.
+    pub fn next(self) -> Option<Instant> {
+        match self {
+            Self::None | Self::Missing => None,
+            Self::Good { renew, look, .. } => Some(look.map_or(renew, |(look, _)| look.min(renew))),
+        }
+    }
 }
 
 /// What is known of one pair.
@@ -77,6 +90,8 @@ pub struct Entry {
     pub moved: Option<Instant>,
     /// The tokens, for Pods.
     pub tokens: Tokens,
+    /// What the Pod mounts, while it is to be asked for or looked at again.
+    pub mounts: Option<Arc<Mounts>>,
     /// The references that this object holds.
     pub references: Vec<Reference>,
     /// The last write, for the loop guard.
@@ -100,10 +115,15 @@ impl Entry {
         let agrees = |settled: Settled| settled.tenant == mark(facts_of(&self.tenant)) && settled.sup == mark(facts_of(&self.sup));
         let is_due = match self.tokens {
             Tokens::None => false,
-            Tokens::Missing => true,
-            Tokens::Good { renew, .. } => renew <= now,
+            Tokens::Missing => self.has_node(),
+            Tokens::Good { .. } => self.tokens.next().is_some_and(|next| next <= now),
         };
         !is_due && self.settled.is_some_and(agrees)
+    }
+
+    /// Whether the tenant's copy has a node.
+    pub fn has_node(&self) -> bool {
+        facts_of(&self.tenant).is_some_and(|facts| facts.node.is_some())
     }
 
     /// What the tenant's API server did not take lately, and is not asked again for now.
@@ -170,6 +190,7 @@ impl Default for Entry {
             told: None,
             moved: None,
             tokens: Tokens::None,
+            mounts: None,
             references: Vec::new(),
             repeat: None,
             declined: None,

@@ -6,6 +6,7 @@ use common::InSuper;
 use mirror::kind::{Audience, KindId, Upward};
 use mirror::object::Object;
 use parking_lot::RwLock;
+use serde_json::Value;
 
 /// Objects of the super cluster that tenants get: every one of them, or the owner of an object in a certain super namespace.
 #[derive(Default)]
@@ -73,6 +74,14 @@ impl Shelf {
     pub(super) fn has(&self, kind: &str, name: &str) -> bool {
         let id = KindId::named(kind);
         id.and_then(|id| self.0.read().kinds.get(&id).map(|row| row.objects.contains_key(name))).unwrap_or(false)
+    }
+
+    /// The name of the first of a kind that has this text in this field.
+    pub(super) fn with(&self, kind: &str, field: &str, text: &str) -> Option<String> {
+        let state = self.0.read();
+        let objects = &state.kinds.get(&KindId::named(kind)?)?.objects;
+        let says = |shown: &Shown| shown.object.body.get(field).and_then(Value::as_str) == Some(text);
+        objects.iter().find(|(_, shown)| says(shown)).map(|(name, _)| name.clone())
     }
 
     /// Tenants are to be looked at anew, all of them.
@@ -196,6 +205,7 @@ mod tests {
         assert!(!shelf.list_ends(kind) && shelf.has("PriorityClass", "gold"), "what could not be read may be what is missing");
         let edition = shelf.edition();
         assert!(shelf.seen(kind, row, class("gold", "2", "true")) && shelf.edition() > edition);
+        assert_eq!([shelf.with("PriorityClass", "handler", "runc"), shelf.with("RuntimeClass", "handler", "runc")], [None, None]);
         assert!(shelf.seen(kind, row, class("gold", "3", "no")), "it is published no longer");
         assert!(shelf.of(kind).unwrap().is_empty());
         assert!(!shelf.remove(kind, "gold"));

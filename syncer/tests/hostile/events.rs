@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
 use runtime::transport::Limits;
 use syncer::events::{About, Receipt, Recorder, Severity};
+use syncer::handlers::Handlers;
 use syncer::metrics::SyncMetrics;
 use syncer::tenant::Attached;
 use syncer::writer::Fence;
@@ -42,6 +43,7 @@ fn attached(server: &Server) -> Arc<Attached> {
         breaker: Mutex::default(),
         alarm: Notify::new(),
         relist: Notify::new(),
+        handlers: Handlers::default(),
         denied: Mutex::default(),
         making_namespace: tokio::sync::Mutex::new(()),
     })

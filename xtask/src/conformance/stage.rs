@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use common::keys;
 use e2e::{
     agents::AgentOptions,
-    bed::{BedOptions, SUPER_SERVICES},
+    bed::{BedOptions, SUPER_SERVICES, apply},
     dns, errand,
     images::{COREDNS, conformance},
     programs::{ConformancePrograms, KUBERNETES, NodePrograms, Programs},
@@ -19,7 +20,7 @@ use e2e::{
     wait::{Seen, eventually},
 };
 use indicatif::MultiProgress;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::{core::v1::Node, node::v1::RuntimeClass};
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 
@@ -28,6 +29,9 @@ use crate::program::{self, Build};
 
 /// As many as the tests ask for: some place a Pod on each of two.
 const NODES: u8 = 2;
+
+/// The handler that the tests take to be configured on all nodes (`PreconfiguredRuntimeClassHandler`).
+const TESTED_HANDLER: &str = "test-handler";
 
 /// Everything that runs; ended when dropped.
 pub(super) struct Stage {
@@ -74,6 +78,12 @@ impl Stage {
         })
         .await?;
         let (sup, tenant) = (&self.story.bed.sup, self.story.bed.tenant(0)?);
+        // Tests make classes of their own for this handler, which an administrator has to publish.
+        let class = json!({
+            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": TESTED_HANDLER,
+            "metadata": { "name": TESTED_HANDLER, "labels": { keys::PUBLIC: "true" } },
+        });
+        apply(&Api::<RuntimeClass>::all(sup.client()), TESTED_HANDLER, &class).await?;
         for plane in [sup, tenant] {
             let installed = dns::install_spread(&plane.client(), plane.service_cidr(), i32::from(NODES)).await;
             installed.with_context(|| format!("no name server in {}", plane.name()))?;
@@ -111,7 +121,7 @@ impl Stage {
             Side::Native => format!("{version}, all controllers and a scheduler, {NODES} nodes of containerd and runc, CoreDNS"),
             Side::Tenant => format!(
                 "{version}, the controllers that care for no Nodes, vc-syncer and vn-agent with their default flags and policy, all nodes mirrored \
-                 as vNodes without taints, CoreDNS of its own"
+                 as vNodes without taints, a RuntimeClass for the tests' handler published, CoreDNS of its own"
             ),
         }
     }

@@ -8,8 +8,9 @@ use common::InTenant;
 use serde_json::Value;
 
 use super::{Fields, containers_mut, object, objects, text};
-use crate::cx::Cx;
+use crate::cx::{Cx, Handler};
 use crate::hold::Hold;
+use crate::kind::Reference;
 use crate::object::Object;
 use crate::size::printed_bytes;
 
@@ -84,6 +85,9 @@ pub(super) fn containers(spec: &mut Fields, cx: &Cx<'_>) -> Result<(), Hold> {
     Ok(())
 }
 
+const RUNTIME_CLASS: &str = "RuntimeClass";
+
+/// The administrator's; or a published one, by its name, or by the handler of the tenant's own class of the name.
 fn runtime_class(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<(), Hold> {
     spec.remove("runtimeClassName");
     match (&cx.policy.runtime_class, tenant.text("/spec/runtimeClassName")) {
@@ -92,16 +96,31 @@ fn runtime_class(spec: &mut Fields, tenant: &InTenant<Object>, cx: &Cx<'_>) -> R
             Ok(())
         }
         (None, None) => Ok(()),
-        (None, Some(asked)) if cx.published.is_published("RuntimeClass", asked) => {
+        (None, Some(asked)) if cx.published.is_published(RUNTIME_CLASS, asked) => {
             spec.insert("runtimeClassName".to_owned(), Value::String(asked.to_owned()));
             Ok(())
         }
-        (None, Some(_)) => Err(Hold::refuse(
-            "NotSupported",
-            "spec.runtimeClassName",
-            "no RuntimeClass of this name is published; remove the field, or ask the administrator of the super cluster",
-        )),
+        (None, Some(asked)) => {
+            let class = match cx.handlers.handler(asked) {
+                Handler::Named(handler) => cx.published.published_with(RUNTIME_CLASS, "handler", &handler),
+                Handler::Missing | Handler::Unread => None,
+            };
+            let class = class.ok_or_else(|| {
+                let message = "no RuntimeClass of this name is published, and none with the handler that your own class of the name has; remove the \
+                               field, or ask the administrator of the super cluster";
+                Hold::refuse("NotSupported", "spec.runtimeClassName", message)
+            })?;
+            spec.insert("runtimeClassName".to_owned(), Value::String(class));
+            Ok(())
+        }
     }
+}
+
+/// The class of the tenant's own that a Pod names, if what it stands for decides.
+pub(super) fn unread(tenant: &InTenant<Object>, cx: &Cx<'_>) -> Option<Reference> {
+    let decides = |class: &&str| !cx.published.is_published(RUNTIME_CLASS, class) && cx.handlers.handler(class) == Handler::Unread;
+    let class = tenant.text("/spec/runtimeClassName").filter(|_| cx.policy.runtime_class.is_none()).filter(decides)?;
+    Some(Reference { kind: RUNTIME_CLASS, name: class.to_owned() })
 }
 
 /// Among tenants only those classes count that all of them have. Without one the Pod has the priority that the super cluster gives to all.

@@ -30,6 +30,7 @@ fn with_cx<T>(policy: &Policy, ask: impl FnOnce(&Cx<'_>) -> T) -> T {
         super_nodes: &BTreeSet::new(),
         pods: &NoPods,
         published: &crate::cx::NothingPublished,
+        handlers: &crate::cx::NoHandlers,
     })
 }
 
@@ -100,7 +101,7 @@ fn garbage_is_held_and_never_panics() {
             pod["spec"][key] = value.clone();
             let _ = down(&pod, &Policy::default());
             let object = InTenant(Object::parse(&serde_json::to_vec(&pod).unwrap()).unwrap());
-            let (_, _) = (Pod.references(&object), Pod.tokens(&object));
+            let (_, _) = (Pod.references(&object), Pod.mounts(&object));
         }
     }
     for spec in garbage {

@@ -36,7 +36,10 @@ pub const SPEC: &Table = &[
     ("resourceClaims", Refuse("dynamic resource claims are not supported yet; use resources.limits")),
     ("resources", Object(RESOURCES)),
     ("restartPolicy", Copy),
-    ("runtimeClassName", Rewrite("the administrator's, or one that is published, else refused")),
+    (
+        "runtimeClassName",
+        Rewrite("the administrator's, or one that is published: by its name, or by the handler of the tenant's own; else refused"),
+    ),
     ("schedulerName", Force("the super cluster's scheduler")),
     ("schedulingGates", Refuse("the Pod is created in the super cluster once its scheduling gates are removed")),
     ("schedulingGroup", Refuse("gang scheduling is not supported; remove the field")),
@@ -387,7 +390,7 @@ const DOWNWARD_FILE: &Table =
 const NAMED_ITEMS: &Table = &[("items", List(KEY_TO_PATH)), ("name", Rewrite("the name in the super namespace")), ("optional", Copy)];
 
 const PROJECTION: &Table = &[
-    ("clusterTrustBundle", Refuse("trust bundles of the super cluster are not the tenant's; use a ConfigMap")),
+    ("clusterTrustBundle", Rewrite("the tenant's bundles, from a Secret")),
     ("configMap", Object(NAMED_ITEMS)),
     ("downwardAPI", Object(&[("items", List(DOWNWARD_FILE))])),
     ("podCertificate", Refuse("certificates of the super cluster are not the tenant's; use a Secret")),
@@ -397,12 +400,13 @@ const PROJECTION: &Table = &[
 
 /// Rewritten as a whole by the kind: a token source becomes a Secret's, a selector of namespaces is `{}` or refused.
 #[cfg(test)]
-pub(crate) const OPAQUE: [&str; 6] = [
+pub(crate) const OPAQUE: [&str; 7] = [
     "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
     "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
     "volumes[].ephemeral",
+    "volumes[].projected.sources[].clusterTrustBundle",
     "volumes[].projected.sources[].serviceAccountToken",
 ];
 

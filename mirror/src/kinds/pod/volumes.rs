@@ -1,7 +1,7 @@
 //! Downward API files: a Pod reads its tenant's namespace, UID, labels and annotations, from annotations that we put on the super Pod. And
 //! volumes that live as long as their Pod.
 //!
-//! Names of Secrets, `ConfigMap`s and claims are [`super::names`]'s, tokens [`super::tokens`]'s.
+//! Names of Secrets, `ConfigMap`s and claims are [`super::names`]'s, tokens and trust bundles [`super::mounts`]'s.
 
 use std::collections::BTreeMap;
 

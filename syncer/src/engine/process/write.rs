@@ -5,17 +5,17 @@ use mirror::Facts;
 use mirror::facts::Seen;
 use mirror::hold::Hold;
 use mirror::kind::Observe;
+use mirror::mounts::Mounts;
 use mirror::plan::{Evidence, Mark, Pair, Step, SuperSide, TenantSide};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{ADDRESS, End, Job, Shown};
 use crate::engine::intake::learn_address;
-use crate::index::{Slot, Tokens};
+use crate::index::Slot;
 use crate::remote::{CallError, Patch};
 use crate::repeat::Repeat;
 use crate::tenant::WRITES;
-use crate::tokens;
 use crate::writer::is_out_of_range;
 
 impl Job<'_> {
@@ -124,7 +124,7 @@ impl Job<'_> {
         }
         let tenant = &self.attached.remote;
         match step {
-            Step::CreateSuper { content, tokens: asks } => return self.create(content, asks, shown).await,
+            Step::CreateSuper { content, mounts } => return self.create(content, mounts, shown).await,
             Step::UpdateSuper { content, uid, version } => {
                 self.tenant.services.lock().ask(self.key, &content)?;
                 let bearer = self.bearer().await?;
@@ -188,19 +188,12 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Creates the super copy in its namespace; for a Pod with tokens: tokens first, then the Pod, then at once their Secret.
-    pub(super) async fn create(
-        &self,
-        content: mirror::Content,
-        asks: Vec<mirror::kind::TokenAsk>,
-        shown: &mut Shown,
-    ) -> Result<bool, CallError> {
+    /// Creates the super copy in its namespace. What a Pod mounts of its tenant is asked for once it has a node, which its tokens name.
+    pub(super) async fn create(&self, content: mirror::Content, mounts: Mounts, shown: &mut Shown) -> Result<bool, CallError> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
         self.addresses_known()?;
         self.tenant.services.lock().ask(self.key, &content)?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
-        let batch =
-            if asks.is_empty() { None } else { Some(tokens::request(self.attached, self.engine.fence(), &self.pod_of()?, &asks).await?) };
         let bearer = self.engine.0.writer.token(self.attached).await?;
         let resource = self.kind.resource();
         self.engine.fence().check()?;
@@ -216,10 +209,8 @@ impl Job<'_> {
         };
         learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
-        if let Some(batch) = batch {
-            self.note_tokens(Tokens::Missing);
-            let stored = self.store_tokens(&reply, &bearer, &batch).await?;
-            self.note_tokens(stored);
+        if !mounts.is_empty() {
+            self.await_node(mounts.into());
         }
         Ok(true)
     }

@@ -1,0 +1,143 @@
+//! `ServiceAccount` tokens and trust bundles: the tenant's, through a Secret that lives and dies with the super Pod; never the super cluster's.
+
+use common::Uid;
+use serde_json::{Map, Value, json};
+
+use super::{Fields, object, object_mut, objects, objects_mut, service_account, text};
+use crate::cx::Cx;
+use crate::mounts::{BundleAsk, Bundles, Mounts, TokenAsk};
+
+/// The shortest life of a token that an API server grants, in seconds, and the one that a projection without a wish has.
+const MIN_SECONDS: u64 = 600;
+const DEFAULT_SECONDS: u64 = 3600;
+
+/// What admission puts into every Pod. An API server turns this very number into a token of a year (`--service-account-extend-token-expiration`),
+/// so the plain hour is asked for.
+const ADMISSION_SECONDS: u64 = 3607;
+
+const TOKEN: &str = "serviceAccountToken";
+const BUNDLE: &str = "clusterTrustBundle";
+
+/// What a spec mounts, in the order of its volumes.
+pub(super) fn of(spec: &Value) -> Mounts {
+    let Some(fields) = spec.as_object() else {
+        return Mounts::default();
+    };
+    let account = service_account(Some(spec));
+    let mut mounts = Mounts::default();
+    for (v, volume) in objects(fields, "volumes").enumerate() {
+        for (s, source) in object(volume, "projected").into_iter().flat_map(|volume| objects(volume, "sources")).enumerate() {
+            if let Some(token) = object(source, TOKEN) {
+                mounts.tokens.push(token_ask(token, mounts.tokens.len(), account));
+            }
+            if let Some(bundle) = object(source, BUNDLE) {
+                let field = format!("spec.volumes[{v}].projected.sources[{s}].{BUNDLE}");
+                mounts.bundles.push(bundle_ask(bundle, mounts.bundles.len(), field));
+            }
+        }
+    }
+    mounts
+}
+
+fn token_ask(token: &Fields, i: usize, account: &str) -> TokenAsk {
+    let seconds = token.get("expirationSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_SECONDS);
+    let seconds = if seconds == ADMISSION_SECONDS { DEFAULT_SECONDS } else { seconds.max(MIN_SECONDS) };
+    TokenAsk {
+        key: token_key(i),
+        service_account: account.to_owned(),
+        audience: text(token, "audience").map(str::to_owned),
+        expiration_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+    }
+}
+
+fn bundle_ask(bundle: &Fields, i: usize, field: String) -> BundleAsk {
+    let of = match text(bundle, "name") {
+        Some(name) => Bundles::Named(name.to_owned()),
+        None => Bundles::Signed {
+            signer: text(bundle, "signerName").unwrap_or_default().to_owned(),
+            selector: bundle.get("labelSelector").filter(|selector| !selector.is_null()).cloned(),
+        },
+    };
+    BundleAsk { key: bundle_key(i), field, of, optional: bundle.get("optional") == Some(&Value::Bool(true)) }
+}
+
+fn token_key(i: usize) -> String {
+    format!("token-{i}")
+}
+
+fn bundle_key(i: usize) -> String {
+    format!("bundle-{i}")
+}
+
+/// Puts the Secret in the place of every such source, whatever its volume is called.
+pub(super) fn apply(spec: &mut Fields, pod: Uid, cx: &Cx<'_>) {
+    let secret = cx.tenant.token_secret(pod);
+    let (mut tokens, mut bundles) = (0, 0);
+    for volume in objects_mut(spec, "volumes").filter_map(|volume| object_mut(volume, "projected")) {
+        for source in objects_mut(volume, "sources") {
+            for (kind, key, i) in [(TOKEN, token_key as fn(usize) -> String, &mut tokens), (BUNDLE, bundle_key, &mut bundles)] {
+                let Some(Value::Object(asked)) = source.remove(kind) else { continue };
+                source.insert("secret".to_owned(), json!({"name": secret.as_str(), "items": [item(&asked, key(*i))]}));
+                *i += 1;
+            }
+        }
+    }
+}
+
+fn item(asked: &Fields, key: String) -> Value {
+    let mut item = Map::new();
+    item.insert("key".to_owned(), Value::String(key));
+    for field in ["path", "user"] {
+        if let Some(value) = asked.get(field) {
+            item.insert(field.to_owned(), value.clone());
+        }
+    }
+    Value::Object(item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_what_an_api_server_accepts() {
+        let of = |seconds: Value| token_ask(json!({"expirationSeconds": seconds}).as_object().unwrap(), 0, "a").expiration_seconds;
+        assert_eq!([of(json!(3607)), of(json!(10)), of(json!(7200)), of(Value::Null), of(json!(-5))], [3600, 600, 7200, 3600, 3600]);
+        assert_eq!(of(json!(1u64 << 40)), u32::MAX);
+    }
+
+    #[test]
+    fn tokens_are_found_by_structure_and_counted_over_all_volumes() {
+        let spec = json!({"serviceAccountName": "robot", "volumes": [
+            {"name": "kube-api-access-x", "emptyDir": {}},
+            {"name": "a", "projected": {"sources": [{"configMap": {"name": "c"}}, {"serviceAccountToken": {"path": "one"}}]}},
+            {"name": "b", "projected": {"sources": [{"serviceAccountToken": {"path": "two", "audience": "vault"}}]}},
+        ]});
+        let asks = of(&spec).tokens;
+        let keys: Vec<_> = asks.iter().map(|ask| (ask.key.as_str(), ask.service_account.as_str(), ask.audience.as_deref())).collect();
+        assert_eq!(keys, [("token-0", "robot", None), ("token-1", "robot", Some("vault"))]);
+    }
+
+    #[test]
+    fn trust_bundles_are_asked_for_by_name_or_by_signer_and_selector() {
+        let bundle = |asked: Value| json!({"clusterTrustBundle": asked});
+        let spec = json!({"volumes": [
+            {"name": "a", "projected": {"sources": [bundle(json!({"name": "ours", "path": "a"})), {"serviceAccountToken": {"path": "t"}}]}},
+            {"name": "b", "projected": {"sources": [
+                bundle(json!({"signerName": "a.b/c", "path": "b", "optional": true})),
+                bundle(json!({"signerName": "a.b/c", "labelSelector": {}, "path": "c"})),
+            ]}},
+        ]});
+        let mounts = of(&spec);
+        let signed = |selector| Bundles::Signed { signer: "a.b/c".to_owned(), selector };
+        let of: Vec<_> = mounts.bundles.iter().map(|ask| (ask.key.as_str(), ask.of.clone(), ask.optional)).collect();
+        let all = [
+            ("bundle-0", Bundles::Named("ours".to_owned()), false),
+            ("bundle-1", signed(None), true),
+            ("bundle-2", signed(Some(json!({}))), false),
+        ];
+        assert_eq!(of, all);
+        assert_eq!(mounts.bundles[2].field, "spec.volumes[1].projected.sources[1].clusterTrustBundle");
+        assert_eq!(mounts.tokens.len(), 1);
+    }
+}
