@@ -74,6 +74,9 @@ pub const DELETION_POLICY: &str = "tenancy.x-k8s.io/deletion-policy";
 /// does not take them.
 pub const NODE_PORTS: &str = "tenancy.x-k8s.io/NodePorts";
 
+/// Annotation of the Secret that a Pod mounts: when other certificates are to be asked for, as RFC 3339, if it has any.
+pub const REFRESH_CERTIFICATES: &str = "tenancy.x-k8s.io/refresh-certificates";
+
 /// Annotation of the Secret that a Pod mounts: hash of the trust bundles in it, if it has any, as 16 hexadecimal digits.
 pub const TRUST_BUNDLES: &str = "tenancy.x-k8s.io/trust-bundles";
 

@@ -3,11 +3,15 @@
 use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 use serde_json::json;
 
 /// A certificate authority whose files lie in one folder: `ca.crt`, `ca.key`, and a pair for each certificate.
@@ -63,6 +67,13 @@ impl Authority {
     /// A certificate for a kubelet at `address`, as client and server; writes `<node>.{crt,key}`.
     pub fn kubelet(&self, node: &str, address: Ipv4Addr) -> anyhow::Result<Identity> {
         self.issue(node, &format!("system:node:{node}"), Some("system:nodes"), vec![address.to_string(), node.to_owned()])
+    }
+
+    /// The certificate that a request (PKCS#10, DER) asks for, valid between these times.
+    pub fn sign(&self, request: &[u8], from: SystemTime, until: SystemTime) -> anyhow::Result<String> {
+        let mut request = CertificateSigningRequestParams::from_der(&request.to_vec().into())?;
+        (request.params.not_before, request.params.not_after) = (from.into(), until.into());
+        Ok(request.signed_by(&self.issuer)?.pem())
     }
 
     /// A key that signs `ServiceAccount` tokens; writes `sa.{key,pub}`.

@@ -1,20 +1,20 @@
 //! A Pod's token is its tenant's: from the tenant's API server, bound to the tenant's Pod, renewed in time, and nowhere else to be read.
 #![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
+mod mounts;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
 use common::{Uid, keys, name::hash26};
 use e2e::{
-    bed::{Bed, apply},
-    pki::Authority,
+    bed::Bed,
     plane::{ControlPlane, client},
     story::{Actor, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
     authentication::v1::SelfSubjectReview,
-    certificates::v1::ClusterTrustBundle,
     core::v1::{ConfigMap, Node, Pod, Secret},
 };
 use kube::{
@@ -41,71 +41,14 @@ async fn a_pods_token_is_its_tenants() {
         chapter("it has the audience asked for and is renewed long before it expires", renewed(&story)),
     ];
     story.tell(chapters).await.unwrap();
-    story.tell(vec![chapter("its trust bundles are its tenant's, and followed", bundles(&story))]).await.unwrap();
+    let chapters = vec![
+        chapter("its trust bundles are its tenant's, and followed", mounts::bundles::followed(&story)),
+        chapter("its certificate is issued by a signer of its tenant's, for the key that it mounts", mounts::certificates::issued(&story)),
+        chapter("whom a signer refuses waits, and reads why", mounts::certificates::refused(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("it stands in one Secret and nowhere else", nowhere_else(&story))]).await.unwrap();
     story.tell(vec![chapter("it goes with its Pod", goes(&story))]).await.unwrap();
-}
-
-/// A certificate authority's certificate.
-fn anchor(bed: &Bed, name: &str) -> anyhow::Result<String> {
-    let dir = bed.dir().join(name);
-    std::fs::create_dir_all(&dir)?;
-    Ok(Authority::create(name, &dir)?.pem())
-}
-
-fn trust_bundle(name: &str, signer: Option<&str>, anchors: &[&str]) -> Value {
-    json!({
-        "apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle", "metadata": { "name": name, "labels": { "for": "pods" } },
-        "spec": { "signerName": signer, "trustBundle": anchors.concat() },
-    })
-}
-
-async fn bundles(story: &Story) -> anyhow::Result<()> {
-    let tenant = story.tenant(0)?;
-    let api: Api<ClusterTrustBundle> = Api::all(tenant.client());
-    let (one, two, three) = (anchor(&story.bed, "one")?, anchor(&story.bed, "two")?, anchor(&story.bed, "three")?);
-    apply(&api, "ours", &trust_bundle("ours", None, &[&one])).await?;
-    apply(&api, "a.b:c:both", &trust_bundle("a.b:c:both", Some("a.b/c"), &[&one, &two])).await?;
-    let source = |asked: Value| json!({ "clusterTrustBundle": asked });
-    let by_label = json!({ "matchLabels": { "for": "pods" } });
-    let mounted = json!({ "volumes": [{ "name": "trust", "projected": { "sources": [
-        source(json!({ "name": "ours", "path": "ours.pem" })),
-        source(json!({ "signerName": "a.b/c", "labelSelector": by_label, "path": "signed.pem" })),
-        source(json!({ "name": "none", "optional": true, "path": "none.pem" })),
-        source(json!({ "name": "later", "path": "later.pem" })),
-    ] } }] });
-    tenant.apply(&pod("trusting", &json!({}), &mounted)).await?;
-    let holds = async |what: &str, expected: [Option<&[&str]>; 4]| -> anyhow::Result<()> {
-        eventually(format!("the files hold {what}"), PATIENCE, async || {
-            let Ok(secret) = secret_of(tenant, "trusting").await else { return Ok(Seen::NotYet("no Secret".to_owned())) };
-            let data = secret.data.unwrap_or_default();
-            let text = |i: usize| data.get(&format!("bundle-{i}")).map(|bytes| String::from_utf8_lossy(&bytes.0).replace('\r', ""));
-            let found: Vec<_> = (0..4).map(text).collect();
-            let is_right = found.iter().zip(expected).all(|(found, expected)| match (found, expected) {
-                (None, None) => true,
-                (Some(found), Some(anchors)) => {
-                    let all = anchors.iter().all(|anchor| found.contains(anchor.replace('\r', "").trim()));
-                    all && found.matches("BEGIN CERTIFICATE").count() == anchors.len()
-                }
-                (Some(_), None) | (None, Some(_)) => false,
-            });
-            Ok(Seen::when(is_right, found))
-        })
-        .await
-        .map(drop)
-    };
-    holds("what is there", [Some(&[&one]), Some(&[&one, &two]), Some(&[]), None]).await?;
-    let above: Pod = tenant.above("default").get("trusting").await?;
-    tenant.warned("default", &uid_of(&above), "spec.volumes[0].projected.sources[3].clusterTrustBundle").await?;
-    apply(&api, "later", &trust_bundle("later", None, &[&two])).await?;
-    apply(&api, "ours", &trust_bundle("ours", None, &[&three])).await?;
-    api.delete("a.b:c:both", &kube::api::DeleteParams::default()).await?;
-    apply(&api, "a.b:c:new", &trust_bundle("a.b:c:new", Some("a.b/c"), &[&three])).await?;
-    holds("what is there later", [Some(&[&three]), Some(&[&three]), Some(&[]), Some(&[&two])]).await?;
-    let below: Pod = tenant.below("default").get("trusting").await?;
-    let own = serde_json::to_string(&below.spec)?;
-    anyhow::ensure!(!own.contains("clusterTrustBundle"), "a bundle of the super cluster is mounted: {own}");
-    Ok(())
 }
 
 /// A token of ten minutes for another audience, beside the usual one.

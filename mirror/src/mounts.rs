@@ -11,12 +11,14 @@ pub struct Mounts {
     pub tokens: Vec<TokenAsk>,
     /// Trust anchors of `ClusterTrustBundle`s.
     pub bundles: Vec<BundleAsk>,
+    /// Certificates of the Pod itself.
+    pub certificates: Vec<CertificateAsk>,
 }
 
 impl Mounts {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.bundles.is_empty()
+        self.tokens.is_empty() && self.bundles.is_empty() && self.certificates.is_empty()
     }
 }
 
@@ -60,6 +62,45 @@ pub enum Bundles {
         /// The selector, as it stands in the Pod.
         selector: Option<Value>,
     },
+}
+
+/// A certificate of the Pod's own, which a signer of its tenant issues.
+///
+/// *Sources*: KEP-4317; `PodCertificateProjection` of core/v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateAsk {
+    /// The data keys in the Pod's Secret.
+    pub keys: CertificateKeys,
+    /// The field that asks, for people.
+    pub field: String,
+    /// The `ServiceAccount`, in the Pod's namespace of the tenant.
+    pub service_account: String,
+    /// The signer.
+    pub signer: String,
+    /// The type of the key, as the API names it.
+    pub key_type: String,
+    /// The longest life asked for, in seconds.
+    pub max_expiration_seconds: u64,
+    /// What the Pod tells its signer beside, unverified.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The data keys of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateKeys {
+    /// Of the private key with the chain after it.
+    pub bundle: String,
+    /// Of the private key.
+    pub key: String,
+    /// Of the chain.
+    pub chain: String,
+}
+
+impl CertificateKeys {
+    /// Those of the certificate that is asked for as number `i`.
+    pub fn new(i: usize) -> Self {
+        Self { bundle: format!("certificate-{i}"), key: format!("certificate-{i}.key"), chain: format!("certificate-{i}.chain") }
+    }
 }
 
 /// What is read of a `ClusterTrustBundle`.

@@ -24,6 +24,9 @@ pub enum PkiError {
         /// Why.
         source: rcgen::Error,
     },
+    /// No key of this type is made.
+    #[error("no key of this type is made")]
+    KeyType,
     /// A name cannot stand in a certificate.
     #[error("the name cannot stand in a certificate")]
     Name(#[source] rcgen::Error),
@@ -150,7 +153,7 @@ fn valid(params: &mut CertificateParams, life: Duration) {
     params.not_after = (now + life).into();
 }
 
-fn make(what: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
+pub(crate) fn make(what: &'static str) -> impl Fn(rcgen::Error) -> PkiError {
     move |source| PkiError::Make { what, source }
 }
 

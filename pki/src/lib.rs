@@ -7,13 +7,17 @@
 //! CA that the kubelets believe ──► vn-agent:<node>  client: vn-agent at that node's kubelet
 //! ```
 //!
+//! Beside those: the keys and requests of the certificates that Pods mount, which their tenants' own signers issue.
+//!
 //! *Guarantees*: each leaf is for one use, client or server, and signs nothing. The agent CA signs for agents and their callers alone.
 
 mod authority;
 mod leaf;
+mod request;
 
 pub use authority::{Authority, PkiError};
 pub use leaf::{Leaf, kubelet_user};
+pub use request::StubRequest;
 
 /// A certificate and its key, as PEM.
 #[derive(Clone)]

@@ -26,11 +26,11 @@ use crate::events::{Copier, Recorder};
 use crate::handlers::Handlers;
 use crate::index::Slot;
 use crate::metrics::SyncMetrics;
+use crate::mounts::trust_bundles::Reader;
 use crate::nodes::Nodes;
 use crate::remote::Remote;
 use crate::shown::{Showing, shown_kinds};
 use crate::tenant::{Attached, Tenant, Tenants};
-use crate::trust_bundles;
 use crate::work::Work;
 use crate::writer::{Fence, Writer};
 
@@ -144,7 +144,7 @@ pub(crate) struct Shared {
     pub(crate) showing: Arc<Showing>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) copier: Arc<Copier>,
-    pub(crate) trust_bundles: trust_bundles::Reader,
+    pub(crate) trust_bundles: Reader,
     pub(crate) super_synced: DashSet<KindId>,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
     pub(crate) noted: Noted,
@@ -195,7 +195,7 @@ impl Engine {
             showing: parts.showing,
             recorder: parts.recorder,
             copier: parts.copier,
-            trust_bundles: trust_bundles::Reader::default(),
+            trust_bundles: Reader::default(),
             super_synced: DashSet::new(),
             health: DashMap::new(),
             noted: Noted::default(),

@@ -17,7 +17,7 @@ use mirror::plan::{Evidence, Mark};
 use tokio::time::Instant;
 
 pub use self::body::Body;
-pub use self::entry::{Entry, Place, Slot, Tokens, Told, uid_of};
+pub use self::entry::{Entry, Mounted, Place, Slot, Told, uid_of};
 use self::entry::{is_old, node_moved};
 use self::room::LeftOut;
 

@@ -20,9 +20,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::mounts::tokens;
 use crate::remote::{CallError, Remote};
 use crate::tenant::{Attached, SuperNamespace, Tenant};
-use crate::tokens;
 
 /// The right to write, for as long as the lease is held. Cheap to clone.
 #[derive(Clone)]

@@ -75,7 +75,7 @@ impl Downward for Pod {
         affinity::apply(&mut spec, &own, cx)?;
         dns::apply(&mut spec, &own, cx)?;
         env::apply(&mut spec, &own, Some(&mut annotations), cx);
-        mounts::apply(&mut spec, own.uid, cx);
+        mounts::apply(&mut spec, own.uid, cx)?;
         volumes::apply(&mut spec, &own, &mut annotations);
         spec.insert("automountServiceAccountToken".to_owned(), Value::Bool(false));
         policy::cap_size(&spec, &annotations)?;

@@ -54,6 +54,8 @@ pub(crate) fn outcome(kind: &dyn Downward, text: &str) -> Value {
     let bundles = mounts.bundles.into_iter();
     let bundles = bundles.map(|b| json!({"key": b.key, "field": b.field, "of": format!("{:?}", b.of), "optional": b.optional}));
     add(&mut out, "bundles", Value::Array(bundles.collect()));
+    let certificates = mounts.certificates.iter().map(|ask| Value::String(format!("{ask:?}")));
+    add(&mut out, "certificates", Value::Array(certificates.collect()));
     if fixture.get("super").is_some() || fixture.get("later").is_some() {
         pair(kind, &fixture, &tenant, asked, &cx, &mut out);
     }

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use super::intake::{chain, is_in_place, key_of};
 use super::process::backoff;
 use super::{Engine, downward_kinds};
-use crate::index::{Key, Place, Slot, Tokens};
+use crate::index::{Key, Mounted, Place, Slot};
 use crate::informer::page;
+use crate::mounts::secret;
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
-use crate::tokens;
 use crate::turn::{Left, What};
 use crate::writer::without_content;
 
@@ -178,8 +178,8 @@ impl Engine {
         for (secret, key) in missed {
             let mut index = tenant.index.lock();
             let Some(entry) = index.get_mut(&key) else { continue };
-            if matches!(entry.tokens, Tokens::Good { secret: known, .. } if known == secret) {
-                entry.tokens = Tokens::Missing;
+            if matches!(entry.mounted, Mounted::Good { secret: known, .. } if known == secret) {
+                entry.mounted = Mounted::Missing;
                 drop(index);
                 self.0.work.push(&tenant.lane, key);
             }
@@ -247,9 +247,16 @@ impl Engine {
         if seen.name.starts_with(keys::TOKEN_SECRET_PREFIX) {
             known.remove(&seen.facts.uid);
             let pod = KindId::named("Pod").map(|kind| Key { kind, namespace: owner.namespace.clone(), name: owner.name.clone() });
-            if let (Some(key), Some(tokens)) = (pod, tokens::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)) {
-                tenant.index.lock().entry(&key).tokens = tokens;
-                if let Some(next) = tokens.next() {
+            let Some(key) = pod else { return };
+            let mut index = tenant.index.lock();
+            let entry = index.entry(&key);
+            // What is known of this very Secret already has been so since it was written.
+            if !matches!(entry.mounted, Mounted::Good { secret, .. } if secret == seen.facts.uid)
+                && let Some(mounted) = secret::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)
+            {
+                entry.mounted = mounted;
+                drop(index);
+                if let Some(next) = mounted.next() {
                     self.0.work.push_after(&tenant.lane, key, next.saturating_duration_since(Instant::now()));
                 }
             }
@@ -319,9 +326,9 @@ fn namespaces(tenant: &Tenant) -> Vec<Arc<str>> {
 /// The token Secrets that are known to be there, and whose they are.
 fn known_tokens(tenant: &Tenant) -> HashMap<Uid, Key> {
     let index = tenant.index.lock();
-    let good = index.iter().filter_map(|(key, entry)| match entry.tokens {
-        Tokens::Good { secret, .. } => Some((secret, key.clone())),
-        Tokens::None | Tokens::Missing => None,
+    let good = index.iter().filter_map(|(key, entry)| match entry.mounted {
+        Mounted::Good { secret, .. } => Some((secret, key.clone())),
+        Mounted::None | Mounted::Missing => None,
     });
     good.collect()
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::patrol::has_patrolled;
-use crate::index::{Body, Key, Slot, Tokens};
+use crate::index::{Body, Key, Mounted, Slot};
 use crate::remote::CallError;
 use crate::tenant::{Attached, Tenant};
 use crate::work::Lane;
@@ -213,7 +213,7 @@ impl Job<'_> {
             return self.failed(&error, false).await;
         }
         for _ in 0..ROUNDS {
-            let (pair, tokens) = self.pair();
+            let (pair, mounted) = self.pair();
             let profile = self.attached.profile();
             match self.read_before(&pair, &profile).await {
                 Ok(()) => {}
@@ -236,7 +236,7 @@ impl Job<'_> {
             }
             self.engine.0.metrics.planned(self.kind.resource().kind, outcome_name(&planned.outcome));
             match planned.outcome {
-                Outcome::Settled(reported) => match self.tokens(&pair, tokens).await {
+                Outcome::Settled(reported) => match self.mount(&pair, mounted).await {
                     Ok(end) => {
                         self.settle(&pair, &Shown::default(), reported);
                         return end;
@@ -250,7 +250,7 @@ impl Job<'_> {
                 }
                 Outcome::Hold(hold) => {
                     let end = self.hold(&pair, &hold);
-                    return match self.tokens(&pair, tokens).await {
+                    return match self.mount(&pair, mounted).await {
                         Ok(renewal) => end.or(renewal),
                         Err(error) => self.failed(&error, false).await,
                     };
@@ -302,19 +302,19 @@ impl Job<'_> {
     }
 
     /// The pair as the planner sees it.
-    fn pair(&self) -> (Pair, Tokens) {
+    fn pair(&self) -> (Pair, Mounted) {
         let mut index = self.tenant.index.lock();
         // Until every holder has been asked, what is there stays.
         let there = index.get(self.key).is_some_and(|entry| matches!(entry.sup, Slot::Here(..)));
         let wanted = self.engine.0.options.sync_unreferenced || index.wanted(self.key) || (there && !index.holders_known());
         let Some(entry) = index.get(self.key) else {
             let (tenant, sup) = (TenantSide::Absent(Evidence::Seen), SuperSide::Absent(Evidence::Seen));
-            return (Pair { tenant, sup, settled: None, wanted, ran: false, declined: Vec::new() }, Tokens::None);
+            return (Pair { tenant, sup, settled: None, wanted, ran: false, declined: Vec::new() }, Mounted::None);
         };
         let (tenant, sup) = (entry.tenant.clone(), entry.sup.clone());
         let bytes = |body: &Option<Body>| body.as_ref().map(|body| body.bytes().clone());
         let (tenant_body, super_body) = (bytes(&entry.tenant_body), bytes(&entry.sup_body));
-        let (settled, tokens, declined) = (entry.settled, entry.tokens, entry.declined(Instant::now()));
+        let (settled, mounted, declined) = (entry.settled, entry.mounted, entry.declined(Instant::now()));
         let ran = matches!(&tenant, Slot::Here(facts, ()) if entry.ran(facts.uid));
         drop(index);
         let parse = |bytes: Option<Bytes>| bytes.and_then(|bytes| Object::parse(&bytes).ok());
@@ -332,7 +332,7 @@ impl Job<'_> {
             Slot::Absent(evidence) => SuperSide::Absent(evidence),
             Slot::Unknown => SuperSide::Absent(Evidence::Inferred),
         };
-        (Pair { tenant, sup, settled, wanted, ran, declined }, tokens)
+        (Pair { tenant, sup, settled, wanted, ran, declined }, mounted)
     }
 
     /// What is wrong with the tenant's body, if that is at hand and yet was no use: to read it once more would not help.
@@ -422,8 +422,8 @@ fn mark_after(planned: &Facts, written: Option<&Facts>) -> Mark {
     Mark { status: written.map_or(planned.status, |facts| facts.status), ..Mark::from(planned) }
 }
 
-fn end_for(tokens: Tokens) -> End {
-    tokens.next().map_or(End::Rest, End::At)
+fn end_for(mounted: Mounted) -> End {
+    mounted.next().map_or(End::Rest, End::At)
 }
 
 fn outcome_name(outcome: &Outcome) -> &'static str {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Body;
 use crate::events::Receipt;
+use crate::mounts::certificates::Pending;
 use crate::repeat::Repeat;
 
 /// Where the super copy is, and whose it says it is.
@@ -38,13 +39,13 @@ pub enum Slot<P> {
     Foreign,
 }
 
-/// The tokens of a Pod, as far as known.
+/// What a Pod mounts of its tenant, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Tokens {
+pub enum Mounted {
     /// It mounts none, or nothing is known yet.
     #[default]
     None,
-    /// The Pod was made, and its Secret must be once it has a node: tokens say which.
+    /// The Pod was made, and its Secret must be once it has a node, which its tokens name.
     Missing,
     /// The Secret is there.
     Good {
@@ -52,6 +53,8 @@ pub enum Tokens {
         renew: Instant,
         /// When to look at the tenant's trust bundles again, and the hash of those in the Secret; if there are any to look for.
         look: Option<(Instant, u64)>,
+        /// When to ask for other certificates, if it has any.
+        refresh: Option<Instant>,
         /// The UID of the Secret.
         secret: Uid,
         /// The UID of the super Pod that it belongs to.
@@ -59,12 +62,12 @@ pub enum Tokens {
     },
 }
 
-impl Tokens {
+impl Mounted {
     /// When something is to be done about a Secret that is there.
     pub fn next(self) -> Option<Instant> {
         match self {
             Self::None | Self::Missing => None,
-            Self::Good { renew, look, .. } => Some(look.map_or(renew, |(look, _)| look.min(renew))),
+            Self::Good { renew, look, refresh, .. } => [Some(renew), look.map(|(look, _)| look), refresh].into_iter().flatten().min(),
         }
     }
 }
@@ -88,10 +91,12 @@ pub struct Entry {
     pub told: Option<Box<Told>>,
     /// When the first event came since the pair last agreed.
     pub moved: Option<Instant>,
-    /// The tokens, for Pods.
-    pub tokens: Tokens,
+    /// What is known of that, for Pods.
+    pub mounted: Mounted,
     /// What the Pod mounts, while it is to be asked for or looked at again.
     pub mounts: Option<Arc<Mounts>>,
+    /// Certificates that were asked for and not given yet.
+    pub pending: Option<Box<Pending>>,
     /// The references that this object holds.
     pub references: Vec<Reference>,
     /// The last write, for the loop guard.
@@ -113,10 +118,10 @@ impl Entry {
     pub fn rests(&self, now: Instant) -> bool {
         let mark = |facts: Option<&Facts>| facts.map(Mark::from);
         let agrees = |settled: Settled| settled.tenant == mark(facts_of(&self.tenant)) && settled.sup == mark(facts_of(&self.sup));
-        let is_due = match self.tokens {
-            Tokens::None => false,
-            Tokens::Missing => self.has_node(),
-            Tokens::Good { .. } => self.tokens.next().is_some_and(|next| next <= now),
+        let is_due = match self.mounted {
+            Mounted::None => false,
+            Mounted::Missing => self.has_node(),
+            Mounted::Good { .. } => self.mounted.next().is_some_and(|next| next <= now),
         };
         !is_due && self.settled.is_some_and(agrees)
     }
@@ -189,8 +194,9 @@ impl Default for Entry {
             failures: 0,
             told: None,
             moved: None,
-            tokens: Tokens::None,
+            mounted: Mounted::None,
             mounts: None,
+            pending: None,
             references: Vec::new(),
             repeat: None,
             declined: None,

@@ -1,11 +1,12 @@
-//! `ServiceAccount` tokens and trust bundles: the tenant's, through a Secret that lives and dies with the super Pod; never the super cluster's.
+//! `ServiceAccount` tokens, trust bundles and certificates: the tenant's, through a Secret that lives and dies with the super Pod; never the super cluster's.
 
 use common::Uid;
 use serde_json::{Map, Value, json};
 
 use super::{Fields, object, object_mut, objects, objects_mut, service_account, text};
 use crate::cx::Cx;
-use crate::mounts::{BundleAsk, Bundles, Mounts, TokenAsk};
+use crate::hold::Hold;
+use crate::mounts::{BundleAsk, Bundles, CertificateAsk, CertificateKeys, Mounts, TokenAsk};
 
 /// The shortest life of a token that an API server grants, in seconds, and the one that a projection without a wish has.
 const MIN_SECONDS: u64 = 600;
@@ -17,6 +18,16 @@ const ADMISSION_SECONDS: u64 = 3607;
 
 const TOKEN: &str = "serviceAccountToken";
 const BUNDLE: &str = "clusterTrustBundle";
+const CERTIFICATE: &str = "podCertificate";
+
+/// Certificates of one Pod: each costs its tenant's signer a request, and the syncer a key.
+const MOST_CERTIFICATES: usize = 16;
+
+/// Keys that are made for Pods. RSA keys cost seconds of CPU, which are not the tenant's.
+const KEY_TYPES: [&str; 4] = ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+
+/// The life of a certificate without a wish, in seconds; an API server writes it into the Pod itself.
+const CERTIFICATE_SECONDS: u64 = 24 * 3600;
 
 /// What a spec mounts, in the order of its volumes.
 pub(super) fn of(spec: &Value) -> Mounts {
@@ -33,6 +44,10 @@ pub(super) fn of(spec: &Value) -> Mounts {
             if let Some(bundle) = object(source, BUNDLE) {
                 let field = format!("spec.volumes[{v}].projected.sources[{s}].{BUNDLE}");
                 mounts.bundles.push(bundle_ask(bundle, mounts.bundles.len(), field));
+            }
+            if let Some(certificate) = object(source, CERTIFICATE) {
+                let field = format!("spec.volumes[{v}].projected.sources[{s}].{CERTIFICATE}");
+                mounts.certificates.push(certificate_ask(certificate, mounts.certificates.len(), field, account));
             }
         }
     }
@@ -61,6 +76,20 @@ fn bundle_ask(bundle: &Fields, i: usize, field: String) -> BundleAsk {
     BundleAsk { key: bundle_key(i), field, of, optional: bundle.get("optional") == Some(&Value::Bool(true)) }
 }
 
+fn certificate_ask(certificate: &Fields, i: usize, field: String, account: &str) -> CertificateAsk {
+    let annotations = object(certificate, "userAnnotations").into_iter().flatten();
+    let annotations = annotations.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+    CertificateAsk {
+        keys: CertificateKeys::new(i),
+        field,
+        service_account: account.to_owned(),
+        signer: text(certificate, "signerName").unwrap_or_default().to_owned(),
+        key_type: text(certificate, "keyType").unwrap_or_default().to_owned(),
+        max_expiration_seconds: certificate.get("maxExpirationSeconds").and_then(Value::as_u64).unwrap_or(CERTIFICATE_SECONDS),
+        annotations: annotations.collect(),
+    }
+}
+
 fn token_key(i: usize) -> String {
     format!("token-{i}")
 }
@@ -70,29 +99,57 @@ fn bundle_key(i: usize) -> String {
 }
 
 /// Puts the Secret in the place of every such source, whatever its volume is called.
-pub(super) fn apply(spec: &mut Fields, pod: Uid, cx: &Cx<'_>) {
+pub(super) fn apply(spec: &mut Fields, pod: Uid, cx: &Cx<'_>) -> Result<(), Hold> {
     let secret = cx.tenant.token_secret(pod);
-    let (mut tokens, mut bundles) = (0, 0);
-    for volume in objects_mut(spec, "volumes").filter_map(|volume| object_mut(volume, "projected")) {
-        for source in objects_mut(volume, "sources") {
-            for (kind, key, i) in [(TOKEN, token_key as fn(usize) -> String, &mut tokens), (BUNDLE, bundle_key, &mut bundles)] {
-                let Some(Value::Object(asked)) = source.remove(kind) else { continue };
-                source.insert("secret".to_owned(), json!({"name": secret.as_str(), "items": [item(&asked, key(*i))]}));
-                *i += 1;
+    let (mut tokens, mut bundles, mut certificates) = (0, 0, 0);
+    for (v, volume) in objects_mut(spec, "volumes").enumerate() {
+        let Some(volume) = object_mut(volume, "projected") else { continue };
+        for (s, source) in objects_mut(volume, "sources").enumerate() {
+            let mut items = Vec::new();
+            if let Some(Value::Object(token)) = source.remove(TOKEN) {
+                items.extend(item(&token, "path", token_key(tokens)));
+                tokens += 1;
+            }
+            if let Some(Value::Object(bundle)) = source.remove(BUNDLE) {
+                items.extend(item(&bundle, "path", bundle_key(bundles)));
+                bundles += 1;
+            }
+            if let Some(Value::Object(certificate)) = source.remove(CERTIFICATE) {
+                may_be_made(&certificate, certificates).map_err(|message| {
+                    Hold::refuse("NotSupported", format!("spec.volumes[{v}].projected.sources[{s}].{CERTIFICATE}"), message)
+                })?;
+                let keys = CertificateKeys::new(certificates);
+                let paths = [("credentialBundlePath", keys.bundle), ("keyPath", keys.key), ("certificateChainPath", keys.chain)];
+                items.extend(paths.into_iter().filter_map(|(path, key)| item(&certificate, path, key)));
+                certificates += 1;
+            }
+            if !items.is_empty() {
+                source.insert("secret".to_owned(), json!({"name": secret.as_str(), "items": items}));
             }
         }
     }
+    Ok(())
 }
 
-fn item(asked: &Fields, key: String) -> Value {
+fn may_be_made(certificate: &Fields, before: usize) -> Result<(), String> {
+    if before >= MOST_CERTIFICATES {
+        return Err(format!("a Pod may have {MOST_CERTIFICATES} certificates; mount fewer"));
+    }
+    match text(certificate, "keyType") {
+        Some(key_type) if KEY_TYPES.contains(&key_type) => Ok(()),
+        _ => Err(format!("keys are made of these types: {}; choose one of them", KEY_TYPES.join(", "))),
+    }
+}
+
+/// The file that a source names in this field, if it does.
+fn item(asked: &Fields, path: &str, key: String) -> Option<Value> {
     let mut item = Map::new();
     item.insert("key".to_owned(), Value::String(key));
-    for field in ["path", "user"] {
-        if let Some(value) = asked.get(field) {
-            item.insert(field.to_owned(), value.clone());
-        }
+    item.insert("path".to_owned(), Value::String(text(asked, path)?.to_owned()));
+    if let Some(user) = asked.get("user") {
+        item.insert("user".to_owned(), user.clone());
     }
-    Value::Object(item)
+    Some(Value::Object(item))
 }
 
 #[cfg(test)]

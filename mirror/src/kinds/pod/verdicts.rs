@@ -393,20 +393,21 @@ const PROJECTION: &Table = &[
     ("clusterTrustBundle", Rewrite("the tenant's bundles, from a Secret")),
     ("configMap", Object(NAMED_ITEMS)),
     ("downwardAPI", Object(&[("items", List(DOWNWARD_FILE))])),
-    ("podCertificate", Refuse("certificates of the super cluster are not the tenant's; use a Secret")),
+    ("podCertificate", Rewrite("one that a signer of the tenant's issues, with its key from a Secret; no RSA keys")),
     ("secret", Object(NAMED_ITEMS)),
     ("serviceAccountToken", Rewrite("a token of the tenant's, from a Secret")),
 ];
 
 /// Rewritten as a whole by the kind: a token source becomes a Secret's, a selector of namespaces is `{}` or refused.
 #[cfg(test)]
-pub(crate) const OPAQUE: [&str; 7] = [
+pub(crate) const OPAQUE: [&str; 8] = [
     "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
     "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.namespaceSelector",
     "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[].namespaceSelector",
     "volumes[].ephemeral",
     "volumes[].projected.sources[].clusterTrustBundle",
+    "volumes[].projected.sources[].podCertificate",
     "volumes[].projected.sources[].serviceAccountToken",
 ];
 

@@ -68,8 +68,8 @@ impl Job<'_> {
             return None;
         }
         if settles {
-            let tokens = self.tenant.index.lock().get(self.key).map(|entry| entry.tokens).unwrap_or_default();
-            return match self.tokens(pair, tokens).await {
+            let mounted = self.tenant.index.lock().get(self.key).map(|entry| entry.mounted).unwrap_or_default();
+            return match self.mount(pair, mounted).await {
                 Ok(end) => match held {
                     None => {
                         self.settle(pair, &shown, reported);
@@ -80,7 +80,7 @@ impl Job<'_> {
                         Some(self.hold(pair, &refusal).or(end))
                     }
                 },
-                Err(error) => self.failed_step(&error, false, "tokens").await,
+                Err(error) => self.failed_step(&error, false, "mount").await,
             };
         }
         Some(End::Rest)

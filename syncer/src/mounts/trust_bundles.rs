@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::Tenant;
+use common::{Tenant, keys};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt as _};
 use mirror::mounts::{BundleAsk, Bundles, TrustBundle};
+use mirror::plan::value_hash;
+use runtime::kubeconfig::Secret;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::secret::{Contents, too_large};
 use crate::informer::page;
 use crate::remote::{CallError, Remote};
 
@@ -30,6 +33,34 @@ const PAGES: usize = 40;
 const AT_ONCE: usize = 8;
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// What the trust bundles of one Pod may be together, in bytes: they must fit into one Secret (1 MiB) in base64, beside tokens and certificates.
+const MOST_OF_A_POD: usize = 384 * 1024;
+
+/// Trust bundles in hand: what each file holds, or nothing where there is no such bundle.
+pub struct Anchors(Vec<(String, Option<String>)>);
+
+impl Anchors {
+    /// The hash of all; `None` if none is asked for.
+    pub fn hash(&self) -> Option<u64> {
+        (!self.0.is_empty()).then(|| value_hash(&json!(self.0)))
+    }
+
+    /// The first of those asked for that are not there.
+    pub fn missing<'a>(&self, asks: &'a [BundleAsk]) -> Option<&'a BundleAsk> {
+        asks.iter().zip(&self.0).find(|(_, (_, content))| content.is_none()).map(|(ask, _)| ask)
+    }
+
+    /// Puts them into a Secret.
+    pub fn put_into(self, contents: &mut Contents) {
+        if let Some(hash) = self.hash() {
+            contents.note(keys::TRUST_BUNDLES, format!("{hash:016x}"));
+        }
+        for (key, content) in self.0 {
+            contents.put(key, content.map(Secret::new));
+        }
+    }
+}
+
 /// Reads the bundles of tenants, a few at a time.
 #[derive(Debug)]
 pub struct Reader(Semaphore);
@@ -41,17 +72,24 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// What each file that is asked for holds now, in their order: PEM, or nothing if there is no such bundle.
+    /// What each file that is asked for holds now, in their order.
     ///
-    /// *Errors*: no answer, or more than a tenant may have.
-    pub async fn read(&self, tenant: &Remote<Tenant>, asks: &[BundleAsk]) -> Result<Vec<Option<String>>, CallError> {
+    /// *Errors*: no answer, or more than a tenant or a Pod may have.
+    pub async fn read(&self, tenant: &Remote<Tenant>, asks: &[BundleAsk]) -> Result<Anchors, CallError> {
         if asks.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Anchors(Vec::new()));
         }
         let Ok(_place) = self.0.acquire().await else { return Err(CallError::Fenced) };
         let endless = |_| CallError::Endless { side: "tenant" };
         let bundles = timeout(LONGEST, list(tenant)).await.map_err(endless)??;
-        Ok(asks.iter().map(|ask| anchors(ask, &bundles)).collect())
+        let mut room = MOST_OF_A_POD;
+        let mut anchors = Vec::new();
+        for ask in asks {
+            let content = anchors_of(ask, &bundles);
+            room = room.checked_sub(content.as_ref().map_or(0, String::len)).ok_or_else(|| too_large("trust bundles"))?;
+            anchors.push((ask.key.clone(), content));
+        }
+        Ok(Anchors(anchors))
     }
 }
 
@@ -111,7 +149,7 @@ async fn list_at(tenant: &Remote<Tenant>, collection: &str) -> Result<Vec<TrustB
 }
 
 /// The file's content: every certificate once. Nothing if the file is not optional and no bundle is what it asks for.
-fn anchors(ask: &BundleAsk, bundles: &[TrustBundle]) -> Option<String> {
+fn anchors_of(ask: &BundleAsk, bundles: &[TrustBundle]) -> Option<String> {
     let picked: Vec<&TrustBundle> = match &ask.of {
         Bundles::Named(name) => bundles.iter().filter(|bundle| bundle.name == *name).collect(),
         Bundles::Signed { signer, selector } => {
@@ -128,7 +166,13 @@ fn anchors(ask: &BundleAsk, bundles: &[TrustBundle]) -> Option<String> {
     let parsed = picked.iter().flat_map(|bundle| pem::parse_many(&bundle.pem).unwrap_or_default());
     let certificates: BTreeSet<Vec<u8>> = parsed.map(pem::Pem::into_contents).collect();
     let all: Vec<_> = certificates.into_iter().map(|contents| pem::Pem::new("CERTIFICATE", contents)).collect();
-    Some(pem::encode_many_config(&all, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)).replace("\n\n", "\n"))
+    Some(encode(&all))
+}
+
+/// PEM, one after the other.
+pub(super) fn encode(all: &[pem::Pem]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    all.iter().map(|one| pem::encode_config(one, config)).collect()
 }
 
 /// The selector, if it is one: what an API server would have refused picks nothing.
@@ -168,8 +212,8 @@ mod tests {
             bundle("x:y:three", Some("x/y"), "test", &[b"c", b"d"]),
             bundle("x:z:four", Some("x/z"), "live", &[b"e"]),
         ];
-        let named = |name: &str| anchors(&ask(Bundles::Named(name.to_owned()), false), &all);
-        let signed = |selector: Option<Value>| anchors(&ask(Bundles::Signed { signer: "x/y".to_owned(), selector }, false), &all);
+        let named = |name: &str| anchors_of(&ask(Bundles::Named(name.to_owned()), false), &all);
+        let signed = |selector: Option<Value>| anchors_of(&ask(Bundles::Signed { signer: "x/y".to_owned(), selector }, false), &all);
         let text = |contents: &[&[u8]]| Some(contents.iter().map(|contents| pem_of(contents)).collect::<String>());
         assert_eq!(named("one"), text(&[b"a", b"b"]));
         assert_eq!(named("none"), None);
@@ -181,13 +225,13 @@ mod tests {
         );
         assert_eq!(signed(None), None, "no selector picks nothing");
         assert_eq!(signed(Some(json!({"matchExpressions": [{"key": "env", "operator": "Like"}]}))), None);
-        assert_eq!(anchors(&ask(Bundles::Named("none".to_owned()), true), &all), Some(String::new()), "an optional file is empty");
+        assert_eq!(anchors_of(&ask(Bundles::Named("none".to_owned()), true), &all), Some(String::new()), "an optional file is empty");
     }
 
     #[test]
     fn what_is_no_certificate_is_left_out() {
         let broken =
             TrustBundle { pem: "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----".to_owned(), ..bundle("a", None, "", &[]) };
-        assert_eq!(anchors(&ask(Bundles::Named("a".to_owned()), false), &[broken]), Some(String::new()));
+        assert_eq!(anchors_of(&ask(Bundles::Named("a".to_owned()), false), &[broken]), Some(String::new()));
     }
 }

@@ -1,0 +1,4 @@
+//! What Pods mount of their tenant beside tokens.
+
+pub(crate) mod bundles;
+pub(crate) mod certificates;

@@ -1,0 +1,169 @@
+//! The Secret in the super cluster that a Pod's mounts stand in: it lives and dies with the super Pod, and says of itself when it is to be looked at again.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::{Name, Namespace, Owner, Super, Uid, keys};
+use jiff::Timestamp;
+use mirror::facts::Seen;
+use runtime::kubeconfig::Secret;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{certificates, tokens};
+use crate::index::Mounted;
+use crate::remote::{CallError, Patch, Remote};
+use crate::tenant::Attached;
+use crate::writer::Fence;
+
+/// Where it is, and whose.
+pub struct Place<'a> {
+    /// The super namespace.
+    pub namespace: &'a Namespace<Super>,
+    /// The Secret's name.
+    pub name: &'a Name<Super>,
+    /// The super Pod: name and UID.
+    pub pod: (&'a str, Uid),
+    /// The record of the super Pod.
+    pub owner: &'a Owner,
+}
+
+impl Place<'_> {
+    fn path(&self) -> String {
+        format!("/api/v1/namespaces/{}/secrets/{}", self.namespace, self.name)
+    }
+}
+
+/// What is to stand in it, or to be changed in it.
+#[derive(Default)]
+pub struct Contents {
+    data: Vec<(String, Option<Secret>)>,
+    annotations: Vec<(&'static str, String)>,
+}
+
+impl Contents {
+    /// The content of one key; without any, there is to be none.
+    pub fn put(&mut self, key: String, content: Option<Secret>) {
+        self.data.push((key, content));
+    }
+
+    /// What it is to say of itself.
+    pub fn note(&mut self, key: &'static str, text: String) {
+        self.annotations.push((key, text));
+    }
+
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.annotations.is_empty()
+    }
+
+    fn annotations(&self) -> Map<String, Value> {
+        self.annotations.iter().map(|(key, text)| ((*key).to_owned(), text.as_str().into())).collect()
+    }
+
+    fn data(&self) -> impl Iterator<Item = (String, Option<String>)> {
+        self.data.iter().map(|(key, content)| (key.clone(), content.as_ref().map(|content| STANDARD.encode(content.expose()))))
+    }
+
+    fn body(&self, attached: &Attached, place: &Place<'_>) -> Value {
+        let mut annotations = self.annotations();
+        annotations.insert(keys::OWNER.to_owned(), place.owner.annotation().into());
+        let data: Map<_, _> = self.data().filter_map(|(key, content)| Some((key, content?.into()))).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {
+                "name": place.name.as_str(),
+                "labels": {keys::TENANT: attached.id.as_str()},
+                "annotations": annotations,
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": place.pod.0, "uid": place.pod.1.to_string()}],
+            },
+            "data": data,
+        })
+    }
+}
+
+/// More than fits into one Secret.
+pub(super) fn too_large(what: &str) -> CallError {
+    CallError::Status {
+        side: "tenant",
+        code: 413,
+        reason: "MountsTooLarge".into(),
+        message: format!("the {what} that this Pod mounts are too large for one Secret; mount fewer"),
+        retry_after: None,
+    }
+}
+
+/// Writes the Secret: made anew, or changed where it is there already and belongs to this super Pod. One of an earlier super Pod is deleted first. Gives its
+/// UID.
+pub async fn store(
+    sup: &Remote<Super>,
+    fence: &Fence,
+    writer: &Secret,
+    attached: &Attached,
+    place: &Place<'_>,
+    contents: &Contents,
+) -> Result<Uid, CallError> {
+    fence.check()?;
+    let collection = format!("/api/v1/namespaces/{}/secrets", place.namespace);
+    let body = contents.body(attached, place).to_string().into_bytes();
+    let reply = match sup.create(&collection, body.clone(), Some(writer)).await {
+        Err(error) if error.is_already_exists() => {
+            let current = sup.get(&place.path(), Some(writer)).await?;
+            let uid = seen_uid(&current)?;
+            if belongs_to(&current, place.pod.1) {
+                change(sup, fence, writer, place, uid, contents).await?;
+                return Ok(uid);
+            }
+            fence.check()?;
+            sup.delete(&place.path(), uid, None, Some(writer)).await?;
+            fence.check()?;
+            sup.create(&collection, body, Some(writer)).await?
+        }
+        other => other?,
+    };
+    seen_uid(&reply)
+}
+
+/// Changes the Secret of this UID; keys that are not named stay.
+pub async fn change(
+    sup: &Remote<Super>,
+    fence: &Fence,
+    writer: &Secret,
+    place: &Place<'_>,
+    secret: Uid,
+    contents: &Contents,
+) -> Result<(), CallError> {
+    fence.check()?;
+    let data: Map<_, _> = contents.data().map(|(key, content)| (key, content.into())).collect();
+    let change = json!({"metadata": {"uid": secret.to_string(), "annotations": contents.annotations()}, "data": data});
+    sup.patch(&place.path(), Patch::Merge, &change, Some(writer)).await.map(drop)
+}
+
+fn seen_uid(bytes: &[u8]) -> Result<Uid, CallError> {
+    Seen::of(bytes).map(|seen| seen.facts.uid).map_err(|source| CallError::Unreadable { side: "super", source })
+}
+
+fn belongs_to(bytes: &[u8], pod: Uid) -> bool {
+    serde_json::from_slice::<Value>(bytes)
+        .ok()
+        .and_then(|secret| secret.pointer("/metadata/ownerReferences/0/uid").and_then(Value::as_str).map(|uid| uid == pod.to_string()))
+        .unwrap_or(false)
+}
+
+/// Reads what a Secret says of itself, from its metadata: the super Pod's UID, and what is to be done when. Trust bundles are looked at again after `look`.
+pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Mounted> {
+    let secret: Value = serde_json::from_slice(bytes).ok()?;
+    let text = |pointer: &str| secret.pointer(pointer).and_then(Value::as_str);
+    let annotations = secret.pointer("/metadata/annotations")?;
+    let says = |key: &str| annotations.get(key).and_then(Value::as_str);
+    let time = |key: &str| says(key).and_then(|text| text.parse::<Timestamp>().ok());
+    Some(Mounted::Good {
+        renew: tokens::renewal(time(keys::TOKEN_ISSUED)?, time(keys::TOKEN_EXPIRES)?, share),
+        // A hash that is none is no Secret's: the bundles are written anew.
+        look: says(keys::TRUST_BUNDLES).map(|text| (Instant::now() + look, u64::from_str_radix(text, 16).unwrap_or_default())),
+        refresh: time(keys::REFRESH_CERTIFICATES).map(certificates::at),
+        secret: Uid::parse(text("/metadata/uid")?).ok()?,
+        pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
+    })
+}
