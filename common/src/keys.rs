@@ -74,6 +74,12 @@ pub const DELETION_POLICY: &str = "tenancy.x-k8s.io/deletion-policy";
 /// does not take them.
 pub const NODE_PORTS: &str = "tenancy.x-k8s.io/NodePorts";
 
+/// Type of a condition on a tenant's Service: `False` where its address is not that of the super cluster, since the tenant's API server does not take it.
+pub const ADDRESS: &str = "tenancy.x-k8s.io/Address";
+
+/// Annotation of a tenant's Service while its address is changed: the type that it is to have again.
+pub const ADDRESS_CHANGES: &str = "tenancy.x-k8s.io/address-changes";
+
 /// Annotation of the Secret that a Pod mounts: when other certificates are to be asked for, as RFC 3339, if it has any.
 pub const REFRESH_CERTIFICATES: &str = "tenancy.x-k8s.io/refresh-certificates";
 

@@ -381,13 +381,15 @@ async fn address(story: &Story) -> anyhow::Result<()> {
     let own = tenant.apply(&service("late")).await?;
     let event = tenant.warned("default", &uid_of(&own), "already allocated").await?;
     anyhow::ensure!(event.reason.as_deref() == Some("AddressTaken"), "{event:?}");
-    anyhow::ensure!(
-        tenant.below::<Service>("default").get_opt("late").await?.is_none(),
-        "the Service has an address that it was not given"
-    );
-    theirs.delete("early", &DeleteParams::default()).await?;
-    let has = |service: &Service| service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_ref() == Some(&address));
-    tenant.holds_below("the Service has its address", "default", "late", has).await.map(drop)
+    let address_of =
+        |service: &Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()).filter(|address| !address.is_empty());
+    let is_another = |service: &Service| address_of(service).is_some_and(|other| other != address);
+    let above: Service = tenant.sees("it is given another", "default", "late", is_another).await?;
+    let below = tenant.holds_below("the Service goes down", "default", "late", |_: &Service| true).await?;
+    anyhow::ensure!(address_of(&above) == address_of(&below), "{above:?} {below:?}");
+    let spec = above.spec.unwrap_or_default();
+    anyhow::ensure!(spec.external_name.is_none() && spec.type_.as_deref() == Some("ClusterIP"), "{spec:?}");
+    theirs.delete("early", &DeleteParams::default()).await.map(drop).map_err(Into::into)
 }
 
 /// Somebody was at work while no syncer was: nothing is heard of it, and what was built says the same as before.

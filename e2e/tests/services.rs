@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    bed::TENANT_USER,
+    bed::{BedOptions, TENANT_USER},
     story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, is_running, owner_of, pod, reveals_nothing, uid_of},
     wait::{Seen, eventually},
 };
@@ -13,7 +13,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -27,6 +27,85 @@ async fn node_ports_are_the_same_on_both_sides() {
         chapter("all that a load balancer says of its addresses comes up", balancers(&story)),
     ];
     story.tell(chapters).await.unwrap();
+}
+
+/// The super cluster serves none of the tenant's range, as where somebody brings a control plane.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_the_address_that_leads_somewhere() {
+    let plot = Plot::new("services-addresses", 1).flag(NO_PATROL);
+    let bed = BedOptions { range: "10.77".to_owned(), ..plot.bed.clone() };
+    let story = Story::play(Plot { bed, ..plot }).await.unwrap();
+    story.tell(vec![chapter("the tenant's copy is given the super cluster's address", adopted(&story))]).await.unwrap();
+    let chapters = vec![
+        chapter("where the tenant's server refuses it, a condition and an Event say so, and the Service is as it was", kept(&story)),
+        chapter("what was begun by one who is no more is ended", ended(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
+}
+
+fn address(service: &Service) -> Option<&str> {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref())
+}
+
+fn is_whole(service: &Service, kind: &str) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|spec| spec.type_.as_deref() == Some(kind) && spec.external_name.is_none())
+        && !service.annotations().contains_key(keys::ADDRESS_CHANGES)
+}
+
+async fn adopted(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for (name, kind) in [("inside", "ClusterIP"), ("outside", "NodePort")] {
+        let spec = json!({ "type": kind, "selector": { "app": name }, "ports": [{ "port": 80 }], "sessionAffinity": "ClientIP" });
+        tenant.apply(&service(name, &spec)).await?;
+        let below = tenant.holds_below("it has an address", "default", name, |service: &Service| address(service).is_some()).await?;
+        let given = address(&below).context("no address")?;
+        anyhow::ensure!(!given.starts_with("10.77."), "the super cluster serves {given}");
+        let has_it = |service: &Service| address(service) == Some(given) && is_whole(service, kind);
+        let above: Service = tenant.sees("it has the same address", "default", name, has_it).await?;
+        let spec = above.spec.unwrap_or_default();
+        anyhow::ensure!(spec.session_affinity.as_deref() == Some("ClientIP") && spec.selector.is_some(), "{spec:?}");
+        if kind == "NodePort" {
+            agree_on_ports(tenant, name, &[80]).await?;
+        }
+    }
+    let headless = service("headless", &json!({ "clusterIP": "None", "selector": { "app": "a" }, "ports": [{ "port": 80 }] }));
+    tenant.apply(&headless).await?;
+    let below = tenant.holds_below("it goes down", "default", "headless", |_: &Service| true).await?;
+    anyhow::ensure!(address(&below) == Some("None"), "{below:?}");
+    Ok(())
+}
+
+async fn kept(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let services: Api<Service> = tenant.above("default");
+    forbid_strict(story).await?;
+    tenant.apply(&service("strict", &json!({ "selector": { "app": "web" }, "ports": [{ "port": 80 }] }))).await?;
+    let says = |service: &Service| {
+        let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.is_some_and(|all| {
+            all.iter().any(|one| one.type_ == keys::ADDRESS && one.status == "False" && one.message.contains("ports are ours"))
+        })
+    };
+    let strict: Service = tenant.sees("a condition says that the address is not taken", "default", "strict", says).await?;
+    anyhow::ensure!(address(&strict).is_some_and(|address| address.starts_with("10.77.")) && is_whole(&strict, "ClusterIP"), "{strict:?}");
+    tenant.warned("default", &uid_of(&strict), "leads nowhere").await?;
+    anyhow::ensure!(services.get("inside").await.is_ok_and(|inside| is_whole(&inside, "ClusterIP")), "others were touched");
+    Ok(())
+}
+
+async fn ended(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let half = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "half", "annotations": { keys::ADDRESS_CHANGES: "ClusterIP" } },
+        "spec": { "type": "ExternalName", "externalName": "address-is-being-changed.invalid", "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+    });
+    tenant.apply(&half).await?;
+    let below = tenant.holds_below("it has an address", "default", "half", |service: &Service| address(service).is_some()).await?;
+    let is_ended = |service: &Service| is_whole(service, "ClusterIP") && address(service) == address(&below);
+    tenant.sees("it is a Service with that address", "default", "half", is_ended).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +292,8 @@ async fn rule_counts(services: &Api<Service>, counts: bool) -> anyhow::Result<()
     tried.await.map(drop)
 }
 
-async fn refused_ports(story: &Story) -> anyhow::Result<()> {
+/// From now on the syncer's own write to a Service `strict` is refused in the tenant; and the Services there, as the syncer writes them.
+async fn forbid_strict(story: &Story) -> anyhow::Result<Api<Service>> {
     let tenant = story.tenant(0)?;
     let [policy, binding] = rule();
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(tenant.client());
@@ -228,6 +308,12 @@ async fn refused_ports(story: &Story) -> anyhow::Result<()> {
     let mine: Api<Service> = Api::namespaced(syncer, "kube-public");
     mine.create(&PostParams::default(), &serde_json::from_value(probe)?).await?;
     rule_counts(&mine, true).await?;
+    Ok(mine)
+}
+
+async fn refused_ports(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let mine = forbid_strict(story).await?;
     let spec = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 32123 }], "selector": { "app": "web" } });
     tenant.apply(&service("strict", &spec)).await?;
     let told =
@@ -245,6 +331,7 @@ async fn refused_ports(story: &Story) -> anyhow::Result<()> {
         service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|by| by.get("app").is_some_and(|app| app == "other"))
     };
     tenant.holds_below("the selector goes down", "default", "strict", is_other).await?;
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(tenant.client());
     bindings.delete("ports-are-ours", &DeleteParams::default()).await?;
     rule_counts(&mine, false).await?;
     let again = json!({ "metadata": { "labels": { "try": "again" } } });

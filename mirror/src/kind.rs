@@ -1,6 +1,7 @@
 //! What a kind is: a row of facts, and pure functions from one side to the other.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 use serde_json::{Map, Value};
@@ -124,6 +125,8 @@ pub struct Choice {
     pub field: &'static str,
     /// What is chosen, as one says it to people.
     pub said: String,
+    /// The address that the tenant's API server must serve before, if one is chosen.
+    pub address: Option<IpAddr>,
     /// JSON patches (RFC 6902) of the tenant's copy, each a write of its own on what the one before left.
     pub patches: Vec<Value>,
 }
@@ -224,6 +227,16 @@ pub trait Downward: Sync {
     /// *Guarantees*: once a choice is taken it is not made again.
     fn choices(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> Vec<InTenant<Choice>> {
         Vec::new()
+    }
+
+    /// A change of the tenant's copy in several writes that was begun and not ended: the rest of it.
+    fn unfinished(&self, _tenant: &InTenant<Object>) -> Option<InTenant<Choice>> {
+        None
+    }
+
+    /// Where the super cluster has given what is claimed ([`Downward::without_claims`]) to another: how the tenant's copy comes to claim something else.
+    fn other_claim(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<InTenant<Choice>> {
+        None
     }
 
     /// What of the tenant's status belongs into the super copy's status (conditions of the tenant's readiness gates): the whole new

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+/// The types of keys that are made for Pods. RSA keys cost seconds of CPU, which are not the tenant's.
+pub const KEY_TYPES: [&str; 4] = ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +17,25 @@ pub struct Mounts {
 }
 
 impl Mounts {
+    /// The bytes of what may be long in it.
+    pub fn bytes(&self) -> usize {
+        let bundle = |ask: &BundleAsk| {
+            let of = match &ask.of {
+                Bundles::Named(name) => name.len(),
+                Bundles::Signed { signer, selector } => signer.len() + selector.as_ref().map_or(0, String::len),
+            };
+            of + ask.key.len() + ask.field.len()
+        };
+        let certificate = |ask: &CertificateAsk| {
+            let told: usize = ask.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+            told + ask.signer.len() + ask.service_account.len() + ask.field.len()
+        };
+        let token = |ask: &TokenAsk| ask.key.len() + ask.service_account.len() + ask.audience.as_ref().map_or(0, String::len);
+        self.bundles.iter().map(bundle).sum::<usize>()
+            + self.certificates.iter().map(certificate).sum::<usize>()
+            + self.tokens.iter().map(token).sum::<usize>()
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty() && self.bundles.is_empty() && self.certificates.is_empty()
@@ -59,8 +79,8 @@ pub enum Bundles {
     Signed {
         /// The signer.
         signer: String,
-        /// The selector, as it stands in the Pod.
-        selector: Option<Value>,
+        /// The selector, as it stands in the Pod: JSON.
+        selector: Option<String>,
     },
 }
 
@@ -77,7 +97,7 @@ pub struct CertificateAsk {
     pub service_account: String,
     /// The signer.
     pub signer: String,
-    /// The type of the key, as the API names it.
+    /// The type of the key, one of [`KEY_TYPES`].
     pub key_type: String,
     /// The longest life asked for, in seconds.
     pub max_expiration_seconds: u64,
@@ -101,17 +121,4 @@ impl CertificateKeys {
     pub fn new(i: usize) -> Self {
         Self { bundle: format!("certificate-{i}"), key: format!("certificate-{i}.key"), chain: format!("certificate-{i}.chain") }
     }
-}
-
-/// What is read of a `ClusterTrustBundle`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustBundle {
-    /// Its name.
-    pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Its signer, if it has one.
-    pub signer: Option<String>,
-    /// Its certificates, as PEM.
-    pub pem: String,
 }

@@ -263,6 +263,7 @@ impl Engine {
             alarm: Notify::new(),
             relist: Notify::new(),
             handlers: Handlers::default(),
+            reading_bundles: tokio::sync::Mutex::new(()),
             denied: Mutex::default(),
             accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),

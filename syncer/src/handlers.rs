@@ -18,6 +18,9 @@ const FRESH: Duration = Duration::from_mins(1);
 /// Classes of one tenant that are remembered: many times what anybody has.
 const MOST: usize = 256;
 
+/// The longest handler, in bytes: it is a DNS label.
+const LONGEST: usize = 63;
+
 /// The handlers of a tenant's classes, as far as Pods named them lately.
 #[derive(Default)]
 pub struct Handlers(Mutex<HashMap<String, (Handler, Instant)>>);
@@ -30,6 +33,10 @@ impl fmt::Debug for Handlers {
 
 impl RuntimeHandlers for Handlers {
     fn handler(&self, class: &str) -> Handler {
+        // What is no name is no class.
+        if Name::<Tenant>::parse(class).is_err() {
+            return Handler::Missing;
+        }
         let known = self.0.lock();
         known.get(class).filter(|(_, at)| at.elapsed() < FRESH).map_or(Handler::Unread, |(handler, _)| handler.clone())
     }
@@ -42,13 +49,10 @@ struct Class {
 }
 
 impl Handlers {
-    /// Asks the tenant's API server what the class of this name stands for. What is no name is no class.
+    /// Asks the tenant's API server what the class of this name stands for. One that may not be read is none.
     pub async fn read(&self, tenant: &Remote<Tenant>, class: &str) -> Result<(), CallError> {
-        let handler = match Name::<Tenant>::parse(class) {
-            Ok(name) => handler(tenant, &name).await?,
-            Err(_) => Handler::Missing,
-        };
-        self.learn(class, handler);
+        let Ok(name) = Name::<Tenant>::parse(class) else { return Ok(()) };
+        self.learn(class, handler(tenant, &name).await?);
         Ok(())
     }
 
@@ -70,9 +74,9 @@ async fn handler(tenant: &Remote<Tenant>, class: &Name<Tenant>) -> Result<Handle
     match tenant.get(&row.path(None, class.as_str()), None).await {
         Ok(bytes) => {
             let class: Class = serde_json::from_slice(&bytes).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
-            Ok(Handler::Named(class.handler))
+            Ok(if class.handler.len() > LONGEST { Handler::Missing } else { Handler::Named(class.handler) })
         }
-        Err(error) if error.is_not_found() => Ok(Handler::Missing),
+        Err(error) if error.is_not_found() || error.code() == Some(403) => Ok(Handler::Missing),
         Err(error) => Err(error),
     }
 }
@@ -85,6 +89,7 @@ mod tests {
     async fn an_answer_counts_for_a_minute_and_few_are_remembered() {
         let handlers = Handlers::default();
         assert_eq!(handlers.handler("a"), Handler::Unread);
+        assert_eq!(handlers.handler("../a"), Handler::Missing, "what is no name is asked of nobody");
         handlers.learn("a", Handler::Named("runsc".to_owned()));
         handlers.learn("b", Handler::Missing);
         assert_eq!((handlers.handler("a"), handlers.handler("b")), (Handler::Named("runsc".to_owned()), Handler::Missing));

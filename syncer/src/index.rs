@@ -17,7 +17,7 @@ use mirror::plan::{Evidence, Mark};
 use tokio::time::Instant;
 
 pub use self::body::Body;
-pub use self::entry::{Entry, Mounted, Place, Slot, Told, uid_of};
+pub use self::entry::{Entry, Look, Mounted, Place, Slot, Told, uid_of};
 use self::entry::{is_old, node_moved};
 use self::room::LeftOut;
 
@@ -312,6 +312,7 @@ impl Index {
             entry.asked = false;
             entry.failures = 0;
             entry.told = None;
+            (entry.mounts, entry.pending) = (None, None);
             // How long nobody was attached says nothing about how fast we are.
             entry.moved = None;
         }

@@ -22,6 +22,7 @@ pub mod pod_addresses;
 pub mod program;
 pub mod remote;
 pub mod repeat;
+mod service_ranges;
 pub mod services;
 pub mod shown;
 pub mod tenant;

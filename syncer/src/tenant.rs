@@ -115,6 +115,8 @@ pub struct Attached {
     pub relist: Notify,
     /// What its own `RuntimeClass`es stand for.
     pub handlers: Handlers,
+    /// Whose turn it is to list its trust bundles.
+    pub reading_bundles: tokio::sync::Mutex<()>,
     /// What the super cluster refuses to the tenant's writer.
     pub denied: Mutex<Denials>,
     /// One super namespace is made at a time.

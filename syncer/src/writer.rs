@@ -98,6 +98,9 @@ fn too_many_namespaces() -> CallError {
 /// The reason of a super namespace whose name somebody else has.
 const NAMESPACE_TAKEN: &str = "NamespaceTaken";
 
+/// The reason of a Service whose address another has.
+pub const ADDRESS_TAKEN: &str = "AddressTaken";
+
 /// The least time before another try.
 const SOON: Duration = Duration::from_millis(100);
 
@@ -117,7 +120,7 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
             // The object of our JSON patch is another by now, or another version.
             422 if message.contains("test failed") => Verdict::Reread,
             // An address is free some time after its Service is gone, and a Service that is replaced asks for it at once.
-            422 if message.contains("already allocated") => Verdict::Contested { reason: "AddressTaken", message: message.clone() },
+            422 if message.contains("already allocated") => Verdict::Contested { reason: ADDRESS_TAKEN, message: message.clone() },
             400 | 413 | 422 => rejected("Rejected", message),
             _ => Verdict::Retry(retry_after.unwrap_or(SOON)),
         },

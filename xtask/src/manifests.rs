@@ -149,6 +149,8 @@ fn syncer_rules(rows: &[Row]) -> Vec<Value> {
         rule("tenancy.x-k8s.io", &["virtualclusters"], READS),
         rule("tenancy.x-k8s.io", &["virtualclusters/status"], &["patch"]),
         rule("", &["namespaces"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
+        // Which ranges Services have addresses from: tenants' API servers are told of those.
+        rule("networking.k8s.io", &["servicecidrs"], &["list"]),
         named("", "secrets", keys::ADMIN_KUBECONFIG_NAME, &["get"]),
         rule("rbac.authorization.k8s.io", &["rolebindings"], &["create"]),
         named("rbac.authorization.k8s.io", "rolebindings", keys::WRITER_ROLE, &["delete", "get", "update"]),

@@ -1,5 +1,6 @@
 //! Service: goes down with its selector mapped; the super cluster keeps the say over addresses and node ports.
 
+mod address;
 mod ports;
 
 use std::net::IpAddr;
@@ -86,7 +87,7 @@ impl Downward for Service {
             return Err(Hold::refuse("NotSupported", "spec.type", "the type ExternalName is not allowed; use the name itself"));
         }
         let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
-        if (cx.namespace, tenant.meta.name.as_str()) == (Some(KUBERNETES.0), KUBERNETES.1) {
+        if leads_to_its_server(tenant, cx) {
             within(&mut spec);
         }
         address_down(&mut spec, cx.profile.service_slice);
@@ -122,8 +123,18 @@ impl Downward for Service {
         true
     }
 
-    fn choices(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, _cx: &Cx<'_>) -> Vec<InTenant<Choice>> {
-        node_ports(tenant, sup).into_iter().collect()
+    /// The address first: the other ports are of the Service that has it.
+    fn choices(&self, tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> Vec<InTenant<Choice>> {
+        let address = if leads_to_its_server(tenant, cx) { None } else { address::adopted(tenant, sup) };
+        address.into_iter().chain(node_ports(tenant, sup)).collect()
+    }
+
+    fn unfinished(&self, tenant: &InTenant<Object>) -> Option<InTenant<Choice>> {
+        address::unfinished(tenant)
+    }
+
+    fn other_claim(&self, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Option<InTenant<Choice>> {
+        if leads_to_its_server(tenant, cx) { None } else { address::another(tenant) }
     }
 
     /// The addresses of the load balancer. Conditions stay: they speak of the super cluster's own load balancers.
@@ -136,6 +147,11 @@ impl Downward for Service {
         let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
         Ok(Some(InTenant(Report { node: None, status: json!({"loadBalancer": balancer}) })))
     }
+}
+
+/// Whether it is `default/kubernetes`, whose address is its API server's own to say.
+fn leads_to_its_server(tenant: &Object, cx: &Cx<'_>) -> bool {
+    (cx.namespace, tenant.meta.name.as_str()) == (Some(KUBERNETES.0), KUBERNETES.1)
 }
 
 /// The tenant says where this Service leads, see [`EndpointSlice`](super::endpoint_slice::EndpointSlice): no load balancer goes there for it.

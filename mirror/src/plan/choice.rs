@@ -31,9 +31,10 @@ pub(super) struct Chosen {
     pub(super) hold: Option<Hold>,
 }
 
-/// Tells one choice from another, for a copy as it is: whoever changed it is asked anew.
+/// Tells one choice from another, for a copy as it is: whoever changed it is asked anew. Not so of an address: changing it and back moves the copy itself.
 fn offer(choice: &Choice, tenant: &TenantCopy) -> u64 {
-    value_hash(&json!([choice.condition, choice.patches, tenant.facts.main]))
+    let as_it_is = if choice.address.is_some() { 0 } else { tenant.facts.main };
+    value_hash(&json!([choice.condition, choice.patches.last(), as_it_is]))
 }
 
 /// Looks for choices that the tenant's copy does not say yet. `is_current`: the super copy is what it is asked to be; else it chooses anew

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::intake::{chain, is_in_place, key_of};
 use super::process::backoff;
 use super::{Engine, downward_kinds};
-use crate::index::{Key, Mounted, Place, Slot};
+use crate::index::{Entry, Key, Mounted, Place, Slot};
 use crate::informer::page;
 use crate::mounts::secret;
 use crate::remote::CallError;
@@ -253,6 +253,7 @@ impl Engine {
             // What is known of this very Secret already has been so since it was written.
             if !matches!(entry.mounted, Mounted::Good { secret, .. } if secret == seen.facts.uid)
                 && let Some(mounted) = secret::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)
+                && !is_of_another(entry, mounted)
             {
                 entry.mounted = mounted;
                 drop(index);
@@ -321,6 +322,11 @@ impl Engine {
 fn namespaces(tenant: &Tenant) -> Vec<Arc<str>> {
     let namespaces = tenant.namespaces.lock();
     namespaces.iter().filter(|(_, known)| !known.deleting).map(|(name, _)| name.clone()).collect()
+}
+
+/// Whether a Secret belongs to another super Pod than the one that is there: an earlier one, whose Secret is still to be collected.
+fn is_of_another(entry: &Entry, mounted: Mounted) -> bool {
+    matches!((&entry.sup, mounted), (Slot::Here(facts, _), Mounted::Good { pod, .. }) if pod != facts.uid)
 }
 
 /// The token Secrets that are known to be there, and whose they are.

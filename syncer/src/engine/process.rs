@@ -219,6 +219,12 @@ impl Job<'_> {
                 Ok(()) => {}
                 Err(error) => return self.failed(&error, false).await,
             }
+            if let Some((uid, version, choice)) = self.unfinished(&pair) {
+                match self.choose(uid, version, choice).await {
+                    Ok(()) => continue,
+                    Err(error) => return self.failed(&error, false).await,
+                }
+            }
             let planned = self.plan(&pair, &profile);
             if let Some(references) = planned.references {
                 let references = if self.engine.0.options.sync_unreferenced { Vec::new() } else { references };
@@ -275,7 +281,10 @@ impl Job<'_> {
 
     /// Reads what the decision depends on beside the pair, if that is not known.
     async fn read_before(&self, pair: &Pair, profile: &Profile) -> Result<(), CallError> {
-        let TenantSide::Here(Copy { body: Some(body), .. }) = &pair.tenant else { return Ok(()) };
+        let TenantSide::Here(Copy { body: Some(body), facts }) = &pair.tenant else { return Ok(()) };
+        if facts.deleting {
+            return Ok(());
+        }
         let nodes = self.attached.nodes();
         let Some(reference) = self.kind.unread(body, &self.cx(profile, &nodes)) else { return Ok(()) };
         self.attached.handlers.read(&self.attached.remote, &reference.name).await

@@ -49,10 +49,10 @@ pub enum Mounted {
     Missing,
     /// The Secret is there.
     Good {
-        /// When to renew the tokens.
-        renew: Instant,
-        /// When to look at the tenant's trust bundles again, and the hash of those in the Secret; if there are any to look for.
-        look: Option<(Instant, u64)>,
+        /// When to renew the tokens, if it has any.
+        renew: Option<Instant>,
+        /// When to look at the tenant's trust bundles again, if there are any to look for.
+        look: Option<Look>,
         /// When to ask for other certificates, if it has any.
         refresh: Option<Instant>,
         /// The UID of the Secret.
@@ -62,12 +62,48 @@ pub enum Mounted {
     },
 }
 
+/// A look at the tenant's trust bundles that is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// When.
+    pub at: Instant,
+    /// The hash of those in the Secret.
+    pub hash: u64,
+    /// How long it was waited.
+    pub pace: Duration,
+}
+
+impl Look {
+    /// The first, at this pace.
+    pub fn first(hash: u64, pace: Duration) -> Self {
+        Self { at: jittered(pace), hash, pace }
+    }
+
+    /// The next, where these are to be there now. What moves all the time is looked at ever less: each time a whole Secret is written.
+    pub fn next(before: Option<Self>, hash: u64, pace: Duration) -> Self {
+        let pace = match before {
+            Some(before) if before.hash == hash => (before.pace / 2).max(pace),
+            Some(before) => before.pace.saturating_mul(2).clamp(pace, SELDOM.max(pace)),
+            None => pace,
+        };
+        Self::first(hash, pace)
+    }
+}
+
+/// How seldom the trust bundles of a Pod are looked at that are others each time.
+const SELDOM: Duration = Duration::from_hours(1);
+
+/// Not all at once.
+fn jittered(pace: Duration) -> Instant {
+    Instant::now() + pace.mul_f64(rand::random_range(0.75..1.25))
+}
+
 impl Mounted {
     /// When something is to be done about a Secret that is there.
     pub fn next(self) -> Option<Instant> {
         match self {
             Self::None | Self::Missing => None,
-            Self::Good { renew, look, refresh, .. } => [Some(renew), look.map(|(look, _)| look), refresh].into_iter().flatten().min(),
+            Self::Good { renew, look, refresh, .. } => [renew, look.map(|look| look.at), refresh].into_iter().flatten().min(),
         }
     }
 }
@@ -91,10 +127,10 @@ pub struct Entry {
     pub told: Option<Box<Told>>,
     /// When the first event came since the pair last agreed.
     pub moved: Option<Instant>,
-    /// What is known of that, for Pods.
+    /// What is known of what it mounts of its tenant, for Pods.
     pub mounted: Mounted,
-    /// What the Pod mounts, while it is to be asked for or looked at again.
-    pub mounts: Option<Arc<Mounts>>,
+    /// What the tenant's Pod of this UID mounts, while it is to be asked for or looked at again, and is not long.
+    pub mounts: Option<(Uid, Arc<Mounts>)>,
     /// Certificates that were asked for and not given yet.
     pub pending: Option<Box<Pending>>,
     /// The references that this object holds.

@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::PodOf;
 use super::secret::{Contents, too_large};
+use super::{PodOf, encode, named};
 use crate::remote::{CallError, Remote};
 use crate::tenant::Attached;
 use crate::writer::Fence;
@@ -26,19 +26,23 @@ use crate::writer::Fence;
 /// Where a signer is waited for: the first distance and the longest.
 const POLL: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
-/// The longest chain, in bytes: an API server takes no more from a signer.
+/// Looks after which the tenant is told whom it waits for: some seconds.
+const PATIENT: u32 = 4;
+/// The longest chain, in bytes: several times one of three certificates.
 const MOST_BYTES: usize = 16 * 1024;
 /// How soon and how late certificates are asked for anew, whatever a signer says: requests cost, and none lives longer than 91 days.
 const REFRESH: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(91 * 24));
 /// What of a signer's own words is repeated, in characters.
 const WORDS: usize = 300;
 
-/// Certificates that were asked for, until all are there.
+/// Certificates that were asked for, until all are there and written.
 pub struct Pending {
     pod: Uid,
     asked: Vec<Asked>,
     polls: u32,
     refused: Option<String>,
+    /// Nobody is asked before.
+    next: Option<Instant>,
 }
 
 impl fmt::Debug for Pending {
@@ -48,6 +52,8 @@ impl fmt::Debug for Pending {
 }
 
 enum Asked {
+    /// Not yet, or what was asked is gone.
+    No,
     /// The name of the request, and the key that it is for.
     Waits(Name<Tenant>, Secret),
     /// Key, chain, and when to ask anew.
@@ -58,8 +64,8 @@ enum Asked {
 pub enum Progress {
     /// All are there.
     Given(Certificates),
-    /// Look again after this.
-    Wait(Duration),
+    /// Look again then; whose answer is waited for, once that takes long.
+    Wait(Instant, Option<String>),
     /// A signer says no, for good: its words.
     Refused(String),
 }
@@ -102,61 +108,76 @@ pub async fn advance(
         return Ok(Progress::Given(Certificates { data: Vec::new(), refresh: None }));
     }
     let own = pending.take().filter(|pending| pending.pod == pod.uid);
-    let pending = pending.insert(own.unwrap_or_else(|| Box::new(Pending { pod: pod.uid, asked: Vec::new(), polls: 0, refused: None })));
+    let pending = pending.insert(own.unwrap_or_else(|| Box::new(Pending::new(pod.uid))));
+    pending.asked.resize_with(asks.len(), || Asked::No);
     if let Some(refused) = &pending.refused {
         return Ok(Progress::Refused(refused.clone()));
     }
-    if pending.asked.len() < asks.len() {
-        let who = Who::of(&attached.remote, pod, asks).await?;
-        for ask in asks.iter().skip(pending.asked.len()) {
-            fence.check()?;
-            pending.asked.push(request(&attached.remote, pod, &who, ask).await?);
+    if let Some(next) = pending.next.filter(|next| Instant::now() < *next) {
+        return Ok(Progress::Wait(next, None));
+    }
+    let remote = &attached.remote;
+    if pending.asked.iter().any(|asked| matches!(asked, Asked::No)) {
+        let who = Who::of(remote, pod, asks).await?;
+        for (asked, ask) in pending.asked.iter_mut().zip(asks) {
+            if matches!(asked, Asked::No) {
+                fence.check()?;
+                *asked = request(remote, pod, &who, ask).await?;
+            }
         }
     }
-    for i in 0..pending.asked.len() {
-        let Some(Asked::Waits(name, key)) = pending.asked.get(i) else { continue };
-        let answer = match attached.remote.get(&format!("{}/{name}", collection(pod)), None).await {
-            Ok(bytes) => answer(&bytes)?,
-            // Somebody has deleted it: this one and those after it are asked for anew, at the pace of looking.
-            Err(error) if error.is_not_found() => {
-                pending.asked.truncate(i);
-                break;
-            }
-            Err(error) => return Err(error),
-        };
-        match answer {
-            Answer::None => {}
-            Answer::Issued(chain, refresh) => {
-                let given = Asked::Given(key.clone(), chain, refresh);
-                if let Some(slot) = pending.asked.get_mut(i) {
-                    *slot = given;
+    let mut waits = None;
+    for (asked, ask) in pending.asked.iter_mut().zip(asks) {
+        let Asked::Waits(name, key) = asked else { continue };
+        match remote.get(&format!("{}/{name}", collection(pod)), None).await {
+            Ok(bytes) => match answer(&bytes)? {
+                Answer::None => waits = Some(format!("{}: the signer {} has not answered the request {name} yet", ask.field, ask.signer)),
+                Answer::Issued(chain, refresh) => *asked = Asked::Given(key.clone(), chain, refresh),
+                Answer::Refused(words) => {
+                    let refused = format!(
+                        "{}: the request {name} was refused by its signer: {words}; make the Pod anew once that is mended",
+                        ask.field
+                    );
+                    pending.refused = Some(refused.clone());
+                    return Ok(Progress::Refused(refused));
                 }
-            }
-            Answer::Refused(words) => {
-                let field = asks.get(i).map(|ask| ask.field.as_str()).unwrap_or_default();
-                let refused =
-                    format!("{field}: the request {name} was refused by its signer: {words}; make the Pod anew once that is mended");
-                pending.refused = Some(refused.clone());
-                return Ok(Progress::Refused(refused));
-            }
+            },
+            // Somebody has deleted it: it is asked for anew, at the pace of looking.
+            Err(error) if error.is_not_found() => *asked = Asked::No,
+            Err(error) => return Err(error),
         }
     }
     let given: Vec<_> = pending.asked.iter().filter_map(Asked::given).collect();
     if given.len() < asks.len() {
-        let wait = POLL.saturating_mul(1 << pending.polls.min(10)).min(LONGEST);
-        pending.polls = pending.polls.saturating_add(1);
-        return Ok(Progress::Wait(wait));
+        return Ok(pending.wait(waits));
     }
     let refresh = given.iter().map(|(_, _, refresh)| *refresh).min();
     let data = asks.iter().zip(given).map(|(ask, (key, chain, _))| (ask.keys.clone(), key, chain)).collect();
     Ok(Progress::Given(Certificates { data, refresh }))
 }
 
+impl Pending {
+    fn new(pod: Uid) -> Self {
+        Self { pod, asked: Vec::new(), polls: 0, refused: None, next: None }
+    }
+
+    /// Whether all that was asked for has been given.
+    pub fn is_given(&self) -> bool {
+        self.refused.is_none() && self.asked.iter().all(|asked| matches!(asked, Asked::Given(..)))
+    }
+
+    fn wait(&mut self, whom: Option<String>) -> Progress {
+        let next = Instant::now() + POLL.saturating_mul(1 << self.polls.min(10)).min(LONGEST);
+        (self.polls, self.next) = (self.polls.saturating_add(1), Some(next));
+        Progress::Wait(next, whom.filter(|_| self.polls > PATIENT))
+    }
+}
+
 impl Asked {
     fn given(&self) -> Option<(Secret, String, Timestamp)> {
         match self {
             Self::Given(key, chain, refresh) => Some((key.clone(), chain.clone(), *refresh)),
-            Self::Waits(..) => None,
+            Self::Waits(..) | Self::No => None,
         }
     }
 }
@@ -174,14 +195,24 @@ struct Who {
 impl Who {
     async fn of(tenant: &Remote<Tenant>, pod: &PodOf<'_>, asks: &[CertificateAsk]) -> Result<Self, CallError> {
         let account = asks.first().map(|ask| ask.service_account.as_str()).unwrap_or_default();
-        let account = uid(tenant, &format!("/api/v1/namespaces/{}/serviceaccounts/{account}", pod.namespace)).await?;
-        Ok(Self { account, node: uid(tenant, &format!("/api/v1/nodes/{}", pod.node)).await? })
+        let (account, node) = (named("ServiceAccount", account)?, named("node", pod.node)?);
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}", pod.namespace);
+        Ok(Self { account: uid(tenant, &path).await?, node: uid(tenant, &format!("/api/v1/nodes/{node}")).await? })
     }
 }
 
 async fn uid(tenant: &Remote<Tenant>, path: &str) -> Result<Uid, CallError> {
-    let bytes = tenant.get(path, None).await?;
+    let bytes = tenant.get(path, None).await.map_err(|error| absent(error, "its ServiceAccount or its node is not there"))?;
     Seen::of(&bytes).map(|seen| seen.facts.uid).map_err(unreadable)
+}
+
+/// What is not there is said to the tenant: to look at the Pod again would not help.
+fn absent(error: CallError, what: &str) -> CallError {
+    if !error.is_not_found() {
+        return error;
+    }
+    let message = format!("no certificate can be asked for this Pod: {what}");
+    CallError::Status { side: "tenant", code: 422, reason: "NoCertificate".into(), message, retry_after: None }
 }
 
 fn unreadable(source: serde_json::Error) -> CallError {
@@ -206,7 +237,9 @@ async fn request(tenant: &Remote<Tenant>, pod: &PodOf<'_>, who: &Who, ask: &Cert
             "unverifiedUserAnnotations": ask.annotations,
         },
     });
-    let reply = tenant.create(&collection(pod), body.to_string().into_bytes(), None).await?;
+    let reply = tenant.create(&collection(pod), body.to_string().into_bytes(), None).await;
+    let reply = reply
+        .map_err(|error| absent(error, "this API server knows no PodCertificateRequest (certificates.k8s.io/v1, since Kubernetes 1.37)"))?;
     let name = Seen::of(&reply).map(|seen| Name::<Tenant>::parse(seen.name)).map_err(unreadable)?;
     let name = name.map_err(|error| unreadable(serde::de::Error::custom(error)))?;
     Ok(Asked::Waits(name, Secret::new(made.key)))
@@ -252,10 +285,9 @@ fn answer(bytes: &[u8]) -> Result<Answer, CallError> {
         match condition.r#type.as_str() {
             "Issued" => {
                 let chain = pem::parse_many(&status.certificate_chain).unwrap_or_default();
-                let clean: Vec<_> = chain.into_iter().map(|one| pem::Pem::new("CERTIFICATE", one.into_contents())).collect();
-                let chain = super::trust_bundles::encode(&clean);
+                let chain = encode(chain.into_iter().map(pem::Pem::into_contents));
                 if chain.len() > MOST_BYTES {
-                    return Err(too_large("certificates"));
+                    return Err(too_large("certificates that this Pod mounts are"));
                 }
                 // Who does not say when to ask anew is asked soon.
                 return Ok(Answer::Issued(chain, status.begin_refresh_at.unwrap_or_else(Timestamp::now)));
@@ -289,6 +321,26 @@ mod tests {
         assert_eq!(said(&status), Answer::Issued(one.replace(" X-", " CERTIFICATE-"), refresh.parse().unwrap()));
         let status = json!({"conditions": [{"type": "Denied", "reason": "No", "message": "x".repeat(WORDS * 2)}]});
         assert!(matches!(said(&status), Answer::Refused(words) if words.starts_with("No xx") && words.len() == WORDS));
+    }
+
+    #[test]
+    fn every_key_that_goes_down_is_made() {
+        for key_type in mirror::mounts::KEY_TYPES {
+            assert!(StubRequest::new(key_type).is_ok(), "{key_type}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_asked_ever_less_and_told_of() {
+        let mut pending = Pending::new(Uid::from_bits(1));
+        let mut told = 0;
+        for poll in 0..30 {
+            let Progress::Wait(next, whom) = pending.wait(Some("the signer".to_owned())) else { panic!("{poll}") };
+            assert!(next >= Instant::now() + POLL && next <= Instant::now() + LONGEST, "{poll}");
+            told += usize::from(whom.is_some());
+            assert_eq!(whom.is_some(), poll >= PATIENT, "{poll}");
+        }
+        assert!(told > 20);
     }
 
     #[tokio::test(start_paused = true)]

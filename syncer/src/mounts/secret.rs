@@ -9,10 +9,9 @@ use jiff::Timestamp;
 use mirror::facts::Seen;
 use runtime::kubeconfig::Secret;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 use super::{certificates, tokens};
-use crate::index::Mounted;
+use crate::index::{Look, Mounted};
 use crate::remote::{CallError, Patch, Remote};
 use crate::tenant::Attached;
 use crate::writer::Fence;
@@ -89,7 +88,7 @@ pub(super) fn too_large(what: &str) -> CallError {
         side: "tenant",
         code: 413,
         reason: "MountsTooLarge".into(),
-        message: format!("the {what} that this Pod mounts are too large for one Secret; mount fewer"),
+        message: format!("the {what} too large to be mounted; make them fewer"),
         retry_after: None,
     }
 }
@@ -159,9 +158,9 @@ pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Mounted> {
     let says = |key: &str| annotations.get(key).and_then(Value::as_str);
     let time = |key: &str| says(key).and_then(|text| text.parse::<Timestamp>().ok());
     Some(Mounted::Good {
-        renew: tokens::renewal(time(keys::TOKEN_ISSUED)?, time(keys::TOKEN_EXPIRES)?, share),
+        renew: time(keys::TOKEN_ISSUED).zip(time(keys::TOKEN_EXPIRES)).map(|(issued, expires)| tokens::renewal(issued, expires, share)),
         // A hash that is none is no Secret's: the bundles are written anew.
-        look: says(keys::TRUST_BUNDLES).map(|text| (Instant::now() + look, u64::from_str_radix(text, 16).unwrap_or_default())),
+        look: says(keys::TRUST_BUNDLES).map(|text| Look::first(u64::from_str_radix(text, 16).unwrap_or_default(), look)),
         refresh: time(keys::REFRESH_CERTIFICATES).map(certificates::at),
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,

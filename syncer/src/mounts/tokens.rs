@@ -9,8 +9,8 @@ use runtime::kubeconfig::Secret;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::PodOf;
 use super::secret::{Contents, too_large};
+use super::{PodOf, named};
 use crate::remote::CallError;
 use crate::tenant::Attached;
 use crate::writer::{Fence, Issued, read_token};
@@ -23,14 +23,17 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts them into a Secret; says when to renew them, at this share of their life.
-    pub fn put_into(self, contents: &mut Contents, share: f64) -> Instant {
+    /// Puts them into a Secret; says when to renew them, at this share of their life, if there are any.
+    pub fn put_into(self, contents: &mut Contents, share: f64) -> Option<Instant> {
+        if self.data.is_empty() {
+            return None;
+        }
         for (key, token) in self.data {
             contents.put(key, Some(token));
         }
         contents.note(keys::TOKEN_ISSUED, self.issued.to_string());
         contents.note(keys::TOKEN_EXPIRES, self.expires.to_string());
-        renewal(self.issued, self.expires, share)
+        Some(renewal(self.issued, self.expires, share))
     }
 }
 
@@ -41,7 +44,8 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
     let mut bytes = 0_usize;
     for ask in asks {
         fence.check()?;
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", pod.namespace, ask.service_account);
+        let account = named("ServiceAccount", &ask.service_account)?;
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", pod.namespace);
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {
@@ -54,7 +58,7 @@ pub async fn request(attached: &Attached, fence: &Fence, pod: &PodOf<'_>, asks: 
         let Issued { token, expires } = read_token(&reply, "tenant")?;
         bytes = bytes.saturating_add(token.expose().len());
         if bytes > MOST_BYTES {
-            return Err(too_large("tokens"));
+            return Err(too_large("tokens that this Pod mounts are"));
         }
         batch.expires = batch.expires.min(expires);
         batch.data.push((ask.key.clone(), token));

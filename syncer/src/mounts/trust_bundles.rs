@@ -1,40 +1,57 @@
-//! `ClusterTrustBundle`s of a tenant, for Pods that mount them: listed when such a Pod gets a node, and looked at again on patrol. They are not watched,
+//! `ClusterTrustBundle`s of a tenant, for Pods that mount them: listed when such a Pod gets a node, and looked at again now and then. They are not watched,
 //! since few Pods mount any.
 //!
 //! *Sources*: KEP-3257; what a file holds is as the kubelet's `clustertrustbundle` manager makes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Tenant, keys};
+use common::keys;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt as _};
-use mirror::mounts::{BundleAsk, Bundles, TrustBundle};
+use mirror::mounts::{BundleAsk, Bundles};
 use mirror::plan::value_hash;
+use parking_lot::Mutex;
 use runtime::kubeconfig::Secret;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::encode;
 use super::secret::{Contents, too_large};
 use crate::informer::page;
-use crate::remote::{CallError, Remote};
+use crate::remote::CallError;
+use crate::tenant::Attached;
 
 /// Where they are served: since 1.37, and before where somebody has switched the beta on.
 const COLLECTIONS: [&str; 2] =
     ["/apis/certificates.k8s.io/v1/clustertrustbundles", "/apis/certificates.k8s.io/v1beta1/clustertrustbundles"];
 /// Bundles of a page, and of a tenant what they may have in bytes and pages: many times what the trust of a cluster has.
 const PAGE: usize = 100;
-const MOST_BYTES: usize = 8 << 20;
+const MOST_BYTES: usize = 4 << 20;
 const PAGES: usize = 40;
-/// Lists that are held at once, over all tenants, and how long one may take: a slow tenant keeps its place from others.
-const AT_ONCE: usize = 8;
+/// Lists that are read at once, over all tenants, one of each; how long one may take; and lists that are kept for the next Pod, for how long.
+const AT_ONCE: usize = 32;
 const LONGEST: Duration = Duration::from_secs(10);
+const KEPT: usize = 8;
+const FRESH: Duration = Duration::from_secs(1);
 
 /// What the trust bundles of one Pod may be together, in bytes: they must fit into one Secret (1 MiB) in base64, beside tokens and certificates.
-const MOST_OF_A_POD: usize = 384 * 1024;
+const MOST_OF_A_POD: usize = 256 * 1024;
+/// What may be picked for one Pod before each certificate counts once, in bytes.
+const MOST_PICKED: usize = 4 << 20;
+
+/// One bundle, read.
+#[derive(Debug)]
+struct TrustBundle {
+    name: String,
+    labels: BTreeMap<String, String>,
+    signer: String,
+    certificates: Vec<Vec<u8>>,
+}
 
 /// Trust bundles in hand: what each file holds, or nothing where there is no such bundle.
 pub struct Anchors(Vec<(String, Option<String>)>);
@@ -61,41 +78,86 @@ impl Anchors {
     }
 }
 
-/// Reads the bundles of tenants, a few at a time.
+type Bundled = Arc<Vec<TrustBundle>>;
+
+/// Reads the bundles of tenants.
 #[derive(Debug)]
-pub struct Reader(Semaphore);
+pub struct Reader {
+    places: Semaphore,
+    /// The lists that were read last, by tenant.
+    kept: Mutex<VecDeque<(String, Instant, Bundled)>>,
+}
 
 impl Default for Reader {
     fn default() -> Self {
-        Self(Semaphore::new(AT_ONCE))
+        Self { places: Semaphore::new(AT_ONCE), kept: Mutex::default() }
     }
 }
 
 impl Reader {
     /// What each file that is asked for holds now, in their order.
     ///
-    /// *Errors*: no answer, or more than a tenant or a Pod may have.
-    pub async fn read(&self, tenant: &Remote<Tenant>, asks: &[BundleAsk]) -> Result<Anchors, CallError> {
+    /// *Errors*: no answer, all places taken, or more than a tenant or a Pod may have (status 413, for the tenant to read).
+    pub async fn read(&self, attached: &Attached, asks: &[BundleAsk]) -> Result<Anchors, CallError> {
         if asks.is_empty() {
             return Ok(Anchors(Vec::new()));
         }
-        let Ok(_place) = self.0.acquire().await else { return Err(CallError::Fenced) };
-        let endless = |_| CallError::Endless { side: "tenant" };
-        let bundles = timeout(LONGEST, list(tenant)).await.map_err(endless)??;
-        let mut room = MOST_OF_A_POD;
+        let bundles = self.bundles(attached).await?;
+        let (mut room, mut picked) = (MOST_OF_A_POD, MOST_PICKED);
         let mut anchors = Vec::new();
         for ask in asks {
-            let content = anchors_of(ask, &bundles);
-            room = room.checked_sub(content.as_ref().map_or(0, String::len)).ok_or_else(|| too_large("trust bundles"))?;
+            let content = anchors_of(ask, &bundles, &mut picked)?;
+            room = room.checked_sub(content.as_ref().map_or(0, String::len)).ok_or_else(|| too_large(OF_A_POD))?;
             anchors.push((ask.key.clone(), content));
         }
         Ok(Anchors(anchors))
     }
+
+    /// All of a tenant, as they were a moment ago at most. One list of a tenant's is read at a time.
+    async fn bundles(&self, attached: &Attached) -> Result<Bundled, CallError> {
+        let _turn = attached.reading_bundles.lock().await;
+        let id = attached.id.as_str();
+        if let Some(kept) = self.kept(id) {
+            return Ok(kept);
+        }
+        let Ok(_place) = self.places.try_acquire() else { return Err(busy()) };
+        let answer = timeout(LONGEST, list(attached)).await.unwrap_or_else(|_| Err(slow()));
+        attached.note_answer(answer.as_ref().err());
+        let bundles = Arc::new(answer?);
+        let mut kept = self.kept.lock();
+        kept.retain(|(tenant, ..)| tenant != id);
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((id.to_owned(), Instant::now(), bundles.clone()));
+        Ok(bundles)
+    }
+
+    fn kept(&self, id: &str) -> Option<Bundled> {
+        let mut kept = self.kept.lock();
+        kept.retain(|(_, at, _)| at.elapsed() < FRESH);
+        kept.iter().find(|(tenant, ..)| tenant == id).map(|(_, _, bundles)| bundles.clone())
+    }
 }
 
-async fn list(tenant: &Remote<Tenant>) -> Result<Vec<TrustBundle>, CallError> {
+const OF_A_POD: &str = "trust bundles that this Pod mounts are";
+const OF_A_TENANT: &str = "trust bundles of this control plane are";
+
+fn busy() -> CallError {
+    wait("vc-syncer", 503, "other control planes' trust bundles are being read")
+}
+
+fn slow() -> CallError {
+    wait("tenant", 504, "the trust bundles were not listed in time")
+}
+
+fn wait(side: &'static str, code: u16, message: &str) -> CallError {
+    CallError::Status { side, code, reason: String::new(), message: message.to_owned(), retry_after: Some(Duration::from_secs(1)) }
+}
+
+async fn list(attached: &Attached) -> Result<Vec<TrustBundle>, CallError> {
     for collection in COLLECTIONS {
-        match list_at(tenant, collection).await {
+        match list_at(attached, collection).await {
             Err(error) if error.is_not_found() => {}
             answer => return answer,
         }
@@ -125,78 +187,68 @@ struct Spec {
     trust_bundle: String,
 }
 
-async fn list_at(tenant: &Remote<Tenant>, collection: &str) -> Result<Vec<TrustBundle>, CallError> {
+async fn list_at(attached: &Attached, collection: &str) -> Result<Vec<TrustBundle>, CallError> {
     let mut bundles = Vec::new();
     let first = format!("{collection}?limit={PAGE}");
     let (mut next, mut room) = (first.clone(), MOST_BYTES);
     for _ in 0..PAGES {
-        let bytes = tenant.list(next, None).await?;
-        room = room.checked_sub(bytes.len()).ok_or(CallError::Endless { side: "tenant" })?;
-        let tell = |item: &RawValue| {
-            // What cannot be read is no bundle.
-            if let Ok(Item { metadata, spec }) = serde_json::from_str(item.get()) {
-                let signer = Some(spec.signer_name).filter(|signer| !signer.is_empty());
-                bundles.push(TrustBundle { name: metadata.name, labels: metadata.labels, signer, pem: spec.trust_bundle });
-            }
-        };
+        let bytes = attached.remote.list(next, None).await?;
+        room = room.checked_sub(bytes.len()).ok_or_else(|| too_large(OF_A_TENANT))?;
+        // What cannot be read is no bundle.
+        let tell = |item: &RawValue| bundles.extend(serde_json::from_str(item.get()).ok().map(bundle));
         let (meta, _) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
         if meta.next.is_empty() {
             return Ok(bundles);
         }
         next = format!("{first}&continue={}", meta.next);
+        tokio::task::yield_now().await;
     }
-    Err(CallError::Endless { side: "tenant" })
+    Err(too_large(OF_A_TENANT))
 }
 
-/// The file's content: every certificate once. Nothing if the file is not optional and no bundle is what it asks for.
-fn anchors_of(ask: &BundleAsk, bundles: &[TrustBundle]) -> Option<String> {
+fn bundle(Item { metadata, spec }: Item) -> TrustBundle {
+    let certificates = pem::parse_many(&spec.trust_bundle).unwrap_or_default().into_iter().map(pem::Pem::into_contents).collect();
+    TrustBundle { name: metadata.name, labels: metadata.labels, signer: spec.signer_name, certificates }
+}
+
+/// The file's content: every certificate once. Nothing if the file is not optional and no bundle is what it asks for. What is picked is taken off `room`.
+fn anchors_of(ask: &BundleAsk, bundles: &[TrustBundle], room: &mut usize) -> Result<Option<String>, CallError> {
     let picked: Vec<&TrustBundle> = match &ask.of {
         Bundles::Named(name) => bundles.iter().filter(|bundle| bundle.name == *name).collect(),
         Bundles::Signed { signer, selector } => {
-            let selector = selector.as_ref().and_then(selector_of);
+            let selector = selector.as_deref().and_then(selector_of);
             let is_picked = |bundle: &&TrustBundle| {
-                bundle.signer.as_ref() == Some(signer) && selector.as_ref().is_some_and(|selector| selector.matches(&bundle.labels))
+                !signer.is_empty() && bundle.signer == *signer && selector.as_ref().is_some_and(|selector| selector.matches(&bundle.labels))
             };
             bundles.iter().filter(is_picked).collect()
         }
     };
     if picked.is_empty() {
-        return ask.optional.then(String::new);
+        return Ok(ask.optional.then(String::new));
     }
-    let parsed = picked.iter().flat_map(|bundle| pem::parse_many(&bundle.pem).unwrap_or_default());
-    let certificates: BTreeSet<Vec<u8>> = parsed.map(pem::Pem::into_contents).collect();
-    let all: Vec<_> = certificates.into_iter().map(|contents| pem::Pem::new("CERTIFICATE", contents)).collect();
-    Some(encode(&all))
-}
-
-/// PEM, one after the other.
-pub(super) fn encode(all: &[pem::Pem]) -> String {
-    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    all.iter().map(|one| pem::encode_config(one, config)).collect()
+    let certificates = || picked.iter().flat_map(|bundle| &bundle.certificates);
+    let bytes = certificates().map(Vec::len).sum();
+    *room = room.checked_sub(bytes).ok_or_else(|| too_large(OF_A_POD))?;
+    let certificates: BTreeSet<&Vec<u8>> = certificates().collect();
+    Ok(Some(encode(certificates.into_iter().cloned())))
 }
 
 /// The selector, if it is one: what an API server would have refused picks nothing.
-fn selector_of(selector: &Value) -> Option<Selector> {
-    let selector: LabelSelector = serde_json::from_value(selector.clone()).ok()?;
+fn selector_of(selector: &str) -> Option<Selector> {
+    let selector: LabelSelector = serde_json::from_str(selector).ok()?;
     Selector::try_from(selector).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn pem_of(contents: &[u8]) -> String {
-        pem::encode_config(&pem::Pem::new("CERTIFICATE", contents), pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
-    }
-
-    fn bundle(name: &str, signer: Option<&str>, env: &str, contents: &[&[u8]]) -> TrustBundle {
+    fn bundle_of(name: &str, signer: &str, env: &str, contents: &[&[u8]]) -> TrustBundle {
         TrustBundle {
             name: name.to_owned(),
             labels: BTreeMap::from([("env".to_owned(), env.to_owned())]),
-            signer: signer.map(str::to_owned),
-            pem: contents.iter().map(|contents| pem_of(contents)).collect(),
+            signer: signer.to_owned(),
+            certificates: contents.iter().map(|contents| contents.to_vec()).collect(),
         }
     }
 
@@ -204,34 +256,49 @@ mod tests {
         BundleAsk { key: "bundle-0".to_owned(), field: String::new(), of, optional }
     }
 
+    fn text(contents: &[&[u8]]) -> Option<String> {
+        Some(encode(contents.iter().map(|contents| contents.to_vec())))
+    }
+
     #[test]
     fn a_file_holds_every_certificate_once_of_the_bundles_that_it_asks_for() {
         let all = [
-            bundle("one", None, "live", &[b"b", b"a"]),
-            bundle("x:y:two", Some("x/y"), "live", &[b"b", b"c"]),
-            bundle("x:y:three", Some("x/y"), "test", &[b"c", b"d"]),
-            bundle("x:z:four", Some("x/z"), "live", &[b"e"]),
+            bundle_of("one", "", "live", &[b"b", b"a"]),
+            bundle_of("x:y:two", "x/y", "live", &[b"b", b"c"]),
+            bundle_of("x:y:three", "x/y", "test", &[b"c", b"d"]),
+            bundle_of("x:z:four", "x/z", "live", &[b"e"]),
         ];
-        let named = |name: &str| anchors_of(&ask(Bundles::Named(name.to_owned()), false), &all);
-        let signed = |selector: Option<Value>| anchors_of(&ask(Bundles::Signed { signer: "x/y".to_owned(), selector }, false), &all);
-        let text = |contents: &[&[u8]]| Some(contents.iter().map(|contents| pem_of(contents)).collect::<String>());
+        let read = |of, optional| anchors_of(&ask(of, optional), &all, &mut MOST_PICKED.clone()).unwrap();
+        let named = |name: &str| read(Bundles::Named(name.to_owned()), false);
+        let signed =
+            |selector: Option<&str>| read(Bundles::Signed { signer: "x/y".to_owned(), selector: selector.map(str::to_owned) }, false);
         assert_eq!(named("one"), text(&[b"a", b"b"]));
         assert_eq!(named("none"), None);
-        assert_eq!(signed(Some(json!({}))), text(&[b"b", b"c", b"d"]), "an empty selector picks all of the signer");
-        assert_eq!(signed(Some(json!({"matchLabels": {"env": "live"}}))), text(&[b"b", b"c"]));
-        assert_eq!(
-            signed(Some(json!({"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["live"]}]}))),
-            text(&[b"c", b"d"])
-        );
+        assert_eq!(signed(Some("{}")), text(&[b"b", b"c", b"d"]), "an empty selector picks all of the signer");
+        assert_eq!(signed(Some(r#"{"matchLabels": {"env": "live"}}"#)), text(&[b"b", b"c"]));
+        assert_eq!(signed(Some(r#"{"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["live"]}]}"#)), text(&[b"c", b"d"]));
         assert_eq!(signed(None), None, "no selector picks nothing");
-        assert_eq!(signed(Some(json!({"matchExpressions": [{"key": "env", "operator": "Like"}]}))), None);
-        assert_eq!(anchors_of(&ask(Bundles::Named("none".to_owned()), true), &all), Some(String::new()), "an optional file is empty");
+        assert_eq!(signed(Some(r#"{"matchExpressions": [{"key": "env", "operator": "Like"}]}"#)), None);
+        assert_eq!(read(Bundles::Named("none".to_owned()), true), Some(String::new()), "an optional file is empty");
+        assert_eq!(read(Bundles::Signed { signer: String::new(), selector: Some("{}".to_owned()) }, false), None);
+    }
+
+    #[test]
+    fn s33_what_is_picked_again_and_again_counts_each_time() {
+        let all = [bundle_of("x:y:one", "x/y", "", &vec![[b'a'; 1024].as_slice(); 1024])];
+        let every = ask(Bundles::Signed { signer: "x/y".to_owned(), selector: Some("{}".to_owned()) }, false);
+        let mut room = MOST_PICKED;
+        for _ in 0..MOST_PICKED / (1 << 20) {
+            assert_eq!(anchors_of(&every, &all, &mut room).unwrap().unwrap().matches("BEGIN").count(), 1);
+        }
+        assert!(anchors_of(&every, &all, &mut room).is_err_and(|error| error.code() == Some(413)));
     }
 
     #[test]
     fn what_is_no_certificate_is_left_out() {
-        let broken =
-            TrustBundle { pem: "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----".to_owned(), ..bundle("a", None, "", &[]) };
-        assert_eq!(anchors_of(&ask(Bundles::Named("a".to_owned()), false), &[broken]), Some(String::new()));
+        let item = r#"{"metadata": {"name": "a"}, "spec": {"trustBundle": "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"}}"#;
+        let broken = bundle(serde_json::from_str(item).unwrap());
+        let named = ask(Bundles::Named("a".to_owned()), false);
+        assert_eq!(anchors_of(&named, &[broken], &mut MOST_PICKED.clone()).unwrap(), Some(String::new()));
     }
 }

@@ -44,6 +44,7 @@ fn attached(server: &Server) -> Arc<Attached> {
         alarm: Notify::new(),
         relist: Notify::new(),
         handlers: Handlers::default(),
+        reading_bundles: tokio::sync::Mutex::new(()),
         denied: Mutex::default(),
         making_namespace: tokio::sync::Mutex::new(()),
     })

@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::{Fields, object, object_mut, objects, objects_mut, service_account, text};
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::mounts::{BundleAsk, Bundles, CertificateAsk, CertificateKeys, Mounts, TokenAsk};
+use crate::mounts::{BundleAsk, Bundles, CertificateAsk, CertificateKeys, KEY_TYPES, Mounts, TokenAsk};
+use crate::size::printed_bytes;
 
 /// The shortest life of a token that an API server grants, in seconds, and the one that a projection without a wish has.
 const MIN_SECONDS: u64 = 600;
@@ -21,10 +22,11 @@ const BUNDLE: &str = "clusterTrustBundle";
 const CERTIFICATE: &str = "podCertificate";
 
 /// Certificates of one Pod: each costs its tenant's signer a request, and the syncer a key.
-const MOST_CERTIFICATES: usize = 16;
+const MOST_CERTIFICATES: usize = 4;
 
-/// Keys that are made for Pods. RSA keys cost seconds of CPU, which are not the tenant's.
-const KEY_TYPES: [&str; 4] = ["ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+/// Tokens, trust bundles and certificates of one Pod together, and what is said of them in bytes: a file costs a request or a look through all bundles.
+const MOST_FILES: usize = 512;
+const MOST_BYTES: usize = 64 * 1024;
 
 /// The life of a certificate without a wish, in seconds; an API server writes it into the Pod itself.
 const CERTIFICATE_SECONDS: u64 = 24 * 3600;
@@ -70,7 +72,7 @@ fn bundle_ask(bundle: &Fields, i: usize, field: String) -> BundleAsk {
         Some(name) => Bundles::Named(name.to_owned()),
         None => Bundles::Signed {
             signer: text(bundle, "signerName").unwrap_or_default().to_owned(),
-            selector: bundle.get("labelSelector").filter(|selector| !selector.is_null()).cloned(),
+            selector: bundle.get("labelSelector").filter(|selector| !selector.is_null()).map(Value::to_string),
         },
     };
     BundleAsk { key: bundle_key(i), field, of, optional: bundle.get("optional") == Some(&Value::Bool(true)) }
@@ -101,6 +103,7 @@ fn bundle_key(i: usize) -> String {
 /// Puts the Secret in the place of every such source, whatever its volume is called.
 pub(super) fn apply(spec: &mut Fields, pod: Uid, cx: &Cx<'_>) -> Result<(), Hold> {
     let secret = cx.tenant.token_secret(pod);
+    cap(spec)?;
     let (mut tokens, mut bundles, mut certificates) = (0, 0, 0);
     for (v, volume) in objects_mut(spec, "volumes").enumerate() {
         let Some(volume) = object_mut(volume, "projected") else { continue };
@@ -127,6 +130,24 @@ pub(super) fn apply(spec: &mut Fields, pod: Uid, cx: &Cx<'_>) -> Result<(), Hold
                 source.insert("secret".to_owned(), json!({"name": secret.as_str(), "items": items}));
             }
         }
+    }
+    Ok(())
+}
+
+/// Refuses what would cost more than a Pod may.
+fn cap(spec: &Fields) -> Result<(), Hold> {
+    let volumes = objects(spec, "volumes").filter_map(|volume| object(volume, "projected"));
+    let sources = volumes.flat_map(|volume| objects(volume, "sources"));
+    let asked: Vec<&Fields> =
+        sources.flat_map(|source| [TOKEN, BUNDLE, CERTIFICATE].into_iter().filter_map(|kind| object(source, kind))).collect();
+    let bytes: usize = asked.iter().map(|asked| printed_bytes(asked)).sum();
+    if asked.len() > MOST_FILES || bytes > MOST_BYTES {
+        let message = format!(
+            "{} tokens, trust bundles and certificates are asked for, in {bytes} bytes; at most {MOST_FILES} in {MOST_BYTES} go down: mount fewer, or \
+             name less",
+            asked.len()
+        );
+        return Err(Hold::refuse("TooLarge", "spec.volumes", message));
     }
     Ok(())
 }
@@ -191,10 +212,23 @@ mod tests {
         let all = [
             ("bundle-0", Bundles::Named("ours".to_owned()), false),
             ("bundle-1", signed(None), true),
-            ("bundle-2", signed(Some(json!({}))), false),
+            ("bundle-2", signed(Some("{}".to_owned())), false),
         ];
         assert_eq!(of, all);
         assert_eq!(mounts.bundles[2].field, "spec.volumes[1].projected.sources[1].clusterTrustBundle");
         assert_eq!(mounts.tokens.len(), 1);
+    }
+
+    #[test]
+    fn s33_mounts_without_end_are_refused() {
+        let of = |count: usize, text: &str| {
+            let source = json!({"clusterTrustBundle": {"name": text, "path": "a"}});
+            let spec = json!({"volumes": [{"name": "a", "projected": {"sources": vec![source; count]}}]});
+            cap(spec.as_object().unwrap())
+        };
+        assert_eq!(of(MOST_FILES, "a"), Ok(()));
+        for refused in [of(MOST_FILES + 1, "a"), of(2, &"a".repeat(MOST_BYTES / 2))] {
+            assert!(matches!(refused, Err(Hold::Refused(refusal)) if refusal.reason == "TooLarge"));
+        }
     }
 }

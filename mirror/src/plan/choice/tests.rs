@@ -40,7 +40,7 @@ impl Downward for Numbered {
 
 fn choice(number: &Value) -> Choice {
     let patches = vec![json!([{"op": "add", "path": "/spec/n", "value": number}])];
-    Choice { condition: keys::NODE_PORTS, reason: "NumberRefused", field: "spec.n", said: format!("n is {number}"), patches }
+    Choice { condition: keys::NODE_PORTS, reason: "NumberRefused", field: "spec.n", said: format!("n is {number}"), address: None, patches }
 }
 
 const TENANT: Uid = Uid::from_bits(1);

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use common::Uid;
+use common::{InTenant, Uid};
 use jiff::Timestamp;
 use mirror::Facts;
 use mirror::kind::Choice;
-use mirror::plan::{Declined, Step};
+use mirror::plan::{Declined, Pair, Step, TenantSide, Want};
 use tokio::time::Instant;
 
 use super::write::guarded;
 use super::{CONTESTED, Job, REFUSED};
 use crate::remote::{CallError, Patch};
+use crate::service_ranges;
 use crate::writer::{Verdict, judge};
 
 /// How long a choice is not offered again that was not taken: shorter than a refused pair waits, so that each look offers it.
@@ -34,9 +35,32 @@ impl Job<'_> {
         }
     }
 
+    /// The rest of a change that was begun and not ended: of which object, at which version.
+    pub(super) fn unfinished(&self, pair: &Pair) -> Option<(Uid, String, Choice)> {
+        let TenantSide::Here(copy) = &pair.tenant else { return None };
+        let body = copy.body.as_ref().filter(|_| !copy.facts.deleting)?;
+        let InTenant(choice) = self.kind.unfinished(body)?;
+        Some((copy.facts.uid, body.meta.version.clone(), choice))
+    }
+
+    /// Another holds in the super cluster what the tenant's copy claims: that comes to claim something else, and is told.
+    pub(super) async fn claim_other(&self) -> Result<(), CallError> {
+        self.fetch(Want::Tenant).await?;
+        let (pair, _) = self.pair();
+        let (profile, nodes) = (self.attached.profile(), self.attached.nodes());
+        let TenantSide::Here(copy) = &pair.tenant else { return Ok(()) };
+        let Some(body) = copy.body.as_ref().filter(|_| !copy.facts.deleting) else { return Ok(()) };
+        let Some(InTenant(choice)) = self.kind.other_claim(body, &self.cx(&profile, &nodes)) else { return Ok(()) };
+        self.tell(&pair, "AddressChanged", format!("{}: {}", choice.field, choice.said));
+        self.choose(copy.facts.uid, body.meta.version.clone(), choice).await
+    }
+
     /// Changes the tenant's copy, each time on what the change before left.
     pub(super) async fn choose(&self, uid: Uid, version: String, choice: Choice) -> Result<(), CallError> {
         let mut version = version;
+        if let Some(address) = choice.address {
+            service_ranges::serve(self.engine.sup(), &self.attached.remote, address).await?;
+        }
         for patch in choice.patches {
             let operations = patch.as_array().cloned().unwrap_or_default();
             let guarded = guarded(uid, Some(&version), operations);

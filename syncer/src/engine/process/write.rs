@@ -195,6 +195,7 @@ impl Job<'_> {
         self.tenant.services.lock().ask(self.key, &content)?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
         let bearer = self.engine.0.writer.token(self.attached).await?;
+        self.will_mount(mounts);
         let resource = self.kind.resource();
         self.engine.fence().check()?;
         let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
@@ -209,9 +210,6 @@ impl Job<'_> {
         };
         learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
-        if !mounts.is_empty() {
-            self.await_node(mounts.into());
-        }
         Ok(true)
     }
 
