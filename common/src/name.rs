@@ -161,6 +161,12 @@ impl Name<Tenant> {
 }
 
 impl Name<Super> {
+    /// The name in the tenant of what is called so in a super namespace by [`Name::same`]; `None` where a hash stands in its place, or it is no name.
+    pub fn unescaped(text: &str) -> Option<Name<Tenant>> {
+        let Some(rest) = text.strip_prefix(keys::RESERVED_NAME_PREFIX) else { return Name::parse(text).ok() };
+        Name::parse(&format!("{}{}", keys::RESERVED_NAME_PREFIX, rest.strip_prefix("e.")?)).ok()
+    }
+
     /// The name of the super namespace that stands for a tenant namespace, as an object's name.
     pub fn of_namespace(tenant: &TenantId, namespace: &Name<Tenant>) -> Self {
         Self(tenant.namespace(&Namespace(namespace.0.clone(), PhantomData)).0, PhantomData)
@@ -337,6 +343,7 @@ mod tests {
         fn object_names_are_injective(a in "(vc\\.)?(e\\.|h\\.|token\\.)?[a-z0-9]{1,12}", b in "(vc\\.)?(e\\.|h\\.|token\\.)?[a-z0-9]{1,12}") {
             let (a, b) = (name(&a), name(&b));
             prop_assert_eq!(a == b, a.same() == b.same());
+            prop_assert!(Name::unescaped(a.same().as_str()).is_none_or(|back| back == a));
             prop_assert!(Name::<Tenant>::parse(a.same().as_str()).is_ok());
             prop_assert!(!a.same().as_str().starts_with("vc.token.") && a.same().as_str() != "vc.kube-root-ca.crt");
         }

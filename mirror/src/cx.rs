@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use common::{Namespace, Super, TenantId};
+
+use crate::host::Hosts;
 
 /// The complete list of what a decision can depend on.
 #[derive(Clone, Copy, Debug)]
@@ -214,6 +217,8 @@ pub struct Profile {
     pub dns: Option<IpAddr>,
     /// The port on which a vNode's agent listens.
     pub agent_port: u16,
+    /// The hosts that its Ingresses may publish under.
+    pub hosts: Arc<Hosts>,
 }
 
 /// Whether the address belongs to the network. Families are never mixed: an IPv4 address in an IPv6 form is an IPv6 address.

@@ -177,6 +177,18 @@ pub trait Downward: Sync {
         None
     }
 
+    /// Whether `down` depends on the hosts that are registered for the tenant ([`Profile::hosts`](crate::cx::Profile::hosts)): it is asked again
+    /// when they move, and what went down under one that is the tenant's no longer may not stay ([`Downward::may_stay`]).
+    fn depends_on_hosts(&self) -> bool {
+        false
+    }
+
+    /// Whether what went down before may stay although what is asked now is refused. Where it may not, it ends. Asked of kinds that depend on
+    /// what is taken from a tenant and given to another.
+    fn may_stay(&self, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> bool {
+        true
+    }
+
     /// What of the tenant's object `down` has left out that the tenant should hear of; it holds nothing back.
     fn left_out(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<Hold> {
         None
@@ -252,6 +264,16 @@ pub trait Downward: Sync {
 
     /// The objects that must go down with this one.
     fn references(&self, _tenant: &InTenant<Object>) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    /// Whether objects of this kind may refer to others, so that nothing counts as unwanted before all of them were asked.
+    fn refers(&self) -> bool {
+        false
+    }
+
+    /// The objects that what went down before needs, by their names in the tenant, while what is asked now is refused.
+    fn references_below(&self, _sup: &InSuper<Object>) -> Vec<Reference> {
         Vec::new()
     }
 

@@ -6,6 +6,7 @@
 pub mod cx;
 pub mod facts;
 pub mod hold;
+pub mod host;
 pub mod kind;
 pub mod kinds;
 pub mod metadata;

@@ -271,9 +271,25 @@ pub fn plan(kind: &dyn Downward, pair: &Pair, cx: &Cx<'_>) -> Plan {
         (TenantSide::Here(tenant), SuperSide::Ours(sup, owner)) if owner.uid != tenant.facts.uid => end_super(sup, None),
         (TenantSide::Here(tenant), SuperSide::Ours(sup, _)) => both(kind, tenant, sup, pair, cx),
     };
+    if let Some(references) = &mut references {
+        refer(references, kind, &outcome, &pair.sup);
+    }
     let (outcome, refused) = with_additions(kind, outcome, pair, cx);
     let refused = refused.or_else(|| left_out(kind, &outcome, pair, cx));
     Plan { outcome, references, refused }
+}
+
+/// What is refused needs nothing below, and what it was before still needs what it needed.
+fn refer(references: &mut Vec<Reference>, kind: &dyn Downward, outcome: &Outcome, sup: &SuperSide) {
+    match (outcome, sup) {
+        (Outcome::Hold(Hold::Refused(_) | Hold::Malformed(_)), SuperSide::Absent(_) | SuperSide::Foreign) => references.clear(),
+        (Outcome::Hold(_) | Outcome::Write { held: Some(_), .. }, SuperSide::Ours(Copy { body: Some(sup), .. }, _)) => {
+            references.extend(kind.references_below(sup));
+            references.sort();
+            references.dedup();
+        }
+        _ => {}
+    }
 }
 
 /// What the tenant's copy asks for and the super copy will be without, where it goes down all the same and its body is at hand.
@@ -480,7 +496,10 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     let Some(body) = &tenant.body else {
         return early(Outcome::Fetch(Want::Tenant));
     };
-    let InSuper(asked) = kind.down(body, cx).map_err(|hold| Box::new(Outcome::Hold(hold)))?;
+    let InSuper(asked) = match kind.down(body, cx) {
+        Ok(asked) => asked,
+        Err(hold) => return early(refused(kind, sup, hold, cx)),
+    };
     let hash = asked.hash();
     let as_built = sup.facts.built.is_some_and(|built| built.hash == hash);
     // On the first look after a start the hash is trusted; drift made while no syncer ran is found by the deep patrol.
@@ -498,6 +517,19 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     amended.body.remove("status");
     amended.kept = current.meta.kept.clone();
     Ok(Some(Step::UpdateSuper { content: amended, uid: sup.facts.uid, version: current.meta.version.clone() }))
+}
+
+/// What is asked now is refused: what went down before stays, unless what it has is the tenant's no longer.
+fn refused(kind: &dyn Downward, sup: &SuperCopy, hold: Hold, cx: &Cx<'_>) -> Outcome {
+    if !kind.depends_on_hosts() {
+        return Outcome::Hold(hold);
+    }
+    let Some(current) = &sup.body else { return Outcome::Fetch(Want::Super) };
+    if kind.may_stay(current, cx) {
+        return Outcome::Hold(hold);
+    }
+    let end = Step::DeleteSuper { uid: sup.facts.uid, grace_seconds: None };
+    Outcome::Write { steps: vec![end], reported: None, held: Some(hold) }
 }
 
 /// What stands against the super copy where somebody else bound the tenant's: a node that its API server or its user chose, and that the

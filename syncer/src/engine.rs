@@ -14,7 +14,8 @@ use dashmap::{DashMap, DashSet};
 use kube::core::Selector;
 use mirror::KINDS;
 use mirror::cx::{Policy, Profile};
-use mirror::kind::{Kind, KindId, Observe};
+use mirror::host::Hosts;
+use mirror::kind::{Downward, Kind, KindId, Observe};
 use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
 use runtime::task::Tasks;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Copier, Recorder};
 use crate::handlers::Handlers;
-use crate::index::Slot;
+use crate::index::{Key, Slot};
 use crate::metrics::SyncMetrics;
 use crate::mounts::trust_bundles::Reader;
 use crate::nodes::Nodes;
@@ -354,6 +355,36 @@ impl Engine {
     /// Says which nodes a tenant sees whether its Pods run there or not; with none, only where they run.
     pub fn mirror_nodes(&self, attached: &Attached, selector: Option<Selector>) {
         self.0.nodes.mirror(attached, selector);
+    }
+
+    /// Says which hosts a tenant may publish under. Where they moved, what depends on them is looked at again, whether its pair has agreed or not.
+    pub fn register_hosts(&self, attached: &Attached, hosts: &Arc<Hosts>) {
+        let mut moved = false;
+        attached.learn(|profile| {
+            moved = profile.hosts != *hosts;
+            profile.hosts = hosts.clone();
+        });
+        let Some(tenant) = self.0.tenants.get(attached.id.as_str()).filter(|_| moved) else { return };
+        let depends = |key: &&Key| key.kind.downward().is_some_and(Downward::depends_on_hosts);
+        let keys: Vec<Key> = tenant.index.lock().iter().map(|(key, _)| key).filter(depends).cloned().collect();
+        self.decide_again(&tenant, keys);
+    }
+
+    /// Looks at pairs again, whether they have agreed or not: what was decided on besides the two copies has moved.
+    fn decide_again(&self, tenant: &Tenant, keys: Vec<Key>) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut index = tenant.index.lock();
+        for key in &keys {
+            if let Some(entry) = index.get_mut(key) {
+                entry.settled = None;
+            }
+        }
+        drop(index);
+        if tenant.attached().is_some() {
+            self.0.work.push_each(&tenant.lane, keys);
+        }
     }
 
     /// Changes a tenant's share of attention.

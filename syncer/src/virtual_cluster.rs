@@ -3,6 +3,7 @@
 mod claim;
 mod connect;
 mod decide;
+mod hosts;
 mod kubeconfig;
 mod machine;
 mod note;
@@ -33,6 +34,7 @@ use tracing::{debug, error, info, warn};
 
 use self::claim::{Planes, Slices, parse_slice};
 use self::connect::Template;
+use self::hosts::Registrations;
 use self::machine::{Machine, Presence, clear_up, created, label};
 use self::vanished::{SECOND_LOOK, Vanished};
 use crate::engine::Engine;
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     metrics: Arc<SyncMetrics>,
     planes: Planes,
     slices: Slices,
+    hosts: Registrations,
     template: Template,
     allow_annotation: bool,
     kubeconfig_interval: Duration,
@@ -109,6 +112,7 @@ impl Controller {
             metrics,
             planes: Planes::new(),
             slices: Slices::default(),
+            hosts: Registrations::default(),
             template,
             allow_annotation: options.allow_annotation,
             kubeconfig_interval: options.kubeconfig_interval,
@@ -162,6 +166,7 @@ impl Controller {
             Event::InitDone => {
                 let named = self.listing.take().unwrap_or_default();
                 self.listed = true;
+                self.shared.hosts.listed();
                 if self.tenants.keys().any(|uid| !named.contains(uid)) {
                     self.look_for_gone().await;
                 }
@@ -176,6 +181,10 @@ impl Controller {
     /// A VirtualCluster is there: its task hears of it, or is started.
     fn there(&mut self, vc: Arc<VirtualCluster>, tasks: &Arc<Tasks>) {
         let Some(uid) = uid(&vc) else { return };
+        if vc.metadata.deletion_timestamp.is_none() {
+            let (namespace, name) = (vc.namespace().unwrap_or_default(), vc.name_any());
+            self.shared.hosts.register(uid, created(&vc), (&namespace, &name), &vc.spec.ingress_hosts);
+        }
         if let Some(tenant) = self.tenants.get(&uid) {
             tenant.send_replace(Presence::There(vc));
             return;

@@ -56,6 +56,12 @@ pub struct VirtualClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
 
+    /// Hosts that the tenant's Ingresses may publish under: `app.example.com` is exactly that host, `*.team-a.example.com` every name below that, at any
+    /// depth, and the wildcard itself. Of what two VirtualClusters register the older one has it. Without any, no Ingress goes down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 253), regex(pattern = HOST)), extend("x-kubernetes-list-type" = "set"))]
+    pub ingress_hosts: Vec<String>,
+
     /// Share of the syncer's attention when tenants compete, relative to the others'.
     #[serde(default = "default_weight")]
     #[schemars(with = "i32", range(min = 1, max = 100))]
@@ -83,6 +89,7 @@ impl Default for VirtualClusterSpec {
             transparent_meta_prefixes: Vec::new(),
             opaque_meta_prefixes: Vec::new(),
             service_cidr: None,
+            ingress_hosts: Vec::new(),
             weight: default_weight(),
             paused: false,
             nodes: Nodes::default(),
@@ -90,6 +97,9 @@ impl Default for VirtualClusterSpec {
         }
     }
 }
+
+/// As `mirror::host::Host` reads it: at least two labels beside a star, the last of which begins with a letter, since what ends in a number is an address.
+const HOST: &str = r"^(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)+[a-z]([-a-z0-9]{0,61}[a-z0-9])?$";
 
 /// Everybody alike.
 const fn default_weight() -> u8 {
@@ -213,6 +223,16 @@ mod tests {
         assert_eq!(conditions["items"]["required"], Value::Null);
         assert_eq!(conditions["x-kubernetes-list-type"], "atomic");
         assert_eq!(schema["subresources"], json!({"status": {}}));
+    }
+
+    #[test]
+    fn hosts_have_a_form_and_a_number() {
+        let hosts = &schema()["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["ingressHosts"];
+        assert_eq!(
+            (&hosts["maxItems"], &hosts["items"]["maxLength"], &hosts["items"]["pattern"]),
+            (&json!(100), &json!(253), &json!(HOST))
+        );
+        assert_eq!(hosts["x-kubernetes-list-type"], "set");
     }
 
     #[test]

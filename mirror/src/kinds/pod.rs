@@ -120,6 +120,10 @@ impl Downward for Pod {
         status::conditions_down(tenant, sup).map(InSuper)
     }
 
+    fn refers(&self) -> bool {
+        true
+    }
+
     fn references(&self, tenant: &InTenant<Object>) -> Vec<Reference> {
         tenant.body.get("spec").map(names::references).unwrap_or_default()
     }

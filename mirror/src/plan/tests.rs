@@ -61,6 +61,30 @@ impl Downward for Quiet {
     }
 }
 
+/// A kind whose `spec.x` may be taken from the tenant: more than 1 is no longer its own. It refers to a Secret called as `spec.x`.
+struct Lent;
+
+impl Downward for Lent {
+    fn resource(&self) -> Resource {
+        RESOURCE
+    }
+    fn down(&self, tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        asked(tenant)
+    }
+    fn depends_on_hosts(&self) -> bool {
+        true
+    }
+    fn may_stay(&self, sup: &InSuper<Object>, _cx: &Cx<'_>) -> bool {
+        sup.at("/spec/x").and_then(Value::as_u64) <= Some(1)
+    }
+    fn references(&self, tenant: &InTenant<Object>) -> Vec<Reference> {
+        tenant.at("/spec/x").map(|x| Reference { kind: "Secret", name: x.to_string() }).into_iter().collect()
+    }
+    fn references_below(&self, sup: &InSuper<Object>) -> Vec<Reference> {
+        self.references(&InTenant(sup.0.clone()))
+    }
+}
+
 fn copy(of: Uid, metadata: &Value, spec: &Value, status: &Value) -> Copy<Object> {
     let mut object = json!({"metadata": {"name": "a", "namespace": "default", "uid": of.to_string(), "resourceVersion": "5"}, "spec": spec, "status": status});
     if let (Some(into), Some(from)) = (object.pointer_mut("/metadata").and_then(Value::as_object_mut), metadata.as_object()) {
@@ -277,6 +301,41 @@ fn r42_a_refusal_of_what_runs_keeps_nothing_of_it_from_its_tenant() {
     };
     assert_eq!(steps, [Step::Report { uid: POD, version: None, status: status.clone() }]);
     assert!(matches!(decide(&Graceful, bad(&status), sup), Outcome::Hold(Hold::Refused(_))));
+}
+
+#[test]
+fn s23_what_was_taken_from_a_tenant_ends_and_what_was_not_goes_on() {
+    let refused = |body: Option<()>| {
+        let TenantSide::Here(Copy { facts, body: whole }) = tenant(&json!({}), &json!({"bad": true, "x": 7}), &json!({})) else { panic!() };
+        TenantSide::Here(Copy { facts, body: whole.filter(|_| body.is_some()) })
+    };
+    let below = |x: u8| made(&json!({}), &json!({"x": x}), &json!({}));
+    assert!(matches!(decide(&Lent, refused(Some(())), below(1)), Outcome::Hold(Hold::Refused(_))));
+    let Outcome::Write { steps, held: Some(Hold::Refused(_)), .. } = decide(&Lent, refused(Some(())), below(2)) else {
+        panic!("it goes on")
+    };
+    assert_eq!(steps, [Step::DeleteSuper { uid: SUPER, grace_seconds: None }]);
+    let SuperSide::Ours(Copy { facts, .. }, owner) = below(2) else { panic!() };
+    let unread = SuperSide::Ours(Copy { facts, body: None }, owner);
+    assert_eq!(decide(&Lent, refused(Some(())), unread), Outcome::Fetch(Want::Super), "it is looked at first");
+    assert!(matches!(decide(&Graceful, refused(Some(())), below(2)), Outcome::Hold(_)), "other kinds stay");
+}
+
+#[test]
+fn what_is_refused_needs_nothing_below_and_what_it_was_before_keeps_what_it_needs() {
+    let (id, policy, profile, nodes) = (id(), Policy::default(), Profile::default(), BTreeSet::new());
+    let cx = Cx::of_default(&id, &policy, &profile, &nodes);
+    let named = |spec: Value, sup: SuperSide| {
+        let pair =
+            Pair { tenant: tenant(&json!({}), &spec, &json!({})), sup, settled: None, wanted: true, ran: false, declined: Vec::new() };
+        let references = plan(&Lent, &pair, &cx).references.unwrap();
+        references.into_iter().map(|reference| reference.name).collect::<Vec<_>>()
+    };
+    let bad = || json!({"bad": true, "x": 7});
+    assert_eq!(named(json!({"x": 7}), NONE), ["7"]);
+    assert_eq!(named(bad(), NONE), [""; 0]);
+    assert_eq!(named(bad(), made(&json!({}), &json!({"x": 1}), &json!({}))), ["1", "7"]);
+    assert_eq!(named(json!({"x": 1}), made(&json!({}), &json!({"x": 1}), &json!({}))), ["1"]);
 }
 
 #[test]

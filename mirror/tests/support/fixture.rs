@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `handlers`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `hosts`, `takenHosts`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `handlers`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -16,9 +16,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use common::{InSuper, InTenant, Name, Namespace, Owner, Super, Tenant, TenantId, Uid};
 use mirror::cx::{Policy, Profile};
+use mirror::host::{Host, Hosts};
 use mirror::{Content, Cx, Downward, Hold, Object};
 use serde_json::{Map, Value, json};
 
@@ -245,6 +247,7 @@ impl Surroundings {
         let texts = |key: &str| -> BTreeSet<String> {
             given[key].as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
         };
+        let hosts = |key: &str| -> Vec<Host> { texts(key).iter().map(|host| host.parse().unwrap()).collect() };
         let policy = Policy {
             labels_down: texts("labelsDown"),
             annotations_down: texts("annotationsDown"),
@@ -263,6 +266,7 @@ impl Surroundings {
             service_slice: given["serviceCidr"].as_str().map(network),
             server: given["server"].as_str().map(|server| server.parse().unwrap()),
             agent_port: 10550,
+            hosts: Arc::new(Hosts::new(hosts("hosts"), hosts("takenHosts"))),
         };
         let mut nodes = texts("nodes");
         nodes.insert("n1".to_owned());

@@ -165,19 +165,7 @@ impl Engine {
     /// The tenant's Pods have other addresses: what depends on them is looked at again, whether its pair has agreed or not.
     fn addresses_moved(&self, tenant: &Tenant) {
         let keys = tenant.services.lock().slices();
-        if keys.is_empty() {
-            return;
-        }
-        let mut index = tenant.index.lock();
-        for key in &keys {
-            if let Some(entry) = index.get_mut(key) {
-                entry.settled = None;
-            }
-        }
-        drop(index);
-        if tenant.attached().is_some() {
-            self.0.work.push_each(&tenant.lane, keys);
-        }
+        self.decide_again(tenant, keys);
     }
 
     fn super_object_gone(&self, kind: KindId, bytes: &Bytes) {

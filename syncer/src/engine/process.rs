@@ -17,6 +17,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use mirror::cx::Profile;
 use mirror::hold::Hold;
+use mirror::host::Hosts;
 use mirror::kind::{Demand, Downward, Observe};
 use mirror::object::Object;
 use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, SuperSide, TenantSide, Want, plan};
@@ -86,6 +87,8 @@ struct Job<'a> {
     name: Name<Super>,
     /// How often the addresses of the tenant's Pods had moved when this began.
     moves: u64,
+    /// The hosts that were registered for the tenant then.
+    hosts: Arc<Hosts>,
 }
 
 /// The part of a list that says how new it is, and whether there is anything in it.
@@ -169,7 +172,17 @@ impl Engine {
             Demand::Contents => Name::of_namespace(&attached.id, &key.name),
             Demand::Always | Demand::Referenced => kind.rename(&key.name),
         };
-        let job = Job { engine: self, tenant, attached: &attached, key, kind, namespace, name, moves: tenant.pods.moves() };
+        let job = Job {
+            engine: self,
+            tenant,
+            attached: &attached,
+            key,
+            kind,
+            namespace,
+            name,
+            moves: tenant.pods.moves(),
+            hosts: attached.profile().hosts.clone(),
+        };
         let end = job.run().await;
         tenant.index.lock().make_room(key);
         match end {
@@ -408,7 +421,9 @@ impl Job<'_> {
         }
         // An answer may have shown a change before the watch did, which then has no news.
         let mut moved = (!tenant_stays && matches!(entry.tenant, Slot::Here(..))) || (!sup_stays && matches!(entry.sup, Slot::Here(..)));
-        if self.kind.depends_on_pods() && self.tenant.pods.moves() != self.moves {
+        let pods_moved = self.kind.depends_on_pods() && self.tenant.pods.moves() != self.moves;
+        let hosts_moved = self.kind.depends_on_hosts() && self.attached.profile().hosts != self.hosts;
+        if pods_moved || hosts_moved {
             // What was decided on is not so any more, and whoever said so may not have known yet that this depends on it.
             entry.settled = None;
             moved = true;

@@ -62,7 +62,7 @@ impl Index {
         if self.holders_known {
             return true;
         }
-        let holds = |kind: KindId| kind.downward().is_some_and(Downward::graceful);
+        let holds = |kind: KindId| kind.downward().is_some_and(Downward::refers);
         let listed = KindId::all().filter(|kind| holds(*kind)).all(|kind| self.tenant.get(&kind).is_some_and(|sync| sync.synced));
         let asked = |(key, entry): (&Key, &Entry)| {
             !holds(key.kind) || entry.asked || !matches!(&entry.tenant, Slot::Here(facts, ()) if !facts.deleting)

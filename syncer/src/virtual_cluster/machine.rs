@@ -28,6 +28,7 @@ use super::Shared;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::Trouble;
 use super::decide::{Accepted, Life, State, Why, life};
+use super::hosts::Allotted;
 use super::note::{self, About, Note};
 use super::pace::Pace;
 use super::status::{Facts, Speaker};
@@ -147,19 +148,19 @@ impl Machine {
         let connection = self.connected().await?;
         let connection = self.still_there(connection).await?;
         self.claim(&connection)?;
-        if !self.shared.engine.super_synced() {
+        let Some(hosts) = self.shared.hosts.of(self.id.uid()).filter(|_| self.shared.engine.super_synced()) else {
             return Err(State::Starting { connected: true });
-        }
+        };
         let accepted = Accepted::of(vc);
         self.same_life(&connection, accepted).await?;
         self.not_set_back(&connection, accepted)?;
         let (slice, range) = self.slice(vc);
-        let attached = self.attach(vc, &connection, slice);
+        let attached = self.attach(vc, &connection, slice, &hosts);
         let accepted_version =
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
-        self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, range)
+        self.adjust(vc, &attached, slice, &hosts).await;
+        self.supervise(vc, &connection, accepted, [range, hosts.note])
     }
 
     fn claim(&mut self, connection: &Connection) -> Result<(), State> {
@@ -252,7 +253,7 @@ impl Machine {
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
-    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>) -> Arc<Attached> {
+    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>, hosts: &Allotted) -> Arc<Attached> {
         if let Some((fingerprint, attached)) = &self.attached
             && *fingerprint == connection.fingerprint
             && attached.incarnation == connection.incarnation
@@ -269,6 +270,7 @@ impl Machine {
                 service_slice: slice,
                 server: connection.remote.transport().server().parse().ok(),
                 agent_port: self.shared.agent_port,
+                hosts: hosts.hosts.clone(),
                 ..Profile::default()
             },
             weight: vc.spec.weight.clamp(1, 100),
@@ -282,7 +284,7 @@ impl Machine {
     }
 
     /// Takes over what may change while attached.
-    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>) {
+    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>, hosts: &Allotted) {
         let weight = vc.spec.weight.clamp(1, 100);
         if self.weight != weight {
             self.weight = weight;
@@ -292,6 +294,7 @@ impl Machine {
             profile.cluster_domain = cluster_domain(vc);
             profile.service_slice = slice;
         });
+        self.shared.engine.register_hosts(attached, &hosts.hosts);
         // A selector that cannot be read picks none; the condition says so.
         self.shared.engine.mirror_nodes(attached, note::mirrored(&vc.spec.nodes).unwrap_or_default());
         let namespaces = self.shared.engine.tenants().get(self.id.as_str()).map(|tenant| tenant.namespaces.lock().len());
@@ -315,7 +318,7 @@ impl Machine {
         vc: &VirtualCluster,
         connection: &Connection,
         accepted: Option<Accepted>,
-        range: Option<Note>,
+        asked: [Option<Note>; 2],
     ) -> Result<State, State> {
         let id = self.id.as_str();
         let Some(health) = self.shared.engine.health(id) else {
@@ -340,7 +343,7 @@ impl Machine {
             return Err(State::Starting { connected: true });
         }
         let taken = self.shared.engine.tenants().get(id).map(|tenant| tenant.taken.lock().clone()).unwrap_or_default();
-        let about = About { id: &self.id, health: &health, taken: &taken, range, spec: &vc.spec };
+        let about = About { id: &self.id, health: &health, taken: &taken, asked, spec: &vc.spec };
         Ok(State::Synced { note: note::of(about) })
     }
 
@@ -367,6 +370,8 @@ impl Machine {
         let orphan = vc.spec.deletion_policy == DeletionPolicy::Orphan;
         info!(tenant = %self.id, virtual_cluster = self.label, orphan, "VirtualCluster deleted, clearing up");
         clear_up(&self.shared, &self.id, orphan).await;
+        // Only now is there nothing of its own under them.
+        self.shared.hosts.release(self.id.uid());
         info!(tenant = %self.id, virtual_cluster = self.label, orphan, "cleared up");
     }
 }
