@@ -27,6 +27,11 @@ pub(crate) fn content(sup: &Object, fields: &[&str]) -> Content {
     Content { labels, body: named.collect(), ..Content::default() }
 }
 
+/// The annotation by which a class is the default of its kind, if the super cluster's is.
+pub(crate) fn default(sup: &Object, key: &str) -> Option<(String, String)> {
+    sup.meta.annotations.get_key_value(key).filter(|(_, value)| *value == "true").map(|(key, value)| (key.clone(), value.clone()))
+}
+
 /// Whether a tenant's copy says what it should and nothing else; its own labels and annotations are the tenant's.
 pub(crate) fn says_only(wanted: &Content, seen: &Object) -> bool {
     let fields: BTreeSet<&String> = wanted.body.keys().chain(seen.body.keys()).collect();

@@ -70,7 +70,7 @@ fn which(kind: &dyn Downward) -> String {
     }
     match kind.demand() {
         Demand::Always => "All.",
-        Demand::Referenced => "Those that a Pod in the super cluster refers to; with `--sync-unreferenced` all.",
+        Demand::Referenced => "Those that a Pod or an Ingress in the super cluster refers to; with `--sync-unreferenced` all.",
         Demand::Contents => "Those that hold anything that goes down.",
     }
     .to_owned()

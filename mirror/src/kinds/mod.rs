@@ -3,6 +3,8 @@
 pub mod config_map;
 pub mod endpoint_slice;
 pub mod event;
+pub mod ingress;
+pub mod ingress_class;
 pub mod namespace;
 pub mod network_policy;
 pub mod node;
@@ -27,6 +29,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Down(&endpoint_slice::EndpointSlice),
     Kind::Down(&pod::Pod),
     Kind::Down(&network_policy::NetworkPolicy),
+    Kind::Down(&ingress::Ingress),
     Kind::Down(&persistent_volume_claim::PersistentVolumeClaim),
     Kind::Down(&pod_disruption_budget::PodDisruptionBudget),
     Kind::Up(&node::Node),
@@ -34,5 +37,6 @@ pub const KINDS: &[Kind] = &[
     Kind::Up(&priority_class::PriorityClass),
     Kind::Up(&runtime_class::RuntimeClass),
     Kind::Up(&storage_class::StorageClass),
+    Kind::Up(&ingress_class::IngressClass),
     Kind::Up(&persistent_volume::PersistentVolume),
 ];

@@ -49,8 +49,7 @@ impl Upward for StorageClass {
 
     fn up(&self, InSuper(sup): &InSuper<Object>, _about: Option<&About<'_>>, _cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
         let mut content = shown::content(sup, &FIELDS);
-        let default = sup.meta.annotations.get_key_value(DEFAULT).filter(|(_, value)| value.as_str() == "true");
-        content.annotations.extend(default.map(|(key, value)| (key.clone(), value.clone())));
+        content.annotations.extend(shown::default(sup, DEFAULT));
         Ok(InTenant((sup.meta.name.clone(), content)))
     }
 }

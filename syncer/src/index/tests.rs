@@ -245,6 +245,7 @@ fn after_a_new_attachment_every_holder_is_asked_again() {
     let pods = key("a").kind;
     index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
+    index.list_ends(KindId::named("Ingress").unwrap(), true);
     assert!(!index.holders_known());
     index.hold(&key("a"), &[]).unwrap();
     assert!(index.holders_known());
@@ -252,9 +253,26 @@ fn after_a_new_attachment_every_holder_is_asked_again() {
     index.list_begins(pods, true);
     index.tenant_seen(&key("a"), facts(1, 1), &[]);
     index.list_ends(pods, true);
+    index.list_ends(KindId::named("Ingress").unwrap(), true);
     assert!(!index.holders_known(), "it has not said yet what it refers to");
     index.hold(&key("a"), &[]).unwrap();
     assert!(index.holders_known());
+}
+
+#[test]
+fn an_ingress_is_asked_too_before_anything_counts_as_unwanted() {
+    let mut index = Index::default();
+    let ingress = Key { kind: KindId::named("Ingress").unwrap(), ..key("a") };
+    index.list_ends(key("a").kind, true);
+    assert!(!index.holders_known(), "those of the tenant are not known yet");
+    index.tenant_seen(&ingress, facts(1, 1), &[]);
+    index.list_ends(ingress.kind, true);
+    assert!(!index.holders_known());
+    let certificate = Reference { kind: "Secret", name: "certificate".to_owned() };
+    index.hold(&ingress, &[certificate]).unwrap();
+    assert!(index.holders_known());
+    let secret = Key { kind: KindId::named("Secret").unwrap(), name: Name::parse("certificate").unwrap(), ..key("a") };
+    assert!(index.wanted(&secret));
 }
 
 #[test]
