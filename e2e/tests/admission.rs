@@ -1,7 +1,7 @@
 //! The rights that `manifests/` gives, and the policies that fence them, tried on a real API server.
 //!
 //! Each try is one request of one identity. A try that must fail must fail for the reason stated: by RBAC, or by the message of
-//! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S60, S62, S63, S65.
+//! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S23, S24, S60, S62, S63, S65.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
 #![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
 
@@ -12,7 +12,7 @@ use e2e::bed::{Bed, BedOptions};
 use fence::{
     Fence,
     Verdict::{Allowed, Invalid, Policy, Rbac},
-    Who, pods,
+    Who, ingresses, pods,
     tenant::{ROLE_BINDINGS, Tenant, annotated, labeled, merged},
 };
 use serde_json::{Value, json};
@@ -40,6 +40,7 @@ async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
     a_writer_writes_only_what_carries_its_record(&a, &b, &mut fence).await;
     a_writer_has_no_right_beyond_the_kinds_that_go_down(&a, &mut fence).await;
     secrets_and_services_stay_what_tenants_may_have(&a, &mut fence).await;
+    ingresses::ingresses_lead_from_hosts_and_plain_paths_to_services(&a, &mut fence).await;
     pods::pods_stay_harmless_where_pod_security_does_not_look(&a, &mut fence).await;
     pods::nobody_elses_pod_is_resized(&a, &mut fence).await;
     pods::the_list_of_a_tenants_containers_takes_in_none_of_others(&a, &mut fence).await;
@@ -70,6 +71,12 @@ async fn what_the_manifests_ship_is_accepted(fence: &mut Fence<'_>) {
         ("weight 100", json!({"weight": 100}), Allowed),
         ("a selector of nodes on demand", json!({"nodes": {"selector": {}}}), Invalid("a selector needs mode mirrored")),
         ("mirrored nodes", json!({"nodes": {"mode": "mirrored", "selector": {"matchLabels": {"pool": "a"}}}}), Allowed),
+        ("a host of a letter and a dot too many", json!({"ingressHosts": ["App.example.com."]}), Invalid("spec.ingressHosts[0]")),
+        ("every host", json!({"ingressHosts": ["*"]}), Invalid("spec.ingressHosts[0]")),
+        ("every host of a country", json!({"ingressHosts": ["*.example"]}), Invalid("spec.ingressHosts[0]")),
+        ("an address for a host", json!({"ingressHosts": ["192.0.2.1"]}), Invalid("spec.ingressHosts[0]")),
+        ("a host twice", json!({"ingressHosts": ["app.example.com", "app.example.com"]}), Invalid("spec.ingressHosts[1]")),
+        ("hosts", json!({"ingressHosts": ["app.example.com", "*.xn--bcher-kva.example.com"]}), Allowed),
         ("another deletion policy", json!({"deletionPolicy": "Retain"}), Invalid("spec.deletionPolicy")),
         ("orphaning", json!({"deletionPolicy": "Orphan"}), Allowed),
     ] {

@@ -1,5 +1,6 @@
 //! Tries requests of several identities and notes which did not end as they should.
 
+pub(crate) mod ingresses;
 pub(crate) mod pods;
 pub(crate) mod tenant;
 
