@@ -17,6 +17,7 @@ use common::api::{DeletionPolicy, VirtualCluster};
 use common::{TenantId, Uid};
 use kube::ResourceExt;
 use mirror::cx::Profile;
+use mirror::host::Hosts;
 use runtime::log::Chain;
 use runtime::task::Tasks;
 use tokio::sync::{Notify, watch};
@@ -138,6 +139,10 @@ impl Machine {
 
     /// One look: as far as it goes.
     async fn look(&mut self, vc: &Arc<VirtualCluster>) -> State {
+        // Whatever the control plane does: no look at an Ingress is to decide by what is its tenant's no longer.
+        if let (Some((_, attached)), Some(Allotted { hosts, .. })) = (&self.attached, self.shared.hosts.of(self.id.uid())) {
+            self.shared.engine.register_hosts(attached, &hosts);
+        }
         self.read_kubeconfig(vc).await;
         match self.advance(vc).await {
             Ok(state) | Err(state) => state,
@@ -155,11 +160,11 @@ impl Machine {
         self.same_life(&connection, accepted).await?;
         self.not_set_back(&connection, accepted)?;
         let (slice, range) = self.slice(vc);
-        let attached = self.attach(vc, &connection, slice, &hosts);
+        let attached = self.attach(vc, &connection, slice, &hosts.hosts);
         let accepted_version =
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
-        self.adjust(vc, &attached, slice, &hosts).await;
+        self.adjust(vc, &attached, slice).await;
         self.supervise(vc, &connection, accepted, [range, hosts.note])
     }
 
@@ -253,7 +258,7 @@ impl Machine {
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
-    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>, hosts: &Allotted) -> Arc<Attached> {
+    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>, hosts: &Arc<Hosts>) -> Arc<Attached> {
         if let Some((fingerprint, attached)) = &self.attached
             && *fingerprint == connection.fingerprint
             && attached.incarnation == connection.incarnation
@@ -270,7 +275,7 @@ impl Machine {
                 service_slice: slice,
                 server: connection.remote.transport().server().parse().ok(),
                 agent_port: self.shared.agent_port,
-                hosts: hosts.hosts.clone(),
+                hosts: hosts.clone(),
                 ..Profile::default()
             },
             weight: vc.spec.weight.clamp(1, 100),
@@ -284,7 +289,7 @@ impl Machine {
     }
 
     /// Takes over what may change while attached.
-    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>, hosts: &Allotted) {
+    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>) {
         let weight = vc.spec.weight.clamp(1, 100);
         if self.weight != weight {
             self.weight = weight;
@@ -294,7 +299,6 @@ impl Machine {
             profile.cluster_domain = cluster_domain(vc);
             profile.service_slice = slice;
         });
-        self.shared.engine.register_hosts(attached, &hosts.hosts);
         // A selector that cannot be read picks none; the condition says so.
         self.shared.engine.mirror_nodes(attached, note::mirrored(&vc.spec.nodes).unwrap_or_default());
         let namespaces = self.shared.engine.tenants().get(self.id.as_str()).map(|tenant| tenant.namespaces.lock().len());
