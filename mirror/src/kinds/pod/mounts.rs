@@ -140,7 +140,7 @@ fn cap(spec: &Fields) -> Result<(), Hold> {
     let sources = volumes.flat_map(|volume| objects(volume, "sources"));
     let asked: Vec<&Fields> =
         sources.flat_map(|source| [TOKEN, BUNDLE, CERTIFICATE].into_iter().filter_map(|kind| object(source, kind))).collect();
-    let bytes: usize = asked.iter().map(|asked| printed_bytes(asked)).sum();
+    let bytes: usize = asked.iter().copied().map(printed_bytes).sum();
     if asked.len() > MOST_FILES || bytes > MOST_BYTES {
         let message = format!(
             "{} tokens, trust bundles and certificates are asked for, in {bytes} bytes; at most {MOST_FILES} in {MOST_BYTES} go down: mount fewer, or \
