@@ -1,23 +1,61 @@
 //! Where the programs of a bed are: found, or built once from the Go module proxy.
 //!
-//! Three sets: those of a control plane, which every bed needs; those of a real node and those of Kubernetes' own tests, which are looked
-//! for when somebody asks for them.
+//! Four sets: those of a control plane, which every bed needs; the servers of an older minor version, those of a real node and those of
+//! Kubernetes' own tests, which are looked for when somebody asks for them.
 
 mod module;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use indicatif::MultiProgress;
 
 use self::module::{
-    CONFORMANCE_MODULE, CONTAINERD, COREDNS, KUBERNETES_MODULE, LOCAL_PATH_PROVISIONER, METRICS_SERVER, Module, Program, RUNC,
+    CONFORMANCE_MODULE, CONTAINERD, COREDNS, KUBERNETES_MODULE, KUBERNETES_OLDER_MODULE, LOCAL_PATH_PROVISIONER, METRICS_SERVER, Module,
+    Program, RUNC,
 };
 use crate::env;
 
+/// Major, minor and patch.
+type Version = (u32, u32, u32);
+
 /// The version that the module under `e2e/kubernetes` asks for; the servers call themselves so.
-pub const KUBERNETES: (u32, u32, u32) = (1, 37, 2);
+pub const KUBERNETES: Version = (1, 37, 2);
+
+/// The version that the module under `e2e/kubernetes-older` asks for: one minor earlier, the newest patch of it.
+pub const KUBERNETES_OLDER: Version = (1, 36, 3);
+
+/// Which of the two versions a control plane is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// [`KUBERNETES`].
+    #[default]
+    Newest,
+    /// [`KUBERNETES_OLDER`].
+    Older,
+}
+
+impl Release {
+    /// Reads a minor version, as people name it: `1.36`.
+    ///
+    /// # Errors
+    /// If it is none of the two.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let all = [Self::Newest, Self::Older];
+        let found = all.into_iter().find(|release| release.minor() == text);
+        found.with_context(|| format!("there is no Kubernetes {text} here, only {}", all.map(Self::minor).join(" and ")))
+    }
+
+    /// Its minor version, as people name it: `1.36`.
+    pub fn minor(self) -> String {
+        let (major, minor, _) = match self {
+            Self::Newest => KUBERNETES,
+            Self::Older => KUBERNETES_OLDER,
+        };
+        format!("{major}.{minor}")
+    }
+}
 
 const ASSETS: &str = "VIRTUALCLUSTER_ASSETS";
 
@@ -32,6 +70,13 @@ const CONTROL_PLANE: &[Program] = &[
     program("kube-controller-manager", &KUBERNETES_MODULE, "k8s.io/kubernetes/cmd/kube-controller-manager", 105),
     program("kube-scheduler", &KUBERNETES_MODULE, "k8s.io/kubernetes/cmd/kube-scheduler", 12),
     program("kubectl", &KUBERNETES_MODULE, "k8s.io/kubernetes/cmd/kubectl", 25),
+];
+
+/// What differs from release to release; etcd and kubectl are the same for both.
+const OLDER: &[Program] = &[
+    program("kube-apiserver", &KUBERNETES_OLDER_MODULE, "k8s.io/kubernetes/cmd/kube-apiserver", 280),
+    program("kube-controller-manager", &KUBERNETES_OLDER_MODULE, "k8s.io/kubernetes/cmd/kube-controller-manager", 105),
+    program("kube-scheduler", &KUBERNETES_OLDER_MODULE, "k8s.io/kubernetes/cmd/kube-scheduler", 12),
 ];
 
 /// After those of a control plane.
@@ -63,7 +108,10 @@ const CONFORMANCE: &[Program] = &[
 /// The programs of a control plane.
 #[derive(Clone, Debug)]
 pub struct Programs {
+    /// Where the servers of Kubernetes are.
     dir: PathBuf,
+    /// Where etcd and kubectl are.
+    beside: PathBuf,
 }
 
 impl Programs {
@@ -76,24 +124,45 @@ impl Programs {
             return Ok(programs);
         }
         module::build("the Kubernetes programs", CONTROL_PLANE, progress).await?;
-        Ok(Self { dir: KUBERNETES_MODULE.cache()? })
+        Ok(Self::newest(KUBERNETES_MODULE.cache()?))
     }
 
     /// Finds the programs; `None` if they must be built.
     pub fn locate() -> anyhow::Result<Option<Self>> {
         let kubebuilder = env::var("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let candidates = kubebuilder.into_iter().chain([KUBERNETES_MODULE.cache()?]);
-        Ok(located(CONTROL_PLANE, ours(), candidates)?.map(|dir| Self { dir }))
+        Ok(located(CONTROL_PLANE, ours(), candidates)?.map(Self::newest))
     }
 
-    /// The folder that holds them.
+    fn newest(dir: PathBuf) -> Self {
+        Self { beside: dir.clone(), dir }
+    }
+
+    /// The same with the servers of a release: finds them in the folder `1.36` of `$VIRTUALCLUSTER_ASSETS` or our cache, or builds them
+    /// into our cache.
+    pub async fn of(&self, release: Release, progress: &MultiProgress) -> anyhow::Result<Self> {
+        if release == Release::Newest {
+            return Ok(self.clone());
+        }
+        let cache = KUBERNETES_OLDER_MODULE.cache()?;
+        let candidates = ours().map(|dir| dir.join(release.minor())).into_iter().chain([cache.clone()]);
+        let dir = if let Some(dir) = located(OLDER, None, candidates)? {
+            dir
+        } else {
+            module::build("the servers of an older Kubernetes", OLDER, progress).await?;
+            cache
+        };
+        Ok(Self { dir, beside: self.beside.clone() })
+    }
+
+    /// The folder that holds the servers of Kubernetes.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// etcd.
     pub fn etcd(&self) -> PathBuf {
-        self.dir.join("etcd")
+        self.beside.join("etcd")
     }
 
     /// kube-apiserver.
@@ -113,7 +182,7 @@ impl Programs {
 
     /// kubectl.
     pub fn kubectl(&self) -> PathBuf {
-        self.dir.join("kubectl")
+        self.beside.join("kubectl")
     }
 }
 
@@ -250,6 +319,13 @@ mod tests {
         assert_eq!(located(&whole).unwrap().as_deref(), Some(whole.path()));
         let error = located(&part).unwrap_err().to_string();
         assert!(error.contains("VIRTUALCLUSTER_ASSETS") && error.contains("kube-controller-manager is not there"), "{error}");
+    }
+
+    #[test]
+    fn a_release_is_named_by_its_minor_version() {
+        assert_eq!(Release::parse("1.37").unwrap(), Release::Newest);
+        assert_eq!(Release::parse("1.36").unwrap(), Release::Older);
+        assert_eq!(Release::parse("1.2").unwrap_err().to_string(), "there is no Kubernetes 1.2 here, only 1.37 and 1.36");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
-use super::KUBERNETES;
+use super::{KUBERNETES, KUBERNETES_OLDER, Version};
 use crate::{env, errand};
 
 /// A Go module under `e2e/`. Programs whose requirements clash stand in modules of their own.
@@ -22,26 +22,28 @@ use crate::{env, errand};
 pub(super) struct Module {
     /// Its folder under `e2e/`.
     name: &'static str,
-    /// Whether its programs tell their version by flags of the linker.
-    kubernetes: bool,
+    /// The version of Kubernetes that its programs tell by flags of the linker, if they do.
+    kubernetes: Option<Version>,
     /// Whether it needs a C compiler and libseccomp.
     seccomp: bool,
 }
 
 /// etcd, the servers of Kubernetes, kubelet and kube-proxy.
-pub(super) const KUBERNETES_MODULE: Module = Module { name: "kubernetes", kubernetes: true, seccomp: false };
+pub(super) const KUBERNETES_MODULE: Module = Module { name: "kubernetes", kubernetes: Some(KUBERNETES), seccomp: false };
+/// The servers of Kubernetes one minor version earlier, and nothing else.
+pub(super) const KUBERNETES_OLDER_MODULE: Module = Module { name: "kubernetes-older", kubernetes: Some(KUBERNETES_OLDER), seccomp: false };
 /// containerd and the network plugins.
-pub(super) const CONTAINERD: Module = Module { name: "containerd", kubernetes: false, seccomp: false };
+pub(super) const CONTAINERD: Module = Module { name: "containerd", kubernetes: None, seccomp: false };
 /// runc.
-pub(super) const RUNC: Module = Module { name: "runc", kubernetes: false, seccomp: true };
+pub(super) const RUNC: Module = Module { name: "runc", kubernetes: None, seccomp: true };
 /// `CoreDNS`.
-pub(super) const COREDNS: Module = Module { name: "coredns", kubernetes: false, seccomp: false };
+pub(super) const COREDNS: Module = Module { name: "coredns", kubernetes: None, seccomp: false };
 /// Kubernetes' own end-to-end tests, what runs them, and what runs in their Pods.
-pub(super) const CONFORMANCE_MODULE: Module = Module { name: "conformance", kubernetes: true, seccomp: false };
+pub(super) const CONFORMANCE_MODULE: Module = Module { name: "conformance", kubernetes: Some(KUBERNETES), seccomp: false };
 /// local-path-provisioner, which makes volumes of folders of a node.
-pub(super) const LOCAL_PATH_PROVISIONER: Module = Module { name: "local-path-provisioner", kubernetes: false, seccomp: false };
+pub(super) const LOCAL_PATH_PROVISIONER: Module = Module { name: "local-path-provisioner", kubernetes: None, seccomp: false };
 /// metrics-server.
-pub(super) const METRICS_SERVER: Module = Module { name: "metrics-server", kubernetes: false, seccomp: false };
+pub(super) const METRICS_SERVER: Module = Module { name: "metrics-server", kubernetes: None, seccomp: false };
 
 /// One program, its Go package, and how long it took to build, in the order of its list, on 2 cores with an empty cache.
 pub(super) struct Program {
@@ -74,10 +76,7 @@ impl Module {
 
     /// Without the version, the servers of Kubernetes call themselves v0.0.0 and clients refuse them.
     fn linker_flags(&self) -> String {
-        if !self.kubernetes {
-            return "-s -w".to_owned();
-        }
-        let (major, minor, patch) = KUBERNETES;
+        let Some((major, minor, patch)) = self.kubernetes else { return "-s -w".to_owned() };
         let version = "k8s.io/component-base/version";
         format!("-s -w -X {version}.gitVersion=v{major}.{minor}.{patch} -X {version}.gitMajor={major} -X {version}.gitMinor={minor}")
     }
@@ -220,6 +219,16 @@ mod tests {
         }
         for other in ["", "# k8s.io/api/core/v1", "x.go:3:1: undefined: y", "go: downloading k8s.io/api v0.37.2", "\tgo get x"] {
             assert!(!is_package(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_module_builds_the_version_that_its_programs_tell() {
+        for module in [KUBERNETES_MODULE, KUBERNETES_OLDER_MODULE, CONFORMANCE_MODULE] {
+            let text = std::fs::read_to_string(module.dir().join("go.mod")).unwrap();
+            let (major, minor, patch) = module.kubernetes.unwrap();
+            assert!(text.contains(&format!("\tk8s.io/kubernetes v{major}.{minor}.{patch} ")), "{}", module.name);
+            assert!(text.contains(&format!("\tk8s.io/api => k8s.io/api v0.{minor}.{patch}\n")), "{}", module.name);
         }
     }
 
