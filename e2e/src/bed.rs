@@ -20,9 +20,10 @@ use serde_json::{Value, json};
 use crate::{
     agents, env,
     etcd::Etcd,
+    left_out,
     machine::Network,
     plane::{ControlPlane, PlaneOptions, Role},
-    programs::Programs,
+    programs::{Programs, Release},
 };
 
 /// Who writes for the bed, in managedFields.
@@ -34,6 +35,12 @@ pub const TENANT_USER: &str = "vc-syncer";
 
 /// The range of the super cluster's own Services.
 pub const SUPER_SERVICES: &str = "10.96.0.0/16";
+
+/// What tenants may have by now, and what an older API server has only where somebody asks for it.
+const NEWEST_DEFAULTS: [&str; 2] = [
+    "--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true",
+    "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
+];
 
 /// What a bed consists of.
 #[derive(Clone, Debug)]
@@ -50,12 +57,20 @@ pub struct BedOptions {
     pub separate_etcd: bool,
     /// Whether the API servers stand on a network of machines, where Pods of real nodes reach them, and not on loopback. Needs root.
     pub network: bool,
+    /// The version of the super cluster.
+    pub super_release: Release,
+    /// The version of the tenants.
+    pub tenant_release: Release,
+    /// Further flags of the super cluster's kube-apiserver.
+    pub super_args: Vec<String>,
+    /// Further flags of each tenant's.
+    pub tenant_args: Vec<String>,
     /// Where the building of the programs shows.
     pub progress: MultiProgress,
 }
 
 impl BedOptions {
-    /// One etcd, `tenants` tenants without care for Nodes.
+    /// One etcd, `tenants` tenants without care for Nodes, and the versions that the environment names.
     pub fn new(name: &str, tenants: usize) -> Self {
         Self {
             name: name.to_owned(),
@@ -64,9 +79,19 @@ impl BedOptions {
             range_bits: 24,
             separate_etcd: false,
             network: false,
+            super_release: release(env::SUPER_RELEASE),
+            tenant_release: release(env::TENANT_RELEASE),
+            super_args: Vec::new(),
+            tenant_args: Vec::new(),
             progress: MultiProgress::new(),
         }
     }
+}
+
+/// The version that a variable names; the newest if it is not set.
+#[expect(clippy::panic, reason = "a typing error in it would make a test of skew one of none")]
+fn release(variable: &str) -> Release {
+    env::var(variable).map_or(Release::Newest, |text| Release::parse(&text).unwrap_or_else(|error| panic!("{variable}: {error}")))
 }
 
 /// Real control planes, on loopback unless asked otherwise; all is ended when it is dropped.
@@ -82,6 +107,8 @@ pub struct Bed {
     pub tenants: Vec<ControlPlane>,
     /// The etcd of the super cluster, and of the tenants unless they have their own.
     pub etcd: Arc<Etcd>,
+    /// The version of the tenants.
+    pub tenant_release: Release,
     network: Option<Network>,
 }
 
@@ -89,6 +116,8 @@ impl Bed {
     /// Starts everything and waits until it is ready.
     pub async fn start(options: BedOptions) -> anyhow::Result<Self> {
         let programs = Programs::locate_or_build(&options.progress).await?;
+        let of_super = programs.of(options.super_release, &options.progress).await?;
+        let of_tenants = programs.of(options.tenant_release, &options.progress).await?;
         let dir = env::workspace().join("target/e2e").join(&options.name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("could not empty {}", dir.display()))?;
@@ -106,15 +135,15 @@ impl Bed {
                 role: Role::Super,
                 address,
                 service_cidr: SUPER_SERVICES.to_owned(),
-                api_server_args: Vec::new(),
+                api_server_args: options.super_args.clone(),
             };
-            let sup = ControlPlane::start(sup, Arc::clone(&etcd), &dir, &programs).await?;
+            let sup = ControlPlane::start(sup, Arc::clone(&etcd), &dir, &of_super).await?;
             serve_tenants_addresses(&sup).await?;
             anyhow::Ok(sup)
         };
-        let tenants = (0..options.tenants).map(|i| start_tenant(i, address, &options, &etcd, &dir, &programs));
+        let tenants = (0..options.tenants).map(|i| start_tenant(i, address, &options, &etcd, &dir, &of_tenants));
         let (sup, tenants) = tokio::try_join!(sup, try_join_all(tenants))?;
-        Ok(Self { dir, programs, sup, tenants, etcd, network })
+        Ok(Self { dir, programs, sup, tenants, etcd, tenant_release: options.tenant_release, network })
     }
 
     /// Where its state and logs are.
@@ -133,6 +162,15 @@ impl Bed {
     /// If the bed was not started with [`BedOptions::network`].
     pub fn network(&self) -> anyhow::Result<&Network> {
         self.network.as_ref().context("the bed has no network")
+    }
+
+    /// Whether the tenants are of the newest version; if not, notes what a test leaves out and why. `cargo xtask skew` says and counts it.
+    pub fn tenants_are_newest(&self, what: &str) -> bool {
+        let newest = self.tenant_release == Release::Newest;
+        if !newest {
+            left_out::note(what);
+        }
+        newest
     }
 
     /// A tenant, from 0.
@@ -214,6 +252,10 @@ async fn start_tenant(
         if options.separate_etcd { Arc::new(Etcd::start(&format!("etcd-{name}"), dir, programs).await?) } else { Arc::clone(shared) };
     // Tenant 1 is an API server that streams no lists: what holds for two tenants holds with and without WatchList.
     let mut api_server_args = if i == 1 { vec!["--feature-gates=WatchList=false".to_owned()] } else { Vec::new() };
+    if options.tenant_release == Release::Older {
+        api_server_args.extend(NEWEST_DEFAULTS.map(str::to_owned));
+    }
+    api_server_args.extend(options.tenant_args.iter().cloned());
     if options.network {
         api_server_args.push(format!("--kubelet-certificate-authority={}.crt", agents::authority(dir).display()));
     }

@@ -4,6 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+/// Names the minor version of every bed's super cluster, `1.37` or `1.36`; the former if it is not set.
+pub const SUPER_RELEASE: &str = "VIRTUALCLUSTER_SUPER";
+
+/// Names the minor version of every bed's tenants, in the same way.
+pub const TENANT_RELEASE: &str = "VIRTUALCLUSTER_TENANTS";
+
+/// Names a folder with `vc-syncer` and the `manifests/` of an earlier commit, which `cargo xtask upgrade` makes.
+pub const EARLIER: &str = "VIRTUALCLUSTER_EARLIER";
+
 /// The value of an environment variable, if it is set, not empty, and text.
 #[expect(clippy::disallowed_methods, reason = "tests have no command line; this is the one place")]
 pub fn var(name: &str) -> Option<String> {

@@ -15,6 +15,7 @@ pub mod errand;
 pub mod etcd;
 pub mod images;
 pub mod kubectl;
+pub mod left_out;
 pub mod machine;
 pub mod manifests;
 pub mod metrics;

@@ -32,7 +32,6 @@ use tokio::{sync::watch, task::JoinSet, time};
 
 use crate::{
     bed::apply,
-    programs::KUBERNETES,
     wait::{Seen, eventually},
 };
 
@@ -127,7 +126,8 @@ impl Agent {
 
 async fn register(name: &str, address: Ipv4Addr, client: &Client) -> anyhow::Result<()> {
     let nodes = Api::<Node>::all(client.clone());
-    let status = json!({ "apiVersion": "v1", "kind": "Node", "status": node_status(name, address) });
+    let version = client.apiserver_version().await.context("the API server does not say its version")?.git_version;
+    let status = json!({ "apiVersion": "v1", "kind": "Node", "status": node_status(name, address, &version) });
     apply(&nodes, name, &node(name)).await?;
     // The API server makes the namespace of the leases itself, a moment after it is ready.
     eventually(format!("the lease of {name} is written"), Duration::from_secs(30), async || renew(name, client).await.map(Seen::Done))
@@ -150,14 +150,14 @@ fn node(name: &str) -> Value {
     })
 }
 
-fn node_status(name: &str, address: Ipv4Addr) -> Value {
+/// `version` is that of its kubelet: none is newer than its API server.
+fn node_status(name: &str, address: Ipv4Addr, version: &str) -> Value {
     let room = json!({ "cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti" });
     let now = Timestamp::now();
     let condition = |kind: &str, status: &str, reason: &str| {
         json!({ "type": kind, "status": status, "reason": reason, "message": "",
             "lastHeartbeatTime": second(now), "lastTransitionTime": second(now) })
     };
-    let (major, minor, patch) = KUBERNETES;
     json!({
         "capacity": room,
         "allocatable": room,
@@ -171,7 +171,7 @@ fn node_status(name: &str, address: Ipv4Addr) -> Value {
         ],
         "nodeInfo": {
             "architecture": "amd64", "operatingSystem": "linux", "osImage": "none", "kernelVersion": "none",
-            "containerRuntimeVersion": "fake://1", "kubeletVersion": format!("v{major}.{minor}.{patch}"), "kubeProxyVersion": "",
+            "containerRuntimeVersion": "fake://1", "kubeletVersion": version, "kubeProxyVersion": "",
             "machineID": name, "systemUUID": name, "bootID": name,
         },
     })

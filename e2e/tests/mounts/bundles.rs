@@ -3,11 +3,16 @@
 use e2e::{
     bed::{Bed, apply},
     pki::Authority,
+    programs::Release,
     story::{PATIENCE, Story, pod, uid_of},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::{certificates::v1::ClusterTrustBundle, core::v1::Pod};
-use kube::{Api, api::DeleteParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, DynamicObject},
+    core::GroupVersionKind,
+};
 use serde_json::{Value, json};
 
 use crate::secret_of;
@@ -19,19 +24,26 @@ fn anchor(bed: &Bed, name: &str) -> anyhow::Result<String> {
     Ok(Authority::create(name, &dir)?.pem())
 }
 
-fn trust_bundle(name: &str, signer: Option<&str>, anchors: &[&str]) -> Value {
+/// How the tenants' API servers call a bundle: by its newest version, which is new in 1.37.
+fn kind_of(bed: &Bed) -> ApiResource {
+    let version = if bed.tenant_release == Release::Newest { "v1" } else { "v1beta1" };
+    ApiResource::from_gvk(&GroupVersionKind::gvk("certificates.k8s.io", version, "ClusterTrustBundle"))
+}
+
+fn trust_bundle(kind: &ApiResource, name: &str, signer: Option<&str>, anchors: &[&str]) -> Value {
     json!({
-        "apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle", "metadata": { "name": name, "labels": { "for": "pods" } },
+        "apiVersion": kind.api_version, "kind": "ClusterTrustBundle", "metadata": { "name": name, "labels": { "for": "pods" } },
         "spec": { "signerName": signer, "trustBundle": anchors.concat() },
     })
 }
 
 pub(crate) async fn followed(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
-    let api: Api<ClusterTrustBundle> = Api::all(tenant.client());
+    let kind = kind_of(&story.bed);
+    let api: Api<DynamicObject> = Api::all_with(tenant.client(), &kind);
     let (one, two, three) = (anchor(&story.bed, "one")?, anchor(&story.bed, "two")?, anchor(&story.bed, "three")?);
-    apply(&api, "ours", &trust_bundle("ours", None, &[&one])).await?;
-    apply(&api, "a.b:c:both", &trust_bundle("a.b:c:both", Some("a.b/c"), &[&one, &two])).await?;
+    apply(&api, "ours", &trust_bundle(&kind, "ours", None, &[&one])).await?;
+    apply(&api, "a.b:c:both", &trust_bundle(&kind, "a.b:c:both", Some("a.b/c"), &[&one, &two])).await?;
     let source = |asked: Value| json!({ "clusterTrustBundle": asked });
     let by_label = json!({ "matchLabels": { "for": "pods" } });
     let mounted = json!({ "volumes": [{ "name": "trust", "projected": { "sources": [
@@ -63,10 +75,10 @@ pub(crate) async fn followed(story: &Story) -> anyhow::Result<()> {
     holds("what is there", [Some(&[&one]), Some(&[&one, &two]), Some(&[]), None]).await?;
     let above: Pod = tenant.above("default").get("trusting").await?;
     tenant.warned("default", &uid_of(&above), "spec.volumes[0].projected.sources[3].clusterTrustBundle").await?;
-    apply(&api, "later", &trust_bundle("later", None, &[&two])).await?;
-    apply(&api, "ours", &trust_bundle("ours", None, &[&three])).await?;
+    apply(&api, "later", &trust_bundle(&kind, "later", None, &[&two])).await?;
+    apply(&api, "ours", &trust_bundle(&kind, "ours", None, &[&three])).await?;
     api.delete("a.b:c:both", &DeleteParams::default()).await?;
-    apply(&api, "a.b:c:new", &trust_bundle("a.b:c:new", Some("a.b/c"), &[&three])).await?;
+    apply(&api, "a.b:c:new", &trust_bundle(&kind, "a.b:c:new", Some("a.b/c"), &[&three])).await?;
     holds("what is there later", [Some(&[&three]), Some(&[&three]), Some(&[]), Some(&[&two])]).await?;
     let below: Pod = tenant.below("default").get("trusting").await?;
     let own = serde_json::to_string(&below.spec)?;
