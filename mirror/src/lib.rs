@@ -7,6 +7,7 @@ pub mod cx;
 pub mod facts;
 pub mod hold;
 pub mod host;
+pub mod kept;
 pub mod kind;
 pub mod kinds;
 pub mod metadata;

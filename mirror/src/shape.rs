@@ -95,7 +95,8 @@ fn carry_fields(fields: &Map<String, Value>, table: &Table, path: &str, pass_unk
     Ok(out)
 }
 
-fn asks_for_nothing(value: &Value) -> bool {
+/// Whether a value is as good as none: `false`, `0`, `""`, empty.
+pub(crate) fn asks_for_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 pub struct SyncMetrics {
     writes: Family<WriteLabels, Counter>,
     vain_writes: Family<SideKindLabels, Counter>,
+    fields_not_kept: Family<SideKindLabels, Counter>,
     plans: Family<PlanLabels, Counter>,
     refusals: Family<KindLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
@@ -103,6 +104,7 @@ impl Default for SyncMetrics {
         Self {
             writes: Family::default(),
             vain_writes: Family::default(),
+            fields_not_kept: Family::default(),
             plans: Family::default(),
             refusals: Family::default(),
             failures: Family::default(),
@@ -129,6 +131,11 @@ impl SyncMetrics {
         let metrics = Self::default();
         registry.register("writes", "Requests that were to change something", metrics.writes.clone());
         registry.register("vain_writes", "Updates that changed nothing, by the version in the answer", metrics.vain_writes.clone());
+        registry.register(
+            "fields_not_kept",
+            "Writes of which an API server left fields out, by its answer",
+            metrics.fields_not_kept.clone(),
+        );
         registry.register("plans", "Decisions on a pair of copies", metrics.plans.clone());
         registry.register("refusals", "Objects of tenants that were refused", metrics.refusals.clone());
         registry.register("failures", "Requests that failed, by what is done about it", metrics.failures.clone());
@@ -155,6 +162,11 @@ impl SyncMetrics {
     /// A request that was to change something has ended.
     pub fn wrote(&self, side: &'static str, kind: &'static str, step: &'static str, ok: bool) {
         self.writes.get_or_create(&WriteLabels { side, kind, step, outcome: outcome(ok) }).inc();
+    }
+
+    /// The API server of `side` did not keep fields of what it was asked for.
+    pub fn not_kept(&self, side: &'static str, kind: &'static str) {
+        self.fields_not_kept.get_or_create(&SideKindLabels { side, kind }).inc();
     }
 
     /// An update has changed nothing.
@@ -260,6 +272,7 @@ mod tests {
         metrics.planned("Pod", "settled");
         metrics.told_event("syncer", "dropped");
         metrics.wrote_vnode("beat", false);
+        metrics.not_kept("super", "Pod");
         metrics.relisted("tenant", "Pod");
         metrics.unreadable("tenant", "Pod");
         metrics.show_load(1, 2, 3);
@@ -271,6 +284,7 @@ mod tests {
         for line in [
             r#"writes_total{side="super",kind="Pod",step="create",outcome="ok"} 1"#,
             r#"vain_writes_total{side="tenant",kind="Pod"} 1"#,
+            r#"fields_not_kept_total{side="super",kind="Pod"} 1"#,
             r#"plans_total{kind="Pod",outcome="settled"} 1"#,
             r#"events_told_total{origin="syncer",outcome="dropped"} 1"#,
             r#"vnode_writes_total{step="beat",outcome="failed"} 1"#,

@@ -2,6 +2,7 @@
 
 mod choose;
 mod failure;
+mod kept;
 mod mount;
 mod read;
 mod write;
@@ -105,6 +106,8 @@ struct Standing {
 struct Shown {
     tenant: Option<Facts>,
     sup: Option<Facts>,
+    /// What was asked of the super cluster, and its API server did not keep.
+    lost: Vec<String>,
 }
 
 impl Shown {

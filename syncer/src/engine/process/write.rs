@@ -7,7 +7,7 @@ use mirror::hold::Hold;
 use mirror::kind::Observe;
 use mirror::mounts::Mounts;
 use mirror::plan::{Evidence, Mark, Pair, Step, SuperSide, TenantSide};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{ADDRESS, End, Job, Shown};
@@ -47,6 +47,7 @@ impl Job<'_> {
                         self.engine.0.metrics.wrote_in_vain(side, self.kind.resource().kind);
                     }
                     tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
+                    self.tell_lost(pair, &std::mem::take(&mut shown.lost));
                 }
                 // The step could not be taken now, and what it waits for wakes the key.
                 Ok(false) => {
@@ -132,6 +133,7 @@ impl Job<'_> {
                 let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
                 let reply = self.engine.sup().replace(&self.super_path(), body, bearer.as_ref()).await?;
                 shown.sup = self.super_read(&reply);
+                shown.lost = self.lost("super", &content.body, &reply);
             }
             Step::DeleteSuper { uid, grace_seconds } => {
                 self.confirm_other().await?;
@@ -179,6 +181,8 @@ impl Job<'_> {
                 let patch = status_patch(uid, version.as_deref(), "/status", &status);
                 let reply = tenant.patch(&format!("{}/status", self.tenant_path()), Patch::Json, &patch, None).await?;
                 shown.tenant = Some(self.tenant_known(&reply)?);
+                // Who reads this API server does not know the field either, so it is counted and nobody is told.
+                self.lost("tenant", &Map::from_iter([("status".to_owned(), status)]), &reply);
             }
             Step::Choose { uid, version, choice, .. } => self.choose(uid, version, choice).await?,
             Step::DeleteTenant { uid, grace_seconds } => {
@@ -198,18 +202,21 @@ impl Job<'_> {
         self.will_mount(mounts);
         let resource = self.kind.resource();
         self.engine.fence().check()?;
+        let mut content = content;
         let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
         let collection = resource.collection(Some(into.as_str()));
         let reply = match self.engine.sup().create(&collection, body, Some(&bearer)).await {
             Err(error) if is_out_of_range(&error) => {
                 // The super cluster does not serve the tenant's range: it chooses.
-                let body = self.kind.without_claims(content).to_create(&resource, Some(into.as_str()), self.name.as_str());
+                content = self.kind.without_claims(content);
+                let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
                 self.engine.sup().create(&collection, body, Some(&bearer)).await?
             }
             other => other?,
         };
         learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
+        shown.lost = self.lost("super", &content.body, &reply);
         Ok(true)
     }
 
