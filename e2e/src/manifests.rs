@@ -26,7 +26,17 @@ const SUPER_AGENT: &str = "rbac-vn-agent-super.yaml";
 /// Applies every object of `manifests/**/*.yaml` but Deployments, `DaemonSets`, samples, and the rights of vn-agent where no kubelet
 /// answers: the test bed runs the programs itself.
 pub async fn install(client: &Client) -> anyhow::Result<()> {
-    let mut objects = objects(&env::workspace().join("manifests"))?;
+    install_from(&folder(), client).await
+}
+
+/// The manifests of this version.
+pub fn folder() -> PathBuf {
+    env::workspace().join("manifests")
+}
+
+/// As [`install`], of the manifests in a folder: those of another version.
+pub async fn install_from(folder: &Path, client: &Client) -> anyhow::Result<()> {
+    let mut objects = objects(folder)?;
     objects.sort_by_key(rank);
     for object in &objects {
         install_one(object, client).await?;
@@ -36,14 +46,14 @@ pub async fn install(client: &Client) -> anyhow::Result<()> {
 
 /// Gives vn-agent, and each tenant's identity, what they need where the super cluster's API server answers.
 pub async fn install_super_agent(client: &Client) -> anyhow::Result<()> {
-    let path = env::workspace().join("manifests").join(SUPER_AGENT);
+    let path = folder().join(SUPER_AGENT);
     let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     install_text(&text, client).await.with_context(|| format!("from {}", path.display()))
 }
 
 /// Applies every object of `manifests/samples/<file>`, with these words replaced, as a person does who fills it in.
 pub async fn install_sample(file: &str, words: &[(&str, &str)], client: &Client) -> anyhow::Result<()> {
-    let path = env::workspace().join("manifests/samples").join(file);
+    let path = folder().join("samples").join(file);
     let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     let text = words.iter().fold(text, |text, (word, value)| text.replace(word, value));
     install_text(&text, client).await.with_context(|| format!("from {}", path.display()))

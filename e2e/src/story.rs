@@ -18,7 +18,7 @@ mod platform;
 mod standing;
 mod witness;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures::future::{LocalBoxFuture, join_all, try_join_all};
@@ -59,6 +59,8 @@ pub struct Plot {
     pub real: Option<RealNodeOptions>,
     /// vn-agent on each of them, if it is to run.
     pub agents: Option<AgentOptions>,
+    /// The folder of the manifests that are installed.
+    pub manifests: PathBuf,
     /// The syncer.
     pub syncer: SyncerOptions,
 }
@@ -71,6 +73,7 @@ impl Plot {
             nodes: NodeOptions::new(2),
             real: None,
             agents: None,
+            manifests: manifests::folder(),
             syncer: Self::syncer("vc-syncer"),
         }
     }
@@ -134,7 +137,7 @@ impl Story {
             None => Vec::new(),
         };
         let nodes = FakeNodes::start(bed.sup.client(), plot.nodes).await?;
-        manifests::install(&bed.sup.client()).await?;
+        manifests::install_from(&plot.manifests, &bed.sup.client()).await?;
         let tenants = try_join_all((0..bed.tenants.len()).map(|i| Actor::register(&bed, i))).await?;
         let mut agents = Vec::new();
         if let Some(options) = &plot.agents {
