@@ -1,4 +1,5 @@
-//! The project's own tasks: `cargo xtask demo`, `test`, `fuzz`, `conformance`, `bench`, `image`, `manifests` and `tidy`.
+//! The project's own tasks: `cargo xtask demo`, `test`, `fuzz`, `conformance`, `skew`, `upgrade`, `programs`,
+//! `bench`, `image`, `manifests` and `tidy`.
 #![allow(clippy::print_stdout, reason = "a task tells a person at a terminal what it does")]
 
 mod bench;
@@ -9,9 +10,12 @@ mod image;
 mod kinds;
 mod manifests;
 mod program;
+mod programs;
+mod skew;
 mod test;
 mod tidy;
 mod tool;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,12 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Run Kubernetes' own conformance tests natively and inside a tenant, and compare. Needs root.
     Conformance(conformance::Options),
+    /// Build the programs of other projects that the other tasks run, once.
+    Programs,
+    /// Run end-to-end tests with control planes of two minor versions, each side the older one once.
+    Skew(skew::Options),
+    /// Put this vc-syncer in the place of an earlier one, and that back, while Pods run.
+    Upgrade(upgrade::Options),
     /// Measure.
     Bench {
         #[command(subcommand)]
@@ -79,6 +89,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Conformance(options) => wait(conformance::run(&options)),
+        Task::Programs => wait(programs::run()),
+        Task::Skew(options) => skew::run(&options),
+        Task::Upgrade(options) => upgrade::run(&options),
         Task::Bench { what: Measure::Real } => wait(bench::real::run()),
         Task::Bench { what: Measure::Agent } => wait(bench::agent::run()),
         Task::Manifests { check } => manifests::run(check),

@@ -7,7 +7,10 @@ use anyhow::bail;
 use clap::Args;
 use tokio::time::Instant;
 
-use step::{STEPS, Step};
+pub(crate) use step::{Failure, Step, cargo, on_beds, say_and_run};
+pub(crate) use summary::Tests;
+
+use step::STEPS;
 use summary::{Outcome, Row};
 
 /// How to run the tests.
@@ -29,14 +32,20 @@ pub(crate) struct Options {
 /// Runs the steps, prints what each took, and fails if one of them did.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let steps: Vec<&Step> = STEPS.iter().filter(|step| options.wants(step.name)).collect();
+    take(&steps, "test --only ", &options.filter, options.fail_fast)
+}
+
+/// Takes steps, prints what each took, and fails if one of them did. `again` is what comes between `cargo xtask` and the name of a step, to
+/// take that one alone.
+pub(crate) fn take(steps: &[&Step], again: &str, filter: &[String], fail_fast: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut rows = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         println!("==> {} of {}: {}: {}", at + 1, steps.len(), step.name, step.about);
-        let row = run_one(step, &options.filter);
+        let row = run_one(step, again, filter);
         let failed = row.outcome == Outcome::Failed;
         rows.push(row);
-        if failed && options.fail_fast {
+        if failed && fail_fast {
             break;
         }
     }
@@ -60,7 +69,7 @@ fn step_names() -> clap::builder::PossibleValuesParser {
     STEPS.iter().map(|step| step.name).collect::<Vec<_>>().into()
 }
 
-fn run_one(step: &Step, filter: &[String]) -> Row {
+fn run_one(step: &Step, again: &str, filter: &[String]) -> Row {
     let started = Instant::now();
     let result = (step.run)(filter);
     let took = started.elapsed();
@@ -71,7 +80,7 @@ fn run_one(step: &Step, filter: &[String]) -> Row {
         }
         Err(failure) => {
             println!("    {}: FAILED after {} s: {:#}", step.name, took.as_secs(), failure.error);
-            println!("    again, alone: cargo xtask test --only {}\n", step.name);
+            println!("    again, alone: cargo xtask {again}{}\n", step.name);
             Row { name: step.name, outcome: Outcome::Failed, tests: failure.tests, took }
         }
     }

@@ -11,6 +11,9 @@ use indicatif::MultiProgress;
 use super::summary::Tests;
 use crate::{root, tool};
 
+/// The end-to-end tests of control planes of two versions, and of an earlier vc-syncer: `cargo xtask skew` and `cargo xtask upgrade` run them.
+const APART: &str = "binary(/^(skew|upgrade)$/)";
+
 /// The end-to-end tests that start real nodes, which root alone can.
 const REAL: &str = "binary(/^(agent|real_)/)";
 
@@ -23,21 +26,21 @@ const REAL_NAMES: [&str; 2] = ["agent", "real_"];
 const E2E_THREADS: [&str; 2] = ["--test-threads", "4"];
 
 /// One step.
-pub(super) struct Step {
+pub(crate) struct Step {
     /// What `--only` takes.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What it does, for the reader of the output.
-    pub(super) about: &'static str,
+    pub(crate) about: &'static str,
     /// Does it, with the filter for tests; says which tests ran.
-    pub(super) run: fn(&[String]) -> Result<Tests, Failure>,
+    pub(crate) run: fn(&[String]) -> Result<Tests, Failure>,
 }
 
 /// A step that failed, and the tests that ran all the same.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// Why.
-    pub(super) error: anyhow::Error,
+    pub(crate) error: anyhow::Error,
     /// What ran.
-    pub(super) tests: Tests,
+    pub(crate) tests: Tests,
 }
 
 impl From<anyhow::Error> for Failure {
@@ -95,7 +98,7 @@ fn deny(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn unit(filter: &[String]) -> Result<Tests, Failure> {
-    nextest("not (package(e2e) & kind(test))", &[], filter)
+    nextest("not (package(e2e) & kind(test))", &[], &[], filter)
 }
 
 fn doctest(_: &[String]) -> Result<Tests, Failure> {
@@ -116,16 +119,21 @@ fn demo_node(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn e2e(filter: &[String]) -> Result<Tests, Failure> {
+    if machine::may_be_made() {
+        return on_beds(&format!("- {APART}"), &[], filter);
+    }
+    let skipped = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
+    println!("    skipped: needs root: {skipped} tests");
+    on_beds(&format!("- {APART} - {REAL}"), &[], filter)
+}
+
+/// Runs end-to-end tests with these variables: all of them but what `narrower`, the rest of a filter, leaves out. Builds what they start first.
+pub(crate) fn on_beds(narrower: &str, variables: &[(&str, String)], filter: &[String]) -> Result<Tests, Failure> {
     kubernetes()?;
     // The tests start `vc-syncer` as a program; nothing else builds it. The whole workspace, so that features are the same
     // as for the tests and no dependency is built twice.
     say_and_run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
-    if machine::may_be_made() {
-        return nextest("package(e2e) & kind(test)", &E2E_THREADS, filter);
-    }
-    let skipped = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
-    println!("    skipped: needs root: {skipped} tests");
-    nextest(&format!("package(e2e) & kind(test) - {REAL}"), &E2E_THREADS, filter)
+    nextest(&format!("package(e2e) & kind(test) {narrower}"), &E2E_THREADS, variables, filter)
 }
 
 /// Finds the programs of Kubernetes and, where nodes can be started, those of a node, or builds them.
@@ -149,12 +157,13 @@ fn count(set: &str, filter: &[String]) -> anyhow::Result<usize> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.trim().is_empty()).count())
 }
 
-fn nextest(set: &str, options: &[&str], filter: &[String]) -> Result<Tests, Failure> {
+fn nextest(set: &str, options: &[&str], variables: &[(&str, String)], filter: &[String]) -> Result<Tests, Failure> {
     let program = tool::NEXTEST.ensure()?;
     let report = root().join("target/nextest/default/junit.xml");
     forget(&report)?;
     let mut command = Command::new(program);
     command.args(["nextest", "run", "--workspace", "--locked", "-E", set]).args(options).args(filter).current_dir(root());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let ran = say_and_run(&mut command);
     let tests = std::fs::read_to_string(&report).ok().and_then(|text| Tests::of_junit(&text)).unwrap_or_default();
     match ran {
@@ -171,14 +180,14 @@ fn forget(report: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(root());
     command
 }
 
 /// Shows a command as one would type it, then runs it with our output.
-fn say_and_run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn say_and_run(command: &mut Command) -> anyhow::Result<()> {
     println!("    $ {}", typed(command));
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("could not run {name}"))?;

@@ -16,7 +16,7 @@ pub(super) enum Outcome {
 
 /// How many tests ran in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tests {
+pub(crate) struct Tests {
     passed: usize,
     failed: usize,
 }
@@ -58,7 +58,7 @@ impl Row {
 ///
 /// A step without tests of its own that failed counts as one failed test: the line never says that all is well when it is not.
 pub(super) fn table(rows: &[Row], took: Duration) -> String {
-    let mut out = String::from("step        result     time   tests\n");
+    let mut out = String::from("step         result     time   tests\n");
     let (mut passed, mut failed) = (0, 0);
     for row in rows {
         let outcome = match row.outcome {
@@ -68,11 +68,11 @@ pub(super) fn table(rows: &[Row], took: Duration) -> String {
         };
         let ran = row.tests.passed + row.tests.failed;
         let tests = if ran == 0 { "-".to_owned() } else { format!("{} of {ran}", row.tests.passed) };
-        let _ = writeln!(out, "{:<11} {outcome:<8} {:>6}   {tests}", row.name, clock(row.took));
+        let _ = writeln!(out, "{:<12} {outcome:<8} {:>6}   {tests}", row.name, clock(row.took));
         passed += row.tests.passed;
         failed += if row.outcome == Outcome::Failed { row.tests.failed.max(1) } else { 0 };
     }
-    let _ = writeln!(out, "{:<11} {:<8} {:>6}\n", "all", if failed == 0 { "ok" } else { "FAILED" }, clock(took));
+    let _ = writeln!(out, "{:<12} {:<8} {:>6}\n", "all", if failed == 0 { "ok" } else { "FAILED" }, clock(took));
     let _ = writeln!(out, "{passed} passed, {failed} failed");
     out
 }
@@ -104,12 +104,12 @@ mod tests {
             Row::not_run("e2e"),
         ];
         let wanted = "\
-step        result     time   tests
-format      ok         1:07   -
-clippy      FAILED     1:07   -
-unit        FAILED     1:07   10 of 12
-e2e         not run    0:00   -
-all         FAILED     3:21
+step         result     time   tests
+format       ok         1:07   -
+clippy       FAILED     1:07   -
+unit         FAILED     1:07   10 of 12
+e2e          not run    0:00   -
+all          FAILED     3:21
 
 10 passed, 3 failed
 ";
