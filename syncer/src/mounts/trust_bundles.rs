@@ -256,8 +256,8 @@ mod tests {
         BundleAsk { key: "bundle-0".to_owned(), field: String::new(), of, optional }
     }
 
-    fn text(contents: &[&[u8]]) -> Option<String> {
-        Some(encode(contents.iter().map(|contents| contents.to_vec())))
+    fn text(contents: &[&[u8]]) -> String {
+        encode(contents.iter().map(|contents| contents.to_vec()))
     }
 
     #[test]
@@ -272,11 +272,14 @@ mod tests {
         let named = |name: &str| read(Bundles::Named(name.to_owned()), false);
         let signed =
             |selector: Option<&str>| read(Bundles::Signed { signer: "x/y".to_owned(), selector: selector.map(str::to_owned) }, false);
-        assert_eq!(named("one"), text(&[b"a", b"b"]));
+        assert_eq!(named("one"), Some(text(&[b"a", b"b"])));
         assert_eq!(named("none"), None);
-        assert_eq!(signed(Some("{}")), text(&[b"b", b"c", b"d"]), "an empty selector picks all of the signer");
-        assert_eq!(signed(Some(r#"{"matchLabels": {"env": "live"}}"#)), text(&[b"b", b"c"]));
-        assert_eq!(signed(Some(r#"{"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["live"]}]}"#)), text(&[b"c", b"d"]));
+        assert_eq!(signed(Some("{}")), Some(text(&[b"b", b"c", b"d"])), "an empty selector picks all of the signer");
+        assert_eq!(signed(Some(r#"{"matchLabels": {"env": "live"}}"#)), Some(text(&[b"b", b"c"])));
+        assert_eq!(
+            signed(Some(r#"{"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["live"]}]}"#)),
+            Some(text(&[b"c", b"d"]))
+        );
         assert_eq!(signed(None), None, "no selector picks nothing");
         assert_eq!(signed(Some(r#"{"matchExpressions": [{"key": "env", "operator": "Like"}]}"#)), None);
         assert_eq!(read(Bundles::Named("none".to_owned()), true), Some(String::new()), "an optional file is empty");

@@ -86,13 +86,13 @@ fn annotation() -> String {
 mod tests {
     use super::*;
 
-    fn service(spec: Value, annotations: Value) -> Object {
+    fn service(spec: &Value, annotations: &Value) -> Object {
         let metadata = json!({"name": "web", "uid": "00000000-0000-4000-8000-000000000001", "annotations": annotations});
         Object::parse(json!({"metadata": metadata, "spec": spec}).to_string().as_bytes()).unwrap()
     }
 
     fn at(address: &str) -> Object {
-        service(json!({"type": "NodePort", "clusterIP": address, "clusterIPs": [address]}), json!({}))
+        service(&json!({"type": "NodePort", "clusterIP": address, "clusterIPs": [address]}), &json!({}))
     }
 
     #[test]
@@ -113,13 +113,13 @@ mod tests {
 
     #[test]
     fn what_was_begun_is_ended() {
-        let begun = |spec: Value, kind: &str| unfinished(&service(spec, json!({keys::ADDRESS_CHANGES: kind})));
+        let begun = |spec: &Value, kind: &str| unfinished(&service(spec, &json!({keys::ADDRESS_CHANGES: kind})));
         let half = json!({"type": "ExternalName", "externalName": NOWHERE});
-        let InTenant(choice) = begun(half.clone(), "LoadBalancer").unwrap();
+        let InTenant(choice) = begun(&half, "LoadBalancer").unwrap();
         assert_eq!(choice.patches, [back("LoadBalancer", true, None)]);
-        let InTenant(choice) = begun(json!({"type": "ClusterIP"}), "ClusterIP").unwrap();
+        let InTenant(choice) = begun(&json!({"type": "ClusterIP"}), "ClusterIP").unwrap();
         assert_eq!(choice.patches, [json!([{"op": "remove", "path": annotation()}])]);
-        assert!(begun(half, "ExternalName").is_none(), "that is no type with an address");
+        assert!(begun(&half, "ExternalName").is_none(), "that is no type with an address");
         assert!(unfinished(&at("10.0.0.1")).is_none());
     }
 

@@ -117,14 +117,12 @@ impl Job<'_> {
         let within = self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default();
         let pod = PodOf { namespace: within, name: self.key.name.as_str(), uid, node: &node };
         let mut filling = Filling::of(own);
-        match self.fill(pair, &pod, &mounts, due, &mut filling).await? {
-            Some(end) => Ok(end),
-            None => {
-                let name = self.attached.id.token_secret(owner.uid);
-                let place = secret::Place { namespace, name: &name, pod: (self.name.as_str(), sup.facts.uid), owner };
-                self.put(&place, &mounts, filling).await
-            }
+        if let Some(end) = self.fill(pair, &pod, &mounts, due, &mut filling).await? {
+            return Ok(end);
         }
+        let name = self.attached.id.token_secret(owner.uid);
+        let place = secret::Place { namespace, name: &name, pod: (self.name.as_str(), sup.facts.uid), owner };
+        self.put(&place, &mounts, filling).await
     }
 
     /// Asks for what is due. Where a Secret is there, what cannot be had keeps nothing else from it. An end: there is nothing to be written yet.
