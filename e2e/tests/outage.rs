@@ -69,10 +69,15 @@ async fn a_super_cluster_that_is_away_is_waited_for_and_tenants_are_untouched() 
 /// Two tenants whose Pods run.
 async fn begin(name: &str) -> (Story, Witness) {
     let story = Story::play(Plot::new(name, 2)).await.unwrap();
-    for tenant in &story.tenants {
-        Crowd::new(tenant, "before").comes(0..BEFORE).await.unwrap();
-        Crowd::new(tenant, "before").runs(BEFORE).await.unwrap();
-    }
+    // On a machine that is busy with other beds the super API server may be silent past a lease, before anything here has begun.
+    let arrive = async {
+        for tenant in &story.tenants {
+            Crowd::new(tenant, "before").comes(0..BEFORE).await?;
+            Crowd::new(tenant, "before").runs(BEFORE).await?;
+        }
+        Ok(())
+    };
+    story.syncer.kept_alive(arrive).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     (story, witness)
 }

@@ -11,10 +11,10 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::answer::Hop;
-use crate::args::AgentArgs;
+use crate::args::{AgentArgs, Mode};
 use crate::backend::Backend;
 use crate::backend::dial::Dialer;
 use crate::backend::kubelet::Kubelet;
@@ -73,6 +73,12 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
         Backend::Super(Super::new(&args.node_name, ways, Arc::clone(&backends))?)
     };
     info!(backend = backend.hop().name(), "who answers");
+    if !is_kubelet && args.backend.backend == Mode::Auto {
+        warn!(
+            "there is no credential for the kubelet of this node: the super cluster's API server answers, which needs manifests/rbac-vn-agent-super.yaml; to have \
+             the kubelet answer, put the credential there and start vn-agent again"
+        );
+    }
     let agent = Arc::new(Agent {
         node: args.node_name.clone(),
         backend,

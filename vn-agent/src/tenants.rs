@@ -90,7 +90,8 @@ struct Metadata {
 struct List {
     #[serde(default)]
     metadata: ListMetadata,
-    items: Vec<Object>,
+    /// An API server says `null` where a list of metadata has none.
+    items: Option<Vec<Object>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -182,7 +183,7 @@ async fn list(transport: &Transport) -> Result<(Tenants, String), TenantsError> 
             return Err(TenantsError::Status(reply.status));
         }
         let page: List = serde_json::from_slice(&reply.body)?;
-        page.items.iter().for_each(|object| known.apply(object));
+        page.items.iter().flatten().for_each(|object| known.apply(object));
         if page.metadata.next.is_empty() {
             return Ok((known, page.metadata.resource_version));
         }
@@ -242,6 +243,15 @@ mod tests {
         assert_eq!(tenants.name(Uid::from_bits(1)), None);
         tenants.remove(&object(2, None));
         assert!(tenants.is_empty());
+    }
+
+    /// As Kubernetes 1.37 answers where no tenant is there yet, or the last one is gone.
+    #[test]
+    fn a_list_of_nobody_is_a_list() {
+        for items in ["null", "[]"] {
+            let page: List = serde_json::from_str(&format!(r#"{{"metadata": {{"resourceVersion": "7"}}, "items": {items}}}"#)).unwrap();
+            assert_eq!((page.items.into_iter().flatten().count(), page.metadata.resource_version.as_str()), (0, "7"), "{items}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub struct Cidr {
 
 /// Text that is no range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a range of addresses: write one like 10.96.0.0/12 or fd00::/8, without host bits")]
+#[error("not a range of addresses: write one like 10.96.0.0/12 or fd00::/8, without host bits; one address is 192.0.2.7/32")]
 pub struct InvalidCidr;
 
 impl Cidr {

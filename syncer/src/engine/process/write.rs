@@ -49,9 +49,13 @@ impl Job<'_> {
                     tracing::debug!(tenant = %self.tenant.lane, object = %self.key, step = name, "wrote");
                     self.tell_lost(pair, &std::mem::take(&mut shown.lost));
                 }
-                // The step could not be taken now, and what it waits for wakes the key.
+                // The step could not be taken now, and what it waits for wakes the key; should that be missed, the patrol looks again, which it does not
+                // where a refusal stands.
                 Ok(false) => {
                     self.not_sent();
+                    if let Some(entry) = self.tenant.index.lock().get_mut(self.key) {
+                        entry.told = None;
+                    }
                     return Some(End::Rest);
                 }
                 Err(error) if offer.is_some_and(|offer| self.declined(&error, offer)) => return None,
