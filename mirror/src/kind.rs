@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use common::{InSuper, InTenant, Name, Super, Tenant, keys};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
@@ -101,6 +101,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// The addresses of the load balancer of what has one.
+    pub(crate) fn of_balancer(sup: &Object) -> Self {
+        let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
+        Self { node: None, status: json!({"loadBalancer": balancer}) }
+    }
+
     /// The report, with these conditions beside those that it has.
     pub(crate) fn with_conditions(mut self, conditions: Vec<Value>) -> Self {
         if let Some(status) = self.status.as_object_mut().filter(|_| !conditions.is_empty()) {

@@ -11,7 +11,6 @@ use runtime::address::Cidr;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
 
 use crate::informer::page;
 use crate::remote::{CallError, Remote};
@@ -19,8 +18,7 @@ use crate::remote::{CallError, Remote};
 const COLLECTION: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 /// Ranges that are looked at: nobody has as many.
 const PAGE: usize = 500;
-/// How long a range that was just made may take until it is served, and how often that is looked at.
-const READY: Duration = Duration::from_secs(10);
+/// How soon it is looked at first whether a range that was made is served.
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
@@ -61,31 +59,24 @@ impl Range {
 
 /// Has the tenant's API server serve the range that the super cluster has this address from.
 ///
-/// *Errors*: it does not, for good (status 422), or not yet.
+/// *Errors*: it does not, for good (status 422), or not yet (status 503): a range that was just made takes a moment, after which to try again.
 pub(crate) async fn serve(sup: &Remote<Super>, tenant: &Remote<Tenant>, address: IpAddr) -> Result<(), CallError> {
-    let until = Instant::now() + READY;
-    let mut is_made = false;
-    loop {
-        let served = parse(&tenant.list(first_page(), None).await.map_err(unserved)?, "tenant")?;
-        let around: Vec<&Range> = served.iter().filter(|range| range.around(address).is_some()).collect();
-        if around.iter().any(|range| range.is_ready()) {
-            return Ok(());
-        }
-        if around.is_empty() && !is_made {
-            make(sup, tenant, address).await?;
-            is_made = true;
-        }
-        if Instant::now() >= until {
-            return Err(status("tenant", 503, "NotReady", format!("the range of the address {address} is not served yet")));
-        }
-        sleep(LOOK).await;
+    let served = parse(&tenant.list(first_page(), None).await.map_err(unserved)?, "tenant")?;
+    let around: Vec<&Range> = served.iter().filter(|range| range.around(address).is_some()).collect();
+    if around.iter().any(|range| range.is_ready()) {
+        return Ok(());
     }
+    if around.is_empty() {
+        make(sup, tenant, address).await?;
+    }
+    let message = format!("the range of the address {address} is not served yet");
+    Err(CallError::Status { side: "tenant", code: 503, reason: "NotReady".into(), message, retry_after: Some(LOOK) })
 }
 
 async fn make(sup: &Remote<Super>, tenant: &Remote<Tenant>, address: IpAddr) -> Result<(), CallError> {
     let ranges = parse(&sup.list(first_page(), None).await?, "super")?;
     let Some(cidr) = ranges.iter().find_map(|range| range.around(address)) else {
-        return Err(status("tenant", 422, "NoRange", format!("no ServiceCIDR of the super cluster holds the address {address}")));
+        return Err(never("NoRange", format!("no ServiceCIDR of the super cluster holds the address {address}")));
     };
     let body = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
@@ -115,11 +106,11 @@ fn parse(bytes: &[u8], side: &'static str) -> Result<Vec<Range>, CallError> {
 fn unserved(error: CallError) -> CallError {
     if error.is_not_found() {
         let message = "this API server knows no ServiceCIDR (networking.k8s.io/v1, since Kubernetes 1.33)".to_owned();
-        return status("tenant", 422, "NoServiceCIDR", message);
+        return never("NoServiceCIDR", message);
     }
     error
 }
 
-fn status(side: &'static str, code: u16, reason: &str, message: String) -> CallError {
-    CallError::Status { side, code, reason: reason.into(), message, retry_after: None }
+fn never(reason: &str, message: String) -> CallError {
+    CallError::Status { side: "tenant", code: 422, reason: reason.into(), message, retry_after: None }
 }

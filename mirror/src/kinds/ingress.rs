@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use common::{InSuper, InTenant, Name, Super, Tenant};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
@@ -148,8 +148,7 @@ impl Downward for Ingress {
         _tenant: Option<&InTenant<Object>>,
         _cx: &Cx<'_>,
     ) -> Result<Option<InTenant<Report>>, Hold> {
-        let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
-        Ok(Some(InTenant(Report { node: None, status: json!({"loadBalancer": balancer}) })))
+        Ok(Some(InTenant(Report::of_balancer(sup))))
     }
 
     fn refers(&self) -> bool {
@@ -335,6 +334,8 @@ fn list_mut<'a>(spec: &'a mut Map<String, Value>, key: &str) -> &'a mut [Value] 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::schema::every_leaf_has_a_verdict;
 

@@ -144,8 +144,7 @@ impl Downward for Service {
         _tenant: Option<&InTenant<Object>>,
         _cx: &Cx<'_>,
     ) -> Result<Option<InTenant<Report>>, Hold> {
-        let balancer = sup.at("/status/loadBalancer").filter(|balancer| balancer.is_object()).cloned().unwrap_or_else(|| json!({}));
-        Ok(Some(InTenant(Report { node: None, status: json!({"loadBalancer": balancer}) })))
+        Ok(Some(InTenant(Report::of_balancer(sup))))
     }
 }
 
