@@ -33,7 +33,7 @@ use tracing::{debug, info};
 use crate::answer::{Body, BodyError, Failure, Hop, empty};
 use crate::backend::{Backend, Tenant};
 use crate::credentials::Credentials;
-use crate::guard::{End, Guard, Limits, Places, Taken};
+use crate::guard::{End, Full, Guard, Limits, Places, Taken};
 use crate::headers::{self, Upgrade};
 use crate::identity::{Caller, Scope};
 use crate::line::Line;
@@ -138,6 +138,12 @@ fn refused(error: &RouteError) -> Failure {
     Failure::refused(status, Chain(error).to_string())
 }
 
+/// A place for one more session of the caller's, taken before anything is asked of others for it: what a tenant has under way there is bounded.
+fn place(agent: &Agent, peer: &Peer) -> Result<Taken, Failure> {
+    let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of sessions on this node: {full}"));
+    agent.places.take(peer.caller.tenant, &agent.limits).map_err(full)
+}
+
 /// The Pod that the route is about, if it and its container are the caller's.
 async fn own_pod(agent: &Agent, tenant: &Tenant, route: &Route) -> Result<SuperPod, Failure> {
     let Some(asked) = route.pod() else {
@@ -154,8 +160,9 @@ async fn own_pod(agent: &Agent, tenant: &Tenant, route: &Route) -> Result<SuperP
 }
 
 async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route, line: &Line) -> Result<Response<Body>, Failure> {
+    let place = place(agent, peer)?;
     let pod = own_pod(agent, tenant, &route).await?;
-    let session = Session::begin(agent, peer, &route, Some(&pod), line)?;
+    let session = Session::begin(agent, peer, &route, Some(&pod), (line, place));
     let mut ended = session.ended().boxed();
     let exchange = exchange(agent, tenant, &route, None, pod, &session);
     let response = tokio::select! {
@@ -176,8 +183,9 @@ async fn stream(
     upgrade: &Upgrade,
     (line, client): (&Line, OnUpgrade),
 ) -> Result<Response<Body>, Failure> {
+    let place = place(agent, peer)?;
     let pod = own_pod(agent, tenant, &route).await?;
-    let session = Session::begin(agent, peer, &route, Some(&pod), line)?;
+    let session = Session::begin(agent, peer, &route, Some(&pod), (line, place));
     let mut response = session.watch(Box::pin(exchange(agent, tenant, &route, Some(upgrade), pod, &session)).await)?;
     let (headers, backend) = (headers::switched(response.headers()), hyper::upgrade::on(&mut response));
     session.answered();
@@ -186,7 +194,7 @@ async fn stream(
 }
 
 async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page, line: &Line) -> Result<Response<Body>, Failure> {
-    let session = Session::begin(agent, peer, &Route::Page(page), None, line)?;
+    let session = Session::begin(agent, peer, &Route::Page(page), None, (line, place(agent, peer)?));
     let mut ended = session.ended().boxed();
     let opened = tokio::select! {
         opened = page::open(agent, tenant, page) => opened,
@@ -283,10 +291,7 @@ pub struct Session {
 }
 
 impl Session {
-    fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>, line: &Line) -> Result<Self, Failure> {
-        let place = agent.places.take(peer.caller.tenant, &agent.limits);
-        let place =
-            place.map_err(|full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of sessions on this node: {full}")))?;
+    fn begin(agent: &Arc<Agent>, peer: &Peer, route: &Route, pod: Option<&SuperPod>, (line, place): (&Line, Taken)) -> Self {
         agent.metrics.session_began(route.verb());
         let total = if matches!(route, Route::Page(_)) { PAGE } else { agent.limits.total };
         let guard = Guard {
@@ -297,7 +302,7 @@ impl Session {
             limits: Limits { total: total.min(agent.limits.total), ..agent.limits },
             counters: Arc::default(),
         };
-        Ok(Self {
+        Self {
             agent: Arc::clone(agent),
             verb: route.verb(),
             pod: pod.map(|pod| format!("{}/{}", pod.tenant_namespace, pod.owner.name)).unwrap_or_default(),
@@ -309,7 +314,7 @@ impl Session {
             _place: place,
             _watched: line.watch(guard.clone()),
             guard,
-        })
+        }
     }
 
     /// Notes that it is about another Pod of the same name.

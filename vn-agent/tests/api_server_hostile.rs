@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bed::api_server::{ApiServer, echoes, is_session, placed, says, willing};
-use bed::{Bed, Play, SOON, SWITCHED, play, spdy, tenant};
+use bed::{Bed, LIMITS, Play, SOON, SWITCHED, play, spdy, super_namespace, tenant, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use vn_agent::guard::Limits;
 use vn_agent::tenants::Tenants;
 
 const LOG: &str = "/containerLogs/default/web/app";
@@ -251,4 +252,44 @@ async fn s61_a_certificate_that_is_revoked_ends_its_sessions_and_no_others() {
     bed.reload().await;
     ends(gone).await;
     echoes(&mut stays, b"still here").await;
+}
+
+/// Connections that ask for a log and wait for their answer.
+async fn asking(bed: &Bed, number: u128, count: usize) -> Vec<bed::ClientStream> {
+    let caller = bed.caller(number);
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let mut stream = bed.dial(Some(&caller)).await.unwrap();
+        stream.write_all(format!("GET {LOG} HTTP/1.1\r\nHost: n1\r\n\r\n").as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        streams.push(stream);
+    }
+    streams
+}
+
+#[tokio::test]
+async fn s61_the_calls_of_one_tenant_that_get_no_answer_keep_no_other_waiting() {
+    // More than there are turns for all.
+    const MANY: usize = 300;
+    let sup = web();
+    let bed = sup.bed_with(willing(), Limits { per_tenant: MANY, ..LIMITS }).await;
+    *sup.silent_about.lock() = Some(super_namespace(1));
+    let stuck = asking(&bed, 1, MANY).await;
+    until("all of them are under way", || bed.agent.places.len() == MANY).await;
+    let answer = timeout(Duration::from_secs(5), bed.get(&bed.caller(2), LOG)).await.expect("another tenant is served");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(stuck);
+    bed.quiet().await;
+}
+
+#[tokio::test]
+async fn s61_who_waits_for_a_pod_to_be_looked_up_has_a_session() {
+    let sup = web();
+    let bed = sup.bed_with(willing(), Limits { per_tenant: 2, ..LIMITS }).await;
+    *sup.silent_about.lock() = Some(super_namespace(1));
+    let _stuck = asking(&bed, 1, 2).await;
+    until("they are under way", || bed.heads.lock().iter().filter(|head| head.starts_with("GET /api/v1/")).count() == 2).await;
+    let third = timeout(Duration::from_secs(5), bed.get(&bed.caller(1), LOG)).await.expect("an answer");
+    assert!(third.starts_with("HTTP/1.1 429 "), "{third}");
+    assert!(bed.get(&bed.caller(2), LOG).await.starts_with("HTTP/1.1 200 "));
 }

@@ -17,11 +17,11 @@ use parking_lot::Mutex;
 use runtime::kubeconfig::Secret;
 use runtime::log::Chain;
 use runtime::task::Tasks;
-use runtime::transport::Call;
+use runtime::transport::{Call, Reply};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::dial::Dialer;
@@ -39,6 +39,10 @@ const TOKEN_SECONDS: u64 = 600;
 /// How long a token is used: a session asks for it once, at its beginning.
 const TOKEN_USE: Duration = Duration::from_mins(8);
 
+/// Calls for one tenant that are under way at once; its others wait. All tenants' have [`runtime::transport::Limits::calls`] (240) turns together,
+/// and a Pod may be large and an answer slow.
+const CALLS_OF_TENANT: usize = 12;
+
 /// For the head of an answer to a stream: API server, kubelet and container runtime answer one after the other.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -52,6 +56,8 @@ pub struct Super {
     /// Path of the server's URL, without a slash at the end.
     prefix: String,
     tokens: Mutex<HashMap<Uid, (Secret, Instant)>>,
+    /// Turns of those tenants for whom something is asked.
+    turns: Mutex<HashMap<Uid, Arc<Semaphore>>>,
 }
 
 /// Why it cannot be a back end.
@@ -101,6 +107,7 @@ impl Super {
             config: Mutex::new((kubeconfig.ca_pem.clone(), of_server(&kubeconfig.ca_pem)?)),
             prefix: kubeconfig.server.path().trim_end_matches('/').to_owned(),
             tokens: Mutex::default(),
+            turns: Mutex::default(),
             ways,
         })
     }
@@ -142,7 +149,7 @@ impl Super {
     async fn read(&self, tenant: Uid, namespace: &str, name: &str) -> Result<Option<(Pods, bool)>, Failure> {
         let token = self.token(tenant).await?;
         let call = Call { bearer: Some(&token), ..Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}/pods/{name}")) };
-        let reply = self.way().transport.call(call).await.map_err(|error| unanswered(&error))?;
+        let reply = self.call(tenant, call).await?;
         match reply.status {
             StatusCode::OK => {
                 let unreadable = |_| Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, "the Pod cannot be read");
@@ -184,6 +191,19 @@ impl Super {
         Ok(response)
     }
 
+    /// Asks for a tenant, in its turn among its own calls: however many those are, others' are not behind them.
+    async fn call(&self, tenant: Uid, call: Call<'_>) -> Result<Reply, Failure> {
+        let turns = {
+            let mut turns = self.turns.lock();
+            // Tenants for whom nothing is asked leave nothing behind.
+            turns.retain(|of, turns| *of == tenant || Arc::strong_count(turns) > 1);
+            Arc::clone(turns.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(CALLS_OF_TENANT))))
+        };
+        // Never closed.
+        let _turn = turns.acquire().await;
+        self.way().transport.call(call).await.map_err(|error| unanswered(&error))
+    }
+
     /// Drops a token that the API server does not know any more, unless there is a newer one. Any other trouble is not the token's.
     fn judge(&self, tenant: Uid, token: &Secret, status: StatusCode) {
         if status == StatusCode::UNAUTHORIZED {
@@ -206,7 +226,7 @@ impl Super {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_SECONDS},
         });
         let call = Call { body: Bytes::from(body.to_string()), ..Call::new(Method::POST, path) };
-        let reply = self.way().transport.call(call).await.map_err(|error| unanswered(&error))?;
+        let reply = self.call(tenant, call).await?;
         if !reply.status.is_success() {
             let message = format!("the tenant's identity is not to be had (status {})", reply.status.as_u16());
             return Err(Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, message));

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use vn_agent::backend::Backend;
 use vn_agent::backend::sup::Super;
+use vn_agent::guard::Limits;
 use vn_agent::way::Way;
 
 use super::{Bed, ClientStream, HOUR, LIMITS, Play, SOON, SWITCHED, play, pod};
@@ -24,6 +25,8 @@ pub(crate) struct ApiServer {
     pub(crate) refused: Mutex<HashSet<String>>,
     /// What it answers about Pods instead.
     pub(crate) trouble: Mutex<Option<&'static str>>,
+    /// A namespace about whose Pods it never answers.
+    pub(crate) silent_about: Mutex<Option<String>>,
     issued: AtomicUsize,
 }
 
@@ -109,6 +112,11 @@ impl ApiServer {
 
     /// A bed before it, on node `n1`.
     pub(crate) async fn bed(self: &Arc<Self>, sessions: Play) -> Bed {
+        self.bed_with(sessions, LIMITS).await
+    }
+
+    /// The same with bounds of its own.
+    pub(crate) async fn bed_with(self: &Arc<Self>, sessions: Play, limits: Limits) -> Bed {
         let this = Arc::clone(self);
         let play: Play = Arc::new(move |head, mut stream| {
             let (this, sessions) = (Arc::clone(&this), Arc::clone(&sessions));
@@ -121,6 +129,11 @@ impl ApiServer {
                     // The body follows; what stands in it is the same every time.
                     let _ = stream.read(&mut [0; 1024]).await;
                 }
+                let is_silent = this.silent_about.lock().as_ref().is_some_and(|namespace| head.contains(&format!("/{namespace}/pods/")));
+                if is_silent {
+                    let _ = stream.read(&mut [0; 1]).await;
+                    return;
+                }
                 let answer = if is_refused {
                     "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
                 } else {
@@ -130,7 +143,7 @@ impl ApiServer {
                 let _ = stream.shutdown().await;
             })
         });
-        Bed::start_with(play, LIMITS, true, |address, ca, _| {
+        Bed::start_with(play, limits, true, |address, ca, _| {
             let me = ca.issue(&pki::Leaf::KubeletClient { node: "n1".to_owned() }, HOUR).unwrap();
             let kubeconfig = Kubeconfig {
                 server: format!("https://{address}").parse().unwrap(),
