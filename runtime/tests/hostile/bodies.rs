@@ -1,10 +1,15 @@
 //! Answers that are too large, packed, or garbage, and waits that are too long.
 
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::Method;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ListParams, PostParams};
 use runtime::transport::{Bound, Call, Failure, Limits, TransportError};
 use testing::http::{drip, flood, pieces, reply};
 use testing::memory::Peak;
@@ -17,14 +22,23 @@ use crate::{patient, transport};
 const GIB: usize = 1024 * 1024 * 1024;
 
 #[tokio::test]
-async fn p4_p5_s36_a_huge_wait_is_capped_and_nothing_is_retried() {
-    for wait in ["18446744073709551615", "99999999999999999999999999", "31536000"] {
-        let peak = Peak::start();
-        let server = Server::start(Behavior::http2(move |_| async move { reply(429, &[("retry-after", wait)], "{}") })).await;
-        let answer = transport(&server, patient()).call(Call::new(Method::POST, "/api/v1/pods")).await.unwrap();
-        assert_eq!((answer.status.as_u16(), answer.retry_after), (429, Some(Duration::from_mins(1))));
-        assert_eq!(server.requests(), 1);
-        peak.at_most_mib(8);
+async fn p4_p5_s36_a_wait_is_capped_or_ignored_and_nothing_is_retried() {
+    let most = Some(Duration::from_mins(1));
+    let huge = ["18446744073709551615", "99999999999999999999999999", "31536000"].map(|wait| (wait, most));
+    let senseless = ["soon", "-1", "-18446744073709551616", "1e9"].map(|wait| (wait, None));
+    for status in [429, 503] {
+        for (wait, heard) in huge.into_iter().chain(senseless) {
+            let peak = Peak::start();
+            let server = Server::start(Behavior::http2(move |_| async move { reply(status, &[("retry-after", wait)], "{}") })).await;
+            let transport = transport(&server, patient());
+            let answer = transport.call(Call::new(Method::POST, "/api/v1/pods")).await.unwrap();
+            assert_eq!((answer.status.as_u16(), answer.retry_after), (status, heard), "{wait}");
+            let refused = transport.watch("/api/v1/pods?watch=true", None).await.unwrap_err();
+            let answer = refused.reply().unwrap();
+            assert_eq!((answer.status.as_u16(), answer.retry_after), (status, heard), "{wait}");
+            assert_eq!(server.requests(), 2, "each once");
+            peak.at_most_mib(8);
+        }
     }
 }
 
@@ -85,6 +99,26 @@ async fn s37_the_answer_to_a_refused_watch_is_capped_too() {
     let error = transport(&server, patient()).watch("/api/v1/pods?watch=true", None).await.unwrap_err();
     assert_eq!(error.kind(), Failure::TooLarge);
     peak.at_most_mib(16);
+}
+
+#[tokio::test]
+async fn s37_a_request_at_the_cap_is_sent_and_one_byte_more_is_not() {
+    for is_http2 in [true, false] {
+        let peak = Peak::start();
+        let answer = |_| async { reply(201, &[], "{}") };
+        let server = Server::start(if is_http2 { Behavior::http2(answer) } else { Behavior::http1(answer) }).await;
+        let transport = transport(&server, Limits { request_bytes: 1000, ..patient() });
+        let post = |bytes| Call { body: vec![b'0'; bytes].into(), ..Call::new(Method::POST, "/api/v1/configmaps") };
+        let error = transport.call(post(1001)).await.unwrap_err();
+        assert!(matches!(error, TransportError::Invalid { .. }), "{error}");
+        let maps: Api<ConfigMap> = Api::namespaced(transport.client("a"), "a");
+        let large = ConfigMap { data: Some([("a".to_owned(), "0".repeat(1000))].into()), ..ConfigMap::default() };
+        assert!(maps.create(&PostParams::default(), &large).await.is_err());
+        assert_eq!((server.connections(), transport.traffic().snapshot().bytes_sent), (0, 0));
+        assert_eq!(transport.call(post(1000)).await.unwrap().status, 201);
+        assert_eq!(transport.traffic().snapshot().bytes_sent, 1000);
+        peak.at_most_mib(8);
+    }
 }
 
 /// A response on stream 1: the frame `first`, then `again` as often and as fast as it goes.
@@ -180,13 +214,35 @@ async fn p8_s38_a_packed_body_is_refused_and_not_unpacked() {
     }
 }
 
+/// So many zeros, packed into half a MiB.
+fn bomb(zeros: u64) -> Bytes {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    io::copy(&mut io::repeat(0).take(zeros), &mut packer).unwrap();
+    packer.finish().unwrap().into()
+}
+
 #[tokio::test]
-async fn p8_s38_a_packed_body_that_does_not_say_so_stays_packed() {
-    let peak = Peak::start();
-    let server = Server::start(Behavior::http2(|_| async { reply(200, &[], vec![0x1f, 0x8b, 8]) })).await;
-    let answer = transport(&server, patient()).call(Call::list("/api/v1/pods")).await.unwrap();
-    assert_eq!(answer.body, vec![0x1f, 0x8b, 8]);
-    peak.at_most_mib(8);
+async fn p8_s38_a_bomb_is_refused_if_it_says_what_it_is_and_else_stays_packed() {
+    let bomb = bomb(512 * 1024 * 1024);
+    assert!(bomb.len() < 1024 * 1024);
+    for says_so in [true, false] {
+        let peak = Peak::start();
+        let sent = bomb.clone();
+        let behavior = Behavior::http2(move |_| {
+            let headers: &[_] = if says_so { &[("content-encoding", "gzip")] } else { &[] };
+            let answer = reply(200, headers, sent.clone());
+            async { answer }
+        });
+        let server = Server::start(behavior).await;
+        let transport = transport(&server, patient());
+        let maps: Api<ConfigMap> = Api::all(transport.client("a"));
+        match transport.call(Call::list("/api/v1/configmaps")).await {
+            Ok(answer) => assert!(!says_so && answer.body == bomb, "{} bytes", answer.body.len()),
+            Err(error) => assert!(says_so && error.kind() == Failure::Encoded, "{error}"),
+        }
+        assert!(maps.list(&ListParams::default()).await.is_err(), "no list, packed or not");
+        peak.at_most_mib(8);
+    }
 }
 
 /// How many pages are followed is for who lists; here, each is one call and no more.
