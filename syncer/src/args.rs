@@ -255,6 +255,22 @@ mod tests {
     }
 
     #[test]
+    fn s47_without_flags_no_kubeconfig_leads_to_this_machine() {
+        let args = Args::try_parse_from(["vc-syncer"]).unwrap();
+        let policy = args.tenants.addresses.policy();
+        for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "169.254.169.254"] {
+            assert!(!policy.allows(address.parse().unwrap()), "{address}");
+        }
+        assert!(!args.tenants.allow_kubeconfig_annotation && !args.tenants.tenant_tls12);
+    }
+
+    #[test]
+    fn without_flags_a_token_is_renewed_at_four_fifths_of_its_life() {
+        let options = Args::try_parse_from(["vc-syncer"]).unwrap().engine.options();
+        assert!((options.renew_share - 0.8).abs() < f64::EPSILON, "{}", options.renew_share);
+    }
+
+    #[test]
     fn every_flag_has_a_variable_and_a_sentence() {
         for arg in Args::command().get_arguments().filter(|arg| arg.get_long().is_some_and(|name| name != "help" && name != "version")) {
             let name = arg.get_long().unwrap();

@@ -182,6 +182,27 @@ mod tests {
         assert!(clock.queue.is_empty() && clock.times.is_empty());
     }
 
+    #[tokio::test]
+    async fn a_weight_counts_from_when_it_is_set() {
+        let (work, _clock) = Work::new(1000);
+        let lanes: [Lane; 2] = ["a".into(), "b".into()];
+        for weights in [[1, 9], [9, 1], [1, 1]] {
+            for (lane, weight) in lanes.iter().zip(weights) {
+                work.weigh(lane, weight);
+                work.push_each(lane, (0..100).map(|i| key(&i.to_string())));
+            }
+            let mut turns = [0_usize; 2];
+            for _ in 0..100 {
+                let (lane, key) = work.pop().await;
+                turns[usize::from(lane == lanes[1])] += 1;
+                work.done(&lane, &key);
+            }
+            let sum = usize::from(weights[0] + weights[1]);
+            let fair = weights.map(|weight| 100 * usize::from(weight) / sum);
+            assert!(turns[0].abs_diff(fair[0]) <= 10, "{weights:?}: {turns:?} turns");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_key_may_be_put_off_for_longer_than_there_are_timers() {
         let (work, clock) = Work::new(1);

@@ -99,6 +99,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_token_of_an_hour_is_renewed_after_48_minutes() {
+        let minutes = Duration::from_mins;
+        let now = Timestamp::now();
+        // As it is issued, and as a syncer finds it that starts half an hour later.
+        for age in [0, 30] {
+            let issued = now - minutes(age);
+            let left = renewal(issued, issued + minutes(60), 0.8) - Instant::now();
+            assert!(left > minutes(47 - age) && left < minutes(49 - age), "{age} min old: in {left:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_token_is_never_renewed_at_once_whatever_its_api_server_says_of_its_life() {
         let now = Timestamp::now();
         let second = Duration::from_secs(1);

@@ -138,6 +138,8 @@ pub(super) enum State {
         /// The UID of `kube-system`.
         incarnation: Uid,
     },
+    /// The kubeconfig leads to the super cluster itself.
+    SuperCluster,
     /// Somebody must decide.
     Held(Why),
     /// Its spec says so.
@@ -161,6 +163,7 @@ impl State {
             Self::Starting { .. } => "Starting",
             Self::NoKubeconfig { reason, .. } | Self::Unreachable { reason, .. } => reason,
             Self::SameControlPlane { .. } => "SameControlPlane",
+            Self::SuperCluster => "SuperCluster",
             Self::Held(Why::Replaced { .. }) => "ControlPlaneReplaced",
             Self::Held(Why::Restored { .. }) => "ControlPlaneRestored",
             Self::Paused => "Paused",
@@ -177,6 +180,11 @@ impl State {
                 "the kubeconfig leads to the control plane of VirtualCluster {other} (kube-system {incarnation}): a control plane has one \
                  VirtualCluster; delete one of the two, or give this one the kubeconfig of its own control plane"
             ),
+            Self::SuperCluster => {
+                "the kubeconfig leads to the super cluster itself, which is no tenant's: nothing is read or written there for \
+                                   this VirtualCluster; give it the kubeconfig of its own control plane"
+                    .to_owned()
+            }
             Self::Held(why) => why.message(vc),
             Self::Paused => {
                 "spec.paused is true: nothing is written in either direction but the heartbeats of vNodes; what runs goes on running"
@@ -219,7 +227,7 @@ pub(super) fn conditions(state: &State, vc: &VirtualCluster) -> Vec<Condition> {
     let reachable = Condition::new(ControlPlaneReachable, True, "Reachable", "the API server answers");
     let free = Condition::new(Held, False, "NothingToDecide", "");
     let list = match state {
-        State::Starting { connected: true } | State::Paused | State::SameControlPlane { .. } => {
+        State::Starting { connected: true } | State::Paused | State::SameControlPlane { .. } | State::SuperCluster => {
             vec![this(Ready, False), this(Syncing, False), reachable, free]
         }
         State::Starting { connected: false } => vec![this(Ready, False), this(Syncing, False), this(ControlPlaneReachable, Unknown), free],
@@ -328,33 +336,37 @@ mod tests {
         assert!(!accepted(Some(10)).covers_restore(uid(2), 10));
     }
 
-    fn all_states() -> Vec<State> {
+    /// Every state, and what it says of `Ready`, `Syncing`, `ControlPlaneReachable` and `Held`.
+    fn all_states() -> Vec<(State, [ConditionStatus; 4])> {
+        use ConditionStatus::{False, True, Unknown};
         let text = || "what to do".to_owned();
         vec![
-            State::Starting { connected: false },
-            State::Starting { connected: true },
-            State::NoKubeconfig { reason: "KubeconfigMissing", message: text() },
-            State::Unreachable { reason: "Unreachable", message: text() },
-            State::SameControlPlane { other: "team/b".to_owned(), incarnation: uid(1) },
-            State::Held(Why::Replaced { before: uid(1), now: uid(2) }),
-            State::Held(Why::Restored { incarnation: uid(1), at: 5, built: 9 }),
-            State::Paused,
-            State::Synced { note: None },
-            State::Synced { note: Some(("ServiceCidrTaken", text())) },
+            (State::Starting { connected: false }, [False, False, Unknown, False]),
+            (State::Starting { connected: true }, [False, False, True, False]),
+            (State::NoKubeconfig { reason: "KubeconfigMissing", message: text() }, [False, False, False, False]),
+            (State::Unreachable { reason: "Unreachable", message: text() }, [False, False, False, False]),
+            (State::SameControlPlane { other: "team/b".to_owned(), incarnation: uid(1) }, [False, False, True, False]),
+            (State::Held(Why::Replaced { before: uid(1), now: uid(2) }), [False, False, True, True]),
+            (State::Held(Why::Restored { incarnation: uid(1), at: 5, built: 9 }), [False, False, True, True]),
+            (State::Paused, [False, False, True, False]),
+            (State::Synced { note: None }, [True, True, True, False]),
+            (State::Synced { note: Some(("ServiceCidrTaken", text())) }, [True, True, True, False]),
         ]
     }
 
     #[test]
     fn every_state_says_all_four_conditions_the_first_time() {
-        for state in all_states() {
+        use ConditionType::{ControlPlaneReachable, Held, Ready, Syncing};
+        for (state, statuses) in all_states() {
             let list = conditions(&state, &vc(&[]));
-            for type_ in ConditionType::ALL {
+            for (type_, status) in [Ready, Syncing, ControlPlaneReachable, Held].into_iter().zip(statuses) {
                 let said = condition(&list, type_).unwrap_or_else(|| panic!("{state:?} does not say {type_:?}"));
+                assert_eq!(said.status, status, "{type_:?} of {state:?}");
                 assert!(!said.reason.is_empty() && said.observed_generation == Some(3));
             }
-            let ready = condition(&list, ConditionType::Ready).unwrap();
-            assert_eq!(ready.status == ConditionStatus::True, matches!(state, State::Synced { .. }));
-            assert!(!ready.message.is_empty());
+            assert_eq!(list.len(), ConditionType::ALL.len());
+            let ready = condition(&list, Ready).unwrap();
+            assert!(ready.reason == state.reason() && !ready.message.is_empty());
         }
     }
 
