@@ -334,12 +334,70 @@ mod tests {
         all
     }
 
+    /// Every document that lies in `manifests/`, with the name of its file.
+    fn shipped() -> Vec<(String, Value)> {
+        let mut found = Vec::new();
+        for dir in ["manifests", "manifests/crds", "manifests/samples"] {
+            for entry in fs::read_dir(crate::root().join(dir)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|end| end == "yaml") {
+                    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                    let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(&path).unwrap()).unwrap();
+                    found.extend(documents.into_iter().map(|document| (name.clone(), document)));
+                }
+            }
+        }
+        found
+    }
+
     #[test]
     fn nobody_has_a_wildcard_or_a_right_to_become_somebody_else() {
-        for identity in identities(ROWS) {
-            let text = identity.to_string();
-            for word in ["\"*\"", "escalate", "impersonate", "deletecollection", "pods/exec", "eviction", "nodes/proxy"] {
-                assert!(!text.contains(word), "{word} in {text}");
+        let rows = rows();
+        let generated = [identities(&rows), agent_identities()].concat().into_iter().map(|role| ("generated".to_owned(), role));
+        let before_api_server = agent_super_identities(&rows).into_iter().map(|role| ("rbac-vn-agent-super.yaml".to_owned(), role));
+        let mut checked = 0;
+        for (place, role) in generated.chain(before_api_server).chain(shipped()) {
+            let streams = place == "rbac-vn-agent-super.yaml";
+            for rule in role["rules"].as_array().into_iter().flatten() {
+                let text = rule.to_string();
+                for word in ["*", "escalate", "impersonate", "deletecollection", "eviction", "nodes/proxy"] {
+                    assert!(!text.contains(word), "{word} in {place}: {text}");
+                }
+                assert!(streams || !text.contains("pods/exec"), "pods/exec in {place}: {text}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 40, "only {checked} rules");
+    }
+
+    #[test]
+    fn the_syncer_is_deployed_twice_and_has_no_right_on_its_node() {
+        let all = shipped();
+        let [deployment] = all.iter().filter(|(_, document)| document["kind"] == "Deployment").collect::<Vec<_>>()[..] else {
+            panic!("not one Deployment");
+        };
+        let spec = &deployment.1["spec"];
+        assert_eq!(spec["replicas"], 2);
+        let pod = &spec["template"]["spec"];
+        assert_eq!((&pod["serviceAccountName"], &pod["securityContext"]["runAsNonRoot"]), (&json!(keys::SYNCER), &json!(true)));
+        assert!(["hostNetwork", "hostPID", "hostIPC", "volumes", "initContainers"].iter().all(|field| pod[field].is_null()), "{pod}");
+        let [container] = &pod["containers"].as_array().unwrap()[..] else { panic!("not one container") };
+        let expected = json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+        });
+        assert_eq!(container["securityContext"], expected);
+        assert_eq!(container["livenessProbe"]["httpGet"], json!({ "path": "/livez", "port": "http" }));
+        assert_eq!(container["readinessProbe"]["httpGet"], json!({ "path": "/readyz", "port": "http" }));
+        let requests = &container["resources"]["requests"];
+        assert!(requests["cpu"].is_string() && requests["memory"].is_string(), "{requests}");
+    }
+
+    #[test]
+    fn s47_nothing_shipped_opens_addresses_that_are_denied() {
+        for (place, document) in shipped() {
+            let text = document.to_string();
+            for word in ["ALLOW_ADDRESSES", "allow-addresses", "127.0.0"] {
+                assert!(!text.contains(word), "{word} in {place}");
             }
         }
     }
