@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
-use common::keys;
+use common::{Uid, keys};
 use e2e::{
     bed::apply,
     story::{Actor, Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, reveals_nothing, uid_of, within},
@@ -28,11 +28,13 @@ async fn drift_is_repaired_and_foreign_objects_are_left_alone() {
         chapter("a Service is what its tenant asked for", service(&story)),
         chapter("a ConfigMap, too, and one that is gone is made again", config_map(&story)),
         chapter("a Secret, too, though nobody watches Secrets", secret(&story)),
-        chapter("a Pod's labels and record, too", labels(&story)),
+        chapter("what a Pod mounts of its tenant, too: changed, and gone", mounted(&story)),
+        chapter("a Pod's labels, record and image, too", labels(&story)),
         chapter("the right of the tenant's writer, too, whoever got it and whatever it leads to", binding(&story)),
         chapter("what the super cluster adds stays", additions(&story)),
         chapter("a Namespace's labels, too: they say what its Pods may do", space(&story)),
         chapter("a foreign object of the same name is never touched, and the tenant is told", foreign(&story)),
+        chapter("nor one that has the name of what a Pod mounts", foreign_secret(&story)),
         chapter("a foreign Namespace of the computed name, too, and the administrator is told which", foreign_namespace(&story)),
         chapter("an address that another Service has is waited for, and the tenant is told", address(&story)),
     ];
@@ -124,6 +126,26 @@ async fn secret(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The Secret that holds a Pod's token.
+async fn mounted(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let above: Pod = tenant.above("default").get("web").await?;
+    let name = tenant.id.token_secret(Uid::parse(&uid_of(&above))?);
+    let name = name.as_str();
+    let before: Secret = tenant.holds_below("the token is there", "default", name, |_: &Secret| true).await?;
+    let key = before.data.iter().flatten().map(|(key, _)| key.clone()).next().context("nothing is in it")?;
+    let below: Api<Secret> = tenant.below("default");
+    edit(&below, name, json!({ "stringData": { &key: "spoilt" } })).await?;
+    let is_token = |secret: &Secret| secret.data.iter().flatten().all(|(_, content)| content.0.starts_with(b"eyJ"));
+    let mended = tenant.holds_below("it is a token again", "default", name, is_token).await?;
+    anyhow::ensure!(uid_of(&mended) == uid_of(&before), "it was made anew");
+    below.delete(name, &DeleteParams::default()).await?;
+    tenant
+        .holds_below("it is made again", "default", name, |secret: &Secret| uid_of(secret) != uid_of(&before) && is_token(secret))
+        .await?;
+    Ok(())
+}
+
 async fn labels(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let below: Api<Pod> = tenant.below("default");
@@ -138,6 +160,12 @@ async fn labels(story: &Story) -> anyhow::Result<()> {
                 && pod.annotations().get(keys::GENERATION) == built.as_ref()
         })
         .await?;
+    // Of the spec of a running Pod only images can be changed.
+    let image = json!({ "spec": { "containers": [{ "name": "main", "image": "evil" }] } });
+    below.patch("web", &PatchParams::default(), &Patch::Strategic(&image)).await?;
+    let images =
+        |pod: &Pod| pod.spec.iter().flat_map(|spec| &spec.containers).filter_map(|container| container.image.clone()).collect::<Vec<_>>();
+    tenant.holds_below("its image is as it was", "default", "web", |pod: &Pod| images(pod) == images(&before)).await?;
     let after = below.get("web").await?;
     anyhow::ensure!(uid_of(&after) == uid_of(&before), "the Pod was made anew");
     Ok(())
@@ -294,6 +322,35 @@ async fn foreign(story: &Story) -> anyhow::Result<()> {
     let after = tenant.below::<Pod>("default").get("theirs").await?;
     anyhow::ensure!(uid_of(&after) == uid_of(&before) && after.metadata.deletion_timestamp.is_none(), "the foreign Pod went: {after:?}");
     tenant.below::<Service>("default").get("theirs").await?;
+    Ok(())
+}
+
+/// A Secret without a record stands where the token of a Pod is to be. The Pod goes on once it is gone.
+async fn foreign_secret(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let scheduler = story.bed.sup.scheduler.as_ref().context("nobody places Pods")?;
+    // What a Pod mounts is made for it once it has a node.
+    scheduler.pause()?;
+    let own = tenant.apply(&pod("mounts", &json!({}), &json!({}))).await?;
+    tenant.holds_below::<Pod>("the Pod is there", "default", "mounts", |_| true).await?;
+    let name = tenant.id.token_secret(Uid::parse(&uid_of(&own))?);
+    let name = name.as_str();
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "Secret", "stringData": { "is": "theirs" },
+        "metadata": { "name": name, "labels": { keys::TENANT: tenant.id.as_str() } },
+    });
+    let below: Api<Secret> = tenant.below("default");
+    let before: Secret = apply(&below, name, &theirs).await?;
+    scheduler.resume()?;
+    let event = tenant.warned("default", &uid_of(&own), "an object that is not this tenant's").await?;
+    anyhow::ensure!(event.reason.as_deref() == Some("NameTaken"), "{event:?}");
+    let after = below.get(name).await?;
+    let same = uid_of(&after) == uid_of(&before) && after.resource_version() == before.resource_version();
+    anyhow::ensure!(same, "the foreign Secret was touched: {after:?}");
+    // Nobody tells the syncer when it goes: the Pod is looked at again for a change of its own.
+    below.delete(name, &DeleteParams::default()).await?;
+    edit(&tenant.above::<Pod>("default"), "mounts", json!({ "metadata": { "labels": { "again": "yes" } } })).await?;
+    tenant.holds_below("its own is made", "default", name, |secret: &Secret| uid_of(secret) != uid_of(&before)).await?;
     Ok(())
 }
 

@@ -250,9 +250,18 @@ impl Engine {
             let Some(key) = pod else { return };
             let mut index = tenant.index.lock();
             let entry = index.entry(&key);
-            // What is known of this very Secret already has been so since it was written.
-            if !matches!(entry.mounted, Mounted::Good { secret, .. } if secret == seen.facts.uid)
-                && let Some(mounted) = secret::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)
+            if let Mounted::Good { secret, version, spoilt, .. } = &mut entry.mounted
+                && *secret == seen.facts.uid
+            {
+                // What is known of this very Secret has been so since it was written, unless somebody else wrote it later.
+                if *version < seen.facts.version {
+                    *spoilt = true;
+                    drop(index);
+                    self.0.work.push(&tenant.lane, key);
+                }
+                return;
+            }
+            if let Some(mounted) = secret::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)
                 && !is_of_another(entry, mounted)
             {
                 entry.mounted = mounted;

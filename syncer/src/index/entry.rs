@@ -57,6 +57,10 @@ pub enum Mounted {
         refresh: Option<Instant>,
         /// The UID of the Secret.
         secret: Uid,
+        /// Its version when it was written, or first seen.
+        version: u64,
+        /// Whether somebody else has written it since.
+        spoilt: bool,
         /// The UID of the super Pod that it belongs to.
         pod: Uid,
     },

@@ -99,7 +99,7 @@ fn r18_what_a_list_shows_waits_for_its_end_and_nothing_that_moved_meanwhile_is_l
     assert!(!entry.rests(now));
     entry.settled = Some(Settled { tenant: Some(Mark::from(&facts(1, 5))), sup: Some(Mark::from(&facts(50, 3))), reported: None });
     assert!(entry.rests(now));
-    entry.mounted = Mounted::Good { renew: Some(now), look: None, refresh: None, secret: uid(8), pod: uid(50) };
+    entry.mounted = Mounted::Good { renew: Some(now), look: None, refresh: None, secret: uid(8), version: 1, spoilt: false, pod: uid(50) };
     assert!(!entry.rests(now));
     entry.mounted = Mounted::None;
     index.list_begins(pod, true);

@@ -93,8 +93,10 @@ pub(super) fn too_large(what: &str) -> CallError {
     }
 }
 
-/// Writes the Secret: made anew, or changed where it is there already and belongs to this super Pod. One of an earlier super Pod is deleted first. Gives its
-/// UID.
+/// Writes the Secret: made anew, or changed where it is there already and belongs to this super Pod. One of an earlier super Pod is deleted first; one
+/// that does not bear the record of this Pod is left alone. Gives its UID and version.
+///
+/// *Errors*: status 409 with the reason [`NAME_TAKEN`], beside those of requests.
 pub async fn store(
     sup: &Remote<Super>,
     fence: &Fence,
@@ -102,29 +104,31 @@ pub async fn store(
     attached: &Attached,
     place: &Place<'_>,
     contents: &Contents,
-) -> Result<Uid, CallError> {
+) -> Result<(Uid, u64), CallError> {
     fence.check()?;
     let collection = format!("/api/v1/namespaces/{}/secrets", place.namespace);
     let body = contents.body(attached, place).to_string().into_bytes();
     let reply = match sup.create(&collection, body.clone(), Some(writer)).await {
         Err(error) if error.is_already_exists() => {
             let current = sup.get(&place.path(), Some(writer)).await?;
-            let uid = seen_uid(&current)?;
+            let seen = seen(&current)?;
+            if !bears_the_record(&seen, attached, place.owner) {
+                return Err(taken());
+            }
             if belongs_to(&current, place.pod.1) {
-                change(sup, fence, writer, place, uid, contents).await?;
-                return Ok(uid);
+                return change(sup, fence, writer, place, seen.facts.uid, contents).await;
             }
             fence.check()?;
-            sup.delete(&place.path(), uid, None, Some(writer)).await?;
+            sup.delete(&place.path(), seen.facts.uid, None, Some(writer)).await?;
             fence.check()?;
             sup.create(&collection, body, Some(writer)).await?
         }
         other => other?,
     };
-    seen_uid(&reply)
+    uid_and_version(&reply)
 }
 
-/// Changes the Secret of this UID; keys that are not named stay.
+/// Changes the Secret of this UID; keys that are not named stay. Gives its UID and version.
 pub async fn change(
     sup: &Remote<Super>,
     fence: &Fence,
@@ -132,15 +136,38 @@ pub async fn change(
     place: &Place<'_>,
     secret: Uid,
     contents: &Contents,
-) -> Result<(), CallError> {
+) -> Result<(Uid, u64), CallError> {
     fence.check()?;
     let data: Map<_, _> = contents.data().map(|(key, content)| (key, content.into())).collect();
     let change = json!({"metadata": {"uid": secret.to_string(), "annotations": contents.annotations()}, "data": data});
-    sup.patch(&place.path(), Patch::Merge, &change, Some(writer)).await.map(drop)
+    uid_and_version(&sup.patch(&place.path(), Patch::Merge, &change, Some(writer)).await?)
 }
 
-fn seen_uid(bytes: &[u8]) -> Result<Uid, CallError> {
-    Seen::of(bytes).map(|seen| seen.facts.uid).map_err(|source| CallError::Unreadable { side: "super", source })
+/// The reason where the name is an object's that is not the tenant's.
+pub const NAME_TAKEN: &str = "NameTaken";
+
+fn taken() -> CallError {
+    CallError::Status {
+        side: "super",
+        code: 409,
+        reason: NAME_TAKEN.into(),
+        message: "what this Pod mounts cannot be kept: an object that is not this tenant's has its name in the super cluster; ask the administrator to \
+                  remove that, or make the Pod anew"
+            .into(),
+        retry_after: None,
+    }
+}
+
+fn bears_the_record(seen: &Seen<'_>, attached: &Attached, owner: &Owner) -> bool {
+    seen.tenant_label.as_deref() == Some(attached.id.as_str()) && seen.owner.as_ref().is_ok_and(|found| found.uid == owner.uid)
+}
+
+fn seen(bytes: &[u8]) -> Result<Seen<'_>, CallError> {
+    Seen::of(bytes).map_err(|source| CallError::Unreadable { side: "super", source })
+}
+
+fn uid_and_version(bytes: &[u8]) -> Result<(Uid, u64), CallError> {
+    seen(bytes).map(|seen| (seen.facts.uid, seen.facts.version))
 }
 
 fn belongs_to(bytes: &[u8], pod: Uid) -> bool {
@@ -163,6 +190,8 @@ pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Mounted> {
         look: says(keys::TRUST_BUNDLES).map(|text| Look::first(u64::from_str_radix(text, 16).unwrap_or_default(), look)),
         refresh: time(keys::REFRESH_CERTIFICATES).map(certificates::at),
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
+        version: text("/metadata/resourceVersion")?.parse().ok()?,
+        spoilt: false,
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
     })
 }

@@ -36,7 +36,7 @@ impl Due {
 
     fn of(known: Mounted, now: Instant) -> Self {
         match known {
-            Mounted::None | Mounted::Missing => Self::ALL,
+            Mounted::None | Mounted::Missing | Mounted::Good { spoilt: true, .. } => Self::ALL,
             Mounted::Good { renew, look, refresh, .. } => Self {
                 tokens: renew.is_some_and(|renew| renew <= now),
                 bundles: look.is_some_and(|look| look.at <= now),
@@ -198,21 +198,20 @@ impl Job<'_> {
     async fn put(&self, place: &secret::Place<'_>, mounts: &Arc<Mounts>, filling: Filling) -> Result<End, CallError> {
         let (engine, attached) = (self.engine, self.attached);
         let is_asked_again = || (!mounts.bundles.is_empty() || !mounts.certificates.is_empty()).then(|| mounts.clone());
-        let secret = match filling.secret {
-            Some(secret) if filling.contents.is_empty() => secret,
-            Some(secret) => {
+        let (secret, version) = match filling.secret {
+            Some(known) if filling.contents.is_empty() => known,
+            Some((secret, _)) => {
                 let bearer = engine.0.writer.token(attached).await?;
-                if let Err(error) = secret::change(engine.sup(), engine.fence(), &bearer, place, secret, &filling.contents).await {
-                    if matches!(error.code(), Some(404 | 409)) {
-                        // It is gone, or another's by now: a new one is made.
-                        self.note_mounted(Mounted::Missing, Some(mounts.clone()));
-                    }
-                    return Err(error);
+                let changed = secret::change(engine.sup(), engine.fence(), &bearer, place, secret, &filling.contents).await;
+                if changed.as_ref().is_err_and(|error| matches!(error.code(), Some(404 | 409))) {
+                    // It is gone, or another's by now: a new one is made.
+                    self.note_mounted(Mounted::Missing, Some(mounts.clone()));
                 }
+                let changed = changed?;
                 if !mounts.tokens.is_empty() {
                     engine.0.metrics.renewed_token(true);
                 }
-                secret
+                changed
             }
             None => {
                 let bearer = engine.0.writer.token(attached).await?;
@@ -220,7 +219,7 @@ impl Job<'_> {
             }
         };
         let Filling { renew, look, refresh, failed, .. } = filling;
-        let mounted = Mounted::Good { renew, look, refresh, secret, pod: place.pod.1 };
+        let mounted = Mounted::Good { renew, look, refresh, secret, version, spoilt: false, pod: place.pod.1 };
         self.note_mounted(mounted, is_asked_again());
         self.written();
         failed.map_or(Ok(end_for(mounted)), Err)
@@ -251,14 +250,17 @@ struct Filling {
     renew: Option<Instant>,
     look: Option<Look>,
     refresh: Option<Instant>,
-    secret: Option<Uid>,
+    /// UID and version of the one that is there.
+    secret: Option<(Uid, u64)>,
     failed: Option<CallError>,
 }
 
 impl Filling {
     fn of(known: Mounted) -> Self {
         let (renew, look, refresh, secret) = match known {
-            Mounted::Good { renew, look, refresh, secret, .. } => (renew, look, refresh, Some(secret)),
+            // What was in it is not known to be there.
+            Mounted::Good { renew, refresh, secret, version, spoilt: true, .. } => (renew, None, refresh, Some((secret, version))),
+            Mounted::Good { renew, look, refresh, secret, version, .. } => (renew, look, refresh, Some((secret, version))),
             Mounted::None | Mounted::Missing => (None, None, None, None),
         };
         Self { contents: Contents::default(), renew, look, refresh, secret, failed: None }
