@@ -22,13 +22,14 @@ use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use mirror::facts::Seen;
 use parking_lot::Mutex;
 use runtime::address::AddressPolicy;
 use runtime::log::Chain;
 use runtime::serve::Heartbeat;
 use runtime::task::{TaskError, Tasks};
 use runtime::transport::{Gate, Limits};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -39,6 +40,7 @@ use self::machine::{Machine, Presence, clear_up, created, label};
 use self::vanished::{SECOND_LOOK, Vanished};
 use crate::engine::Engine;
 use crate::metrics::SyncMetrics;
+use crate::remote::CallError;
 use crate::work::Work;
 
 /// How tenants are found and reached.
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     engine: Engine,
     client: Client,
     metrics: Arc<SyncMetrics>,
+    /// The UID of the super cluster's `kube-system`, once it was asked for.
+    own: OnceCell<Uid>,
     planes: Planes,
     slices: Slices,
     hosts: Registrations,
@@ -72,6 +76,17 @@ pub(crate) struct Shared {
     allow_annotation: bool,
     kubeconfig_interval: Duration,
     agent_port: u16,
+}
+
+impl Shared {
+    /// Which life of a control plane the super cluster is.
+    async fn own_incarnation(&self) -> Result<Uid, CallError> {
+        let ask = async || {
+            let system = self.engine.sup().get("/api/v1/namespaces/kube-system", None).await?;
+            Seen::of(&system).map(|seen| seen.facts.uid).map_err(|source| CallError::Unreadable { side: "super", source })
+        };
+        self.own.get_or_try_init(ask).await.copied()
+    }
 }
 
 /// Follows VirtualClusters and keeps a task for each.
@@ -110,6 +125,7 @@ impl Controller {
             engine,
             client,
             metrics,
+            own: OnceCell::new(),
             planes: Planes::new(),
             slices: Slices::default(),
             hosts: Registrations::default(),

@@ -127,7 +127,11 @@ impl Machine {
             };
             let facts = self.facts(&vc, &state);
             self.speaker.say(&vc, &state, &facts).await;
-            let pause = if matches!(state, State::Synced { .. } | State::Paused | State::SameControlPlane { .. }) { LATER } else { SOON };
+            let pause = if matches!(state, State::Synced { .. } | State::Paused | State::SameControlPlane { .. } | State::SuperCluster) {
+                LATER
+            } else {
+                SOON
+            };
             tokio::select! {
                 changed = self.presence.changed() => if changed.is_err() { return },
                 () = alarm(self.attached.as_ref().map(|(_, attached)| &attached.alarm), looked) => {}
@@ -152,6 +156,7 @@ impl Machine {
     async fn advance(&mut self, vc: &Arc<VirtualCluster>) -> Result<State, State> {
         let connection = self.connected().await?;
         let connection = self.still_there(connection).await?;
+        self.not_the_super_cluster(&connection).await?;
         self.claim(&connection)?;
         let Some(hosts) = self.shared.hosts.of(self.id.uid()).filter(|_| self.shared.engine.super_synced()) else {
             return Err(State::Starting { connected: true });
@@ -166,6 +171,19 @@ impl Machine {
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
         self.supervise(vc, &connection, accepted, [range, hosts.note])
+    }
+
+    /// Whatever address a kubeconfig names, and however it is spelled: who answers says that it is the super cluster.
+    async fn not_the_super_cluster(&mut self, connection: &Connection) -> Result<(), State> {
+        let own = self.shared.own_incarnation().await.map_err(|error| {
+            warn!(tenant = %self.id, error = %Chain(&error), "could not ask the super cluster who it is");
+            State::Starting { connected: true }
+        })?;
+        if connection.incarnation != own {
+            return Ok(());
+        }
+        self.detach("the kubeconfig leads to the super cluster itself");
+        Err(State::SuperCluster)
     }
 
     fn claim(&mut self, connection: &Connection) -> Result<(), State> {
