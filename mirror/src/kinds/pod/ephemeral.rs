@@ -14,6 +14,7 @@ use crate::hold::Hold;
 use crate::kind::Addition;
 use crate::object::Object;
 use crate::shape::{Table, Verdict, carry};
+use crate::size::printed_bytes;
 
 /// The field, and in lower case the subresource.
 pub(super) const LIST: &str = "ephemeralContainers";
@@ -29,12 +30,18 @@ const ONLY: &Table = &[(LIST, Verdict::List(verdicts::EPHEMERAL_CONTAINER))];
 pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<'_>) -> (Option<Addition>, Option<Hold>) {
     let (listed, there) = (listed(sup), container_names(sup, &CONTAINER_LISTS));
     let (mut missing, mut all, mut refused) = (Vec::new(), listed.clone(), None);
+    let mut bytes = sup.at("/spec/ephemeralContainers").map_or(0, printed_bytes);
     let asked = tenant.at("/spec/ephemeralContainers").and_then(Value::as_array);
     for (i, asked) in asked.into_iter().flatten().enumerate() {
         let asked = match own(asked, i) {
             Ok(name) if there.contains(&name) && listed.contains(&name) => continue,
             Ok(name) if there.contains(&name) => Err(taken(i)),
-            Ok(name) => one(i, tenant, cx).map(|container| (name, container)),
+            Ok(name) => one(i, tenant, cx).and_then(|container| {
+                let more = bytes + printed_bytes(&container);
+                policy::cap_ephemeral(more, i)?;
+                bytes = more;
+                Ok((name, container))
+            }),
             Err(hold) => Err(hold),
         };
         match asked {
@@ -82,7 +89,6 @@ fn one(i: usize, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<Value, Hold> 
     names::down(&mut spec)?;
     // It starts once, and the annotations are there already.
     env::apply(&mut spec, &Own::of(tenant, cx)?, None, cx);
-    policy::cap_size(&spec, &BTreeMap::new())?;
     let container = objects(&spec, LIST).nth(i).cloned();
     container.map(Value::Object).ok_or(Hold::Malformed("an ephemeral container is no object".into()))
 }

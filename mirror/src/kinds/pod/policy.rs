@@ -235,6 +235,15 @@ pub(super) fn cap_size(spec: &Fields, annotations: &BTreeMap<String, String>) ->
     Ok(())
 }
 
+/// Refuses ephemeral containers that would make their Pod too large to be listed by its node: they come on top of a spec that was counted.
+pub(super) fn cap_ephemeral(bytes: usize, i: usize) -> Result<(), Hold> {
+    if bytes > MAX_BYTES {
+        let message = format!("with it the ephemeral containers of the Pod have {bytes} bytes; at most {MAX_BYTES} go down");
+        return Err(Hold::refuse("TooLarge", format!("spec.ephemeralContainers[{i}]"), message));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -211,3 +211,21 @@ fn an_ephemeral_container_that_is_not_named_by_a_label_is_refused_and_holds_back
         assert_eq!(Value::Object(addition.spec), json!({ephemeral::LIST: [{"name": "debug", "image": "tools"}]}), "{name}");
     }
 }
+
+#[test]
+fn s61_ephemeral_containers_count_together_so_that_no_pod_grows_without_end() {
+    // A good third of what may be, as API servers print it.
+    let large = |name: &str| json!({"name": name, "image": "tools", "args": ["<".repeat(50_000)]});
+    let mut sup = pod();
+    sup["metadata"]["annotations"] = json!({keys::CONTAINERS: "a,first"});
+    sup["spec"] = json!({"containers": [{"name": "a"}], ephemeral::LIST: [large("first")]});
+    let sup = InSuper(object(&sup));
+    let mut tenant = pod();
+    tenant["spec"][ephemeral::LIST] = json!([large("first"), large("second"), large("third"), {"name": "small", "image": "tools"}]);
+    let (additions, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
+    assert!(
+        matches!(&refused, Some(Hold::Refused(r)) if r.reason == "TooLarge" && r.field == "spec.ephemeralContainers[2]"),
+        "{refused:.300?}"
+    );
+    assert_eq!(additions.into_iter().next().unwrap().annotations[keys::CONTAINERS], "a,first,second,small", "it holds back no other");
+}
