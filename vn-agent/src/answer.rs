@@ -83,7 +83,8 @@ impl Failure {
         Self::new(status, Hop::Request, message)
     }
 
-    /// The answer; the connection ends after one to a request that asked for an upgrade, since bytes may follow that are no request.
+    /// The answer; the connection ends after one to a request that asked for an upgrade, since bytes may follow that are no request, and after
+    /// one to somebody who may not: a tenant that is known a moment later comes in anew.
     pub fn response(&self, node: &str, is_upgrade: bool) -> Response<Body> {
         let message = format!("vn-agent on node {}: {}", Escaped(node), self.message);
         let (content_type, body) = if is_upgrade {
@@ -95,7 +96,7 @@ impl Failure {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if is_upgrade || self.status == StatusCode::BAD_REQUEST {
+        if is_upgrade || matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -21,6 +21,7 @@ pub mod issue;
 pub mod line;
 pub mod metrics;
 mod page;
+pub mod pace;
 pub mod pods;
 pub mod program;
 pub mod quiet;

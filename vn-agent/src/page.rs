@@ -52,7 +52,7 @@ pub(crate) struct Opened {
 /// Asks for a page and reads its first part.
 pub(crate) async fn open(agent: &Arc<Agent>, tenant: &Tenant, page: Page) -> Result<(HeaderMap, Opened), Failure> {
     let kubelet = kubelet(agent)?;
-    let place = kubelet.page_place(tenant.uid)?;
+    let place = kubelet.page_place(tenant.uid).await?;
     let before = kubelet.fresh().await?;
     let filter = Filter::new(page, View::new(Arc::clone(&before), tenant.uid));
     let mut headers = HeaderMap::new();

@@ -37,6 +37,9 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// How often the node's Pods are listed where nobody asks: for readiness and metrics.
 const LIST_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How often sessions that had no line of their own are told of: a line a tenant and verb.
+const MERGED: Duration = Duration::from_secs(10);
+
 /// Serves until `stop`, then lets sessions finish.
 pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::new(Build { program: NAME, version: env!("CARGO_PKG_VERSION") });
@@ -89,6 +92,7 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
         metrics,
         quiet: Quiet::default(),
     });
+    drop(helpers.spawn("quiet", tell_merged(Arc::clone(&agent), helpers.stop().clone())));
     if is_kubelet {
         drop(helpers.spawn("pods", list(Arc::clone(&agent), health.condition("backend"), helpers.stop().clone())));
     }
@@ -100,6 +104,7 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
     info!(sessions = agent.places.len(), "draining");
     // Sessions end by themselves, or are cut short when the time is over.
     sessions.shutdown(args.shutdown.drain_timeout.saturating_sub(CLOSING)).await;
+    agent.quiet.tell_merged();
     helpers.shutdown(Duration::from_secs(1)).await;
     probes.shutdown(Duration::from_secs(1)).await;
     Ok(())
@@ -117,6 +122,16 @@ fn kubelet(
     let name = ServerName::try_from(name.to_owned()).with_context(|| format!("{name:?} cannot stand in a certificate"))?;
     let dialer = Dialer::new(address, name, Hop::Kubelet, Arc::clone(tasks));
     Ok(Kubelet::new(dialer, credentials.clone(), metrics.clone()))
+}
+
+/// Writes now and then of the sessions that had no line of their own.
+async fn tell_merged(agent: Arc<Agent>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(MERGED) => agent.quiet.tell_merged(),
+        }
+    }
 }
 
 /// Lists the node's Pods now and then; ready while that works.

@@ -1,13 +1,18 @@
 //! How much may be written to the log at a caller's will.
 //!
-//! *Guarantees*: what one tenant does, or whoever has no certificate, adds a bounded number of lines in a time, and takes none of another
-//! tenant's. What is left out is counted in the next line, and all of it in the metrics.
+//! *Guarantees*: refusals of one tenant, its pages and its logs, and whoever has no certificate, add a bounded number of lines in a time, and
+//! take none of another tenant's. Refusals that are left out are counted in the next line, and all of them in the metrics. Sessions are never
+//! left out: those without a line of their own are merged into one for their tenant and verb.
+//!
+//! *Caveats*: each exec, attach and port-forward has a line of its own, however many there are: who entered a container, and when, is what
+//! somebody looks for afterwards.
 
 use std::collections::HashMap;
 
 use common::Uid;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tracing::info;
 
 /// Lines that may be written at once.
 const MOST: u64 = 20;
@@ -23,8 +28,38 @@ pub struct Bucket(Mutex<Lines>);
 #[derive(Debug, Default)]
 pub struct Quiet {
     strangers: Bucket,
-    tenants: Mutex<HashMap<Uid, Lines>>,
+    refusals: Buckets,
+    sessions: Buckets,
+    merged: Mutex<HashMap<(Uid, &'static str), Merged>>,
 }
+
+/// A session that is over, of a kind that may be merged.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Of which tenant.
+    pub tenant: Uid,
+    /// What it was.
+    pub verb: &'static str,
+    /// Whether it came to its own end.
+    pub is_ok: bool,
+    /// Bytes from the caller.
+    pub sent: u64,
+    /// Bytes to it.
+    pub received: u64,
+}
+
+/// Several of them.
+#[derive(Debug, Default)]
+struct Merged {
+    sessions: u64,
+    not_ok: u64,
+    sent: u64,
+    received: u64,
+}
+
+/// Lines of one kind of tenants.
+#[derive(Debug, Default)]
+struct Buckets(Mutex<HashMap<Uid, Lines>>);
 
 #[derive(Debug)]
 struct Lines {
@@ -47,10 +82,38 @@ impl Quiet {
         self.strangers.line()
     }
 
-    /// Whether a line about this tenant may be written.
+    /// Whether a line about something that this tenant was refused may be written.
     pub fn about(&self, tenant: Uid) -> Option<u64> {
+        self.refusals.about(tenant)
+    }
+
+    /// Whether a session may have a line of its own. If not, it is in what [`Self::tell_merged`] writes next.
+    pub fn has_a_line(&self, ended: Ended) -> bool {
+        if self.sessions.about(ended.tenant).is_some() {
+            return true;
+        }
+        let mut merged = self.merged.lock();
+        let all = merged.entry((ended.tenant, ended.verb)).or_default();
+        all.sessions += 1;
+        all.not_ok += u64::from(!ended.is_ok);
+        all.sent = all.sent.saturating_add(ended.sent);
+        all.received = all.received.saturating_add(ended.received);
+        false
+    }
+
+    /// Writes of the sessions that had no line of their own.
+    pub fn tell_merged(&self) {
+        let merged = std::mem::take(&mut *self.merged.lock());
+        for ((tenant, verb), Merged { sessions, not_ok, sent, received }) in merged {
+            info!(%tenant, verb, sessions, not_ok, sent_bytes = sent, received_bytes = received, "more sessions");
+        }
+    }
+}
+
+impl Buckets {
+    fn about(&self, tenant: Uid) -> Option<u64> {
         let now = Instant::now();
-        let mut tenants = self.tenants.lock();
+        let mut tenants = self.0.lock();
         if tenants.len() >= MOST_TENANTS && !tenants.contains_key(&tenant) {
             tenants.retain(|_, lines| !lines.is_as_new(now));
         }
@@ -112,6 +175,20 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(2)).await;
         quiet.about(Uid::from_bits(u128::MAX)).unwrap();
-        assert_eq!(quiet.tenants.lock().len(), 1);
+        assert_eq!(quiet.refusals.0.lock().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_without_a_line_of_their_own_are_merged_and_told_once() {
+        let quiet = Quiet::default();
+        let (a, b) = (Uid::from_bits(1), Uid::from_bits(2));
+        let ended = |tenant, verb| Ended { tenant, verb, is_ok: verb == "logs", sent: 1, received: 10 };
+        assert_eq!((0..30).filter(|_| quiet.has_a_line(ended(a, "logs"))).count(), 20);
+        assert_eq!((0..5).filter(|_| quiet.has_a_line(ended(a, "pods"))).count(), 0);
+        assert!(quiet.has_a_line(ended(b, "pods")) && quiet.about(a).is_some(), "others and refusals have their own");
+        let merged = |verb| quiet.merged.lock().get(&(a, verb)).map(|all| (all.sessions, all.not_ok, all.sent, all.received));
+        assert_eq!((merged("logs"), merged("pods")), (Some((10, 0, 10, 100)), Some((5, 5, 5, 50))));
+        quiet.tell_merged();
+        assert!(quiet.merged.lock().is_empty());
     }
 }

@@ -143,8 +143,7 @@ impl Route {
     /// Parses a request line: method, path as it came, query as it came.
     pub fn parse(method: &Method, path: &str, query: &str) -> Result<Self, RouteError> {
         let route = Self::of_path(path, query)?;
-        let is_stream = matches!(route, Self::Exec { .. } | Self::Attach { .. } | Self::PortForward { .. });
-        if method == Method::GET || (is_stream && method == Method::POST) { Ok(route) } else { Err(RouteError::Method) }
+        if method == Method::GET || (route.is_stream() && method == Method::POST) { Ok(route) } else { Err(RouteError::Method) }
     }
 
     fn of_path(path: &str, query: &str) -> Result<Self, RouteError> {
@@ -187,6 +186,11 @@ impl Route {
             Self::Logs { container, .. } | Self::Exec { container, .. } | Self::Attach { container, .. } => Some(container),
             Self::PortForward { .. } | Self::Page(_) => None,
         }
+    }
+
+    /// Whether it becomes a stream both ways.
+    pub const fn is_stream(&self) -> bool {
+        matches!(self, Self::Exec { .. } | Self::Attach { .. } | Self::PortForward { .. })
     }
 
     /// Whether the answer may begin late, when there is something to say.

@@ -40,7 +40,7 @@ use crate::line::Line;
 use crate::metrics::AgentMetrics;
 use crate::page::{self, Opened};
 use crate::pods::SuperPod;
-use crate::quiet::Quiet;
+use crate::quiet::{Ended, Quiet};
 use crate::relay::{Counters, Finish, relay};
 use crate::route::{Page, Route, RouteError};
 use crate::tenants::Tenants;
@@ -48,6 +48,9 @@ use crate::text;
 
 /// For a page to be taken whole: a kubelet holds all of it until then.
 const PAGE: Duration = Duration::from_mins(2);
+
+/// How a session ends that has come to its own end.
+const OK: &str = "ok";
 
 /// What all sessions share.
 pub struct Agent {
@@ -172,7 +175,7 @@ async fn logs(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, route: Route, li
     let response = session.watch(response)?;
     session.answered();
     let (head, inner) = response.into_parts();
-    Ok(passed(StatusCode::OK, headers::answered(&head.headers), Guarded { inner, ended, session, _page: None }.boxed_unsync()))
+    Ok(passed(StatusCode::OK, headers::answered(&head.headers), Guarded::new(inner, ended, session, None).boxed_unsync()))
 }
 
 async fn stream(
@@ -202,7 +205,7 @@ async fn pages(agent: &Arc<Agent>, peer: &Peer, tenant: &Tenant, page: Page, lin
     };
     let (headers, Opened { body, place }) = session.watch(opened)?;
     session.answered();
-    Ok(passed(StatusCode::OK, headers, Guarded { inner: body, ended, session, _page: Some(place) }.boxed_unsync()))
+    Ok(passed(StatusCode::OK, headers, Guarded::new(body, ended, session, Some(place)).boxed_unsync()))
 }
 
 /// The answer about the very Pod that has its name now.
@@ -218,7 +221,7 @@ async fn exchange(
 ) -> Result<Response<Incoming>, Failure> {
     // Over WebSocket a process runs as soon as its command is heard of, before anything can be taken back.
     let is_at_once = upgrade.is_some_and(|upgrade| !upgrade.is_spdy());
-    let pod = if is_at_once { newest(agent, tenant, route, pod, session).await? } else { pod };
+    let pod = if is_at_once { Box::pin(newest(agent, tenant, route, pod, session)).await? } else { pod };
     let response = begun(agent, route, upgrade, &pod).await?;
     let Err(replaced) = agent.backend.confirm(&pod).await else { return Ok(response) };
     // Ends what was begun there.
@@ -279,6 +282,8 @@ fn passed(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> 
 pub struct Session {
     agent: Arc<Agent>,
     verb: &'static str,
+    /// Whether it has a line in the log of its own, however many there are.
+    is_stream: bool,
     pod: String,
     uid: Mutex<String>,
     container: String,
@@ -305,6 +310,7 @@ impl Session {
         Self {
             agent: Arc::clone(agent),
             verb: route.verb(),
+            is_stream: route.is_stream(),
             pod: pod.map(|pod| format!("{}/{}", pod.tenant_namespace, pod.owner.name)).unwrap_or_default(),
             uid: Mutex::new(pod.map(|pod| pod.uid.to_string()).unwrap_or_default()),
             container: route.container().map(|container| container.as_str().to_owned()).unwrap_or_default(),
@@ -356,20 +362,23 @@ impl Drop for Session {
     fn drop(&mut self) {
         let outcome = *self.outcome.lock();
         let (sent, received) = (self.counters().sent.load(Ordering::Relaxed), self.counters().received.load(Ordering::Relaxed));
-        info!(
-            tenant = %self.guard.caller.tenant,
-            verb = self.verb,
-            pod = %Escaped(&self.pod),
-            uid = *self.uid.lock(),
-            container = self.container,
-            sent_bytes = sent,
-            received_bytes = received,
-            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            outcome,
-            "session"
-        );
+        let (tenant, verb) = (self.guard.caller.tenant, self.verb);
+        if self.is_stream || self.agent.quiet.has_a_line(Ended { tenant, verb, is_ok: outcome == OK, sent, received }) {
+            info!(
+                %tenant,
+                verb,
+                pod = %Escaped(&self.pod),
+                uid = *self.uid.lock(),
+                container = self.container,
+                sent_bytes = sent,
+                received_bytes = received,
+                duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                outcome,
+                "session"
+            );
+        }
         // What is counted is in the log.
-        self.agent.metrics.session_ended(self.verb, outcome, sent, received);
+        self.agent.metrics.session_ended(verb, outcome, sent, received);
     }
 }
 
@@ -379,6 +388,21 @@ struct Guarded<B> {
     ended: BoxFuture<'static, End>,
     session: Session,
     _page: Option<Taken>,
+}
+
+impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> Guarded<B> {
+    fn new(inner: B, ended: BoxFuture<'static, End>, session: Session, page: Option<Taken>) -> Self {
+        let guarded = Self { inner, ended, session, _page: page };
+        guarded.note_end();
+        guarded
+    }
+
+    /// Who knows how much there is to come does not ask for more after the last of it.
+    fn note_end(&self) {
+        if self.inner.is_end_stream() {
+            self.session.end(OK);
+        }
+    }
 }
 
 impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body::Body for Guarded<B> {
@@ -394,6 +418,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 self.session.counters().received.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.note_end();
                 // Trailers say nothing that a caller needs.
                 let data = frame.into_data().unwrap_or_default();
                 Poll::Ready(Some(Ok(Frame::data(data))))
@@ -403,7 +428,7 @@ impl<B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin> http_body
                 Poll::Ready(Some(Err(error.into())))
             }
             None => {
-                self.session.end("ok");
+                self.session.end(OK);
                 Poll::Ready(None)
             }
         }
@@ -440,7 +465,7 @@ impl Tunnel {
                     debug!(error = %Chain(error), "a side of the session broke off");
                 }
                 session.end(match result {
-                    Ok(Finish::Ended) => "ok",
+                    Ok(Finish::Ended) => OK,
                     Ok(Finish::Cut) => "cut",
                     Err(_) => "broken",
                 });

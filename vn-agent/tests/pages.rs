@@ -7,12 +7,12 @@ mod bed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bed::{Bed, SOON, ServerStream, play, pod, super_namespace};
+use bed::{Bed, SOON, ServerStream, play, pod, super_namespace, until};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// More than one part of a page: so much of what is the tenant's is held before it passes.
 const MANY_LINES: usize = 8000;
@@ -177,4 +177,52 @@ async fn readers_that_take_nothing_keep_nobody_elses_page_from_coming() {
     assert!(bed.get(&caller, "/metrics/probes").await.starts_with("HTTP/1.1 200 "), "and then its own do again");
     // Else the last page's connection to the kubelet may be seen.
     timeout(Duration::from_secs(20), bed.quiet()).await.unwrap();
+}
+
+/// A kubelet with pages of no length.
+fn brief() -> bed::Play {
+    play(|_, mut stream| async move {
+        begin(&mut stream).await;
+        let _ = stream.shutdown().await;
+    })
+}
+
+#[tokio::test]
+async fn s61_a_tenant_that_asks_for_pages_in_a_loop_has_its_kubelet_measure_at_a_pace() {
+    let bed = Bed::start(brief()).await;
+    let (greedy, other) = (bed.caller(1), bed.caller(2));
+    let began = Instant::now();
+    for _ in 0..24 {
+        let answer = bed.get(&greedy, "/metrics/resource").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let asked = bed.heads.lock().len();
+        let most = 20 + began.elapsed().as_millis() / 500;
+        assert!(asked as u128 <= most, "{asked} pages after {:?}", began.elapsed());
+    }
+    let answer = timeout(Duration::from_secs(1), bed.get(&other, "/metrics/cadvisor")).await.expect("another tenant does not wait");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn s61_a_tenant_that_asks_for_pods_that_are_not_there_has_them_listed_at_a_pace() {
+    const MANY: usize = 60;
+    let bed = Bed::start(brief()).await;
+    bed.pods.lock().extend([pod(1, "web", 7), pod(2, "web", 8)]);
+    let caller = bed.caller(1);
+    let asked = (0..MANY).map(|n| {
+        let (bed, caller) = (&bed, &caller);
+        async move { bed.get(caller, &format!("/containerLogs/default/none-{n}/app")).await }
+    });
+    let other = async {
+        until("some wait for their turn", || bed.agent.places.len() > MANY / 4).await;
+        timeout(Duration::from_secs(1), bed.get(&bed.caller(2), "/containerLogs/default/none/app")).await.expect("another does not wait")
+    };
+    let (answers, other) = futures::join!(futures::future::join_all(asked), other);
+    assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
+    let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ") && answer.contains("asks too often")).count();
+    let absent = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 404 ")).count();
+    assert!((5..=20).contains(&refused) && refused + absent == MANY, "{refused} refused, {absent} absent");
+    // One that is there is not held up.
+    let known = timeout(Duration::from_secs(1), bed.get(&caller, "/containerLogs/default/web/app")).await.expect("it is known");
+    assert!(known.starts_with("HTTP/1.1 200 "), "{known}");
 }

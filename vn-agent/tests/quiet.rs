@@ -5,7 +5,7 @@ mod bed;
 use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
 
-use bed::{Bed, play, until};
+use bed::{Bed, SWITCHED, play, pod, until};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -80,4 +80,85 @@ async fn refusals_of_one_tenant_and_of_strangers_fill_no_log() {
     assert!(served.starts_with("HTTP/1.1 404 "), "{served}");
     let strangers = lines.of("caller not let in");
     assert!(strangers.len() < 60, "{} lines", strangers.len());
+}
+
+const LOG: &str = "/containerLogs/default/web/app";
+
+/// A kubelet with logs of a line, pages about nobody, and streams that end at once.
+fn willing() -> bed::Play {
+    play(|head, mut stream| async move {
+        let answer: &[u8] = match head {
+            head if head.starts_with("POST ") => SWITCHED,
+            head if head.contains("/containerLogs/") => b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\na line\n",
+            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+        };
+        let _ = stream.write_all(answer).await;
+        let _ = stream.shutdown().await;
+    })
+}
+
+/// What a field of a line says.
+fn number(line: &str, field: &str) -> usize {
+    let value = line.split(' ').find_map(|word| word.strip_prefix(field)?.strip_prefix('='));
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn logs_that_are_served_fill_no_log_and_none_is_left_out() {
+    const MANY: usize = 100;
+    let lines = Lines::default();
+    let _set = tracing::subscriber::set_default(lines.clone());
+    let bed = Bed::start(willing()).await;
+    bed.pods.lock().extend([pod(1, "web", 7), pod(2, "web", 8)]);
+    let (a, b) = (bed.caller(1), bed.caller(2));
+    for _ in 0..MANY {
+        assert!(bed.get(&a, LOG).await.starts_with("HTTP/1.1 200 "));
+    }
+    assert!(bed.get(&b, LOG).await.starts_with("HTTP/1.1 200 "));
+    bed.quiet().await;
+    bed.agent.quiet.tell_merged();
+    let of = |tenant: u128| format!("tenant={} ", bed::tenant(tenant).uid());
+    let single: Vec<_> = lines.of("message=session ").into_iter().filter(|line| line.contains(&of(1))).collect();
+    // At once twenty, then one a second.
+    assert!((20..60).contains(&single.len()), "{} lines: {single:#?}", single.len());
+    let more = lines.of("message=more sessions ");
+    let [more] = more.as_slice() else { panic!("one line for all others: {more:#?}") };
+    assert!(more.contains(&of(1)) && more.contains("verb=\"logs\""), "{more}");
+    let merged = number(more, "sessions");
+    assert_eq!(single.len() + merged, MANY, "{more}");
+    assert_eq!((number(more, "received_bytes"), number(more, "not_ok")), (7 * merged, 0), "{more}");
+    assert!(lines.of("message=session ").iter().any(|line| line.contains(&of(2))), "the other tenant's is there");
+}
+
+#[tokio::test]
+async fn each_stream_has_a_line_of_its_own() {
+    const MANY: usize = 40;
+    let lines = Lines::default();
+    let _set = tracing::subscriber::set_default(lines.clone());
+    let bed = Bed::start(willing()).await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let caller = bed.caller(1);
+    for _ in 0..MANY {
+        let (head, stream) = bed.upgrade(&caller, "/exec/default/web/app?command=true&output=1").await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        drop(stream);
+    }
+    bed.quiet().await;
+    assert_eq!(lines.of("message=session ").iter().filter(|line| line.contains("verb=\"exec\"")).count(), MANY);
+}
+
+#[tokio::test]
+async fn what_was_served_whole_is_logged_as_such() {
+    let lines = Lines::default();
+    let _set = tracing::subscriber::set_default(lines.clone());
+    let bed = Bed::start(willing()).await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let paths = ["/stats/summary", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/pods", LOG];
+    for path in paths {
+        let answer = bed.get(&bed.caller(1), path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    bed.quiet().await;
+    let sessions = lines.of("message=session ");
+    assert_eq!(sessions.iter().filter(|line| line.contains("outcome=\"ok\"")).count(), paths.len(), "{sessions:#?}");
 }

@@ -308,3 +308,12 @@ async fn a_kubelet_must_be_the_one_that_is_named() {
         }
     }
 }
+
+#[tokio::test]
+async fn s61_a_tenant_that_is_not_known_yet_comes_in_anew() {
+    let bed = bed_with_web(never()).await;
+    // Without a word about the connection: it ends all the same.
+    let answer = bed.raw(&bed.caller(3), b"GET /pods HTTP/1.1\r\nHost: n1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("names no tenant that exists"), "{answer}");
+    assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+}

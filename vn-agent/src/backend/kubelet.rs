@@ -20,6 +20,7 @@ use crate::credentials::Credentials;
 use crate::guard::{Full, Limits, Places, Taken};
 use crate::headers::Upgrade;
 use crate::metrics::AgentMetrics;
+use crate::pace::{Paces, TooOften};
 use crate::pods::{Pods, PodsReader, SuperPod};
 use crate::quiet::Bucket;
 use crate::route::{Container, Page, PodRef, Route};
@@ -47,6 +48,10 @@ pub struct Kubelet {
     lists: Arc<Lists>,
     pages: Places,
     turns: Semaphore,
+    /// Pages, by tenant.
+    measured: Paces,
+    /// Lookups of Pods that no list knows yet, by tenant.
+    unknown: Paces,
 }
 
 /// Asks for the node's Pods. Whoever waits for a list does not carry it: it comes to its end also when they leave.
@@ -81,7 +86,7 @@ impl Kubelet {
         let last = watch::Sender::new(Listing { covers: 0, result: Ok(Arc::default()) });
         let (known, asked, failures) = (Mutex::default(), Mutex::default(), Bucket::default());
         let lists = Arc::new(Lists { dialer, credentials, metrics, known, asked, last, failures });
-        Self { lists, pages: Places::default(), turns: Semaphore::new(TURNS) }
+        Self { lists, pages: Places::default(), turns: Semaphore::new(TURNS), measured: Paces::default(), unknown: Paces::default() }
     }
 
     /// The caller's Pod of that name, by the last list or, if that does not know it or its container, a fresh one.
@@ -92,6 +97,7 @@ impl Kubelet {
         {
             return Ok(found.clone());
         }
+        self.unknown.turn(tenant).await.map_err(|error| too_often("of lookups of Pods that are not there", error))?;
         let fresh = self.fresh().await?;
         fresh.find(tenant, pod).cloned().map_err(|error| Failure::refused(StatusCode::NOT_FOUND, format!("pod {pod}: {error}")))
     }
@@ -121,10 +127,12 @@ impl Kubelet {
         if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(super::unexpected(Hop::Kubelet, response.status())) }
     }
 
-    /// A place for a page that is open, of so many for one tenant.
-    pub fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
+    /// A place for a page that is open, of so many for one tenant, once it is its turn.
+    pub async fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
         let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of pages about this node: {full}"));
-        self.pages.take(tenant, &PAGES).map_err(full)
+        let place = self.pages.take(tenant, &PAGES).map_err(full)?;
+        self.measured.turn(tenant).await.map_err(|error| too_often("of pages about this node", error))?;
+        Ok(place)
     }
 
     /// Waits for a turn to read a part of a page.
@@ -272,6 +280,10 @@ impl Drop for AtWork {
             self.lists.asked.lock().is_listing = false;
         }
     }
+}
+
+fn too_often(what: &str, error: TooOften) -> Failure {
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("{what}: {error}"))
 }
 
 fn silent(limit: Duration) -> Failure {
