@@ -121,12 +121,26 @@ async fn the_syncer_makes_namespaces_with_a_record_and_touches_no_others(a: &Ten
     ] {
         fence.attempt(&format!("syncer {what}"), Who::Syncer, "PATCH", path, &change, verdict).await;
     }
+    // The label alone is not enough: who restores a backup can forget the record.
+    fence.admin_makes(SPACES, &a.half()).await;
+    without_a_record("syncer", a, fence).await;
     for name in ["innocent", "vc-system", "vc-writers"] {
         let path = format!("{SPACES}/{name}");
         fence
             .attempt(&format!("syncer deletes {name}"), Who::Syncer, "DELETE", &path, &json!({}), Policy("without a tenant's label"))
             .await;
     }
+}
+
+/// Neither changed nor deleted, and no record written.
+async fn without_a_record(who: &str, a: &Tenant, fence: &mut Fence<'_>) {
+    let path = format!("/api/v1/namespaces/{}", a.half_name());
+    let verdict = Policy("without a tenant's record");
+    fence.attempt(&format!("{who} labels one without a record"), Who::Syncer, "PATCH", &path, &labeled("x", json!("y")), verdict).await;
+    fence.attempt(&format!("{who} deletes one without a record"), Who::Syncer, "DELETE", &path, &json!({}), verdict).await;
+    // Two policies refuse this, in either order.
+    let verdict = Policy("a namespace");
+    fence.attempt(&format!("{who} completes it"), Who::Syncer, "PATCH", &path, &a.record_patch(), verdict).await;
 }
 
 async fn the_syncer_binds_one_role_to_the_right_writer(a: &Tenant, b: &Tenant, fence: &mut Fence<'_>) {
@@ -159,6 +173,7 @@ async fn the_syncer_binds_one_role_to_the_right_writer(a: &Tenant, b: &Tenant, f
     let one = format!("{here}/vc-tenant-writer");
     let widened = odd(json!({"subjects": [a.subject(), b.subject()]}));
     fence.attempt("syncer widens its binding", Who::Syncer, "PUT", &one, &widened, Policy("the namespace's own tenant")).await;
+    fence.attempt("syncer patches its binding", Who::Syncer, "PATCH", &one, &json!({"subjects": [b.subject()]}), Rbac).await;
     let foreign = format!("{}/vc-tenant-writer", bindings("innocent"));
     let verdict = Policy("only in namespaces with a tenant's record");
     fence.attempt("syncer deletes a foreign binding", Who::Syncer, "DELETE", &foreign, &json!({}), verdict).await;
@@ -470,6 +485,7 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
     let innocent = "/api/v1/namespaces/innocent/configmaps".to_owned();
     let role = a.object("rbac.authorization.k8s.io/v1", "ClusterRole", "x", json!({"rules": []}));
     let own = format!("/api/v1/namespaces/{}", a.namespace);
+    let half = format!("/api/v1/namespaces/{}/configmaps", a.half_name());
     let evict = merged(a.object("policy/v1", "Eviction", "web", json!({})), json!({}));
     for (what, method, path, body, verdict) in [
         ("writes in B's home", "POST", b.path("configmaps"), &map(a), Policy("whose record is its own tenant's")),
@@ -482,6 +498,10 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
             &role,
             Policy("no cluster-wide object"),
         ),
+        ("writes where the record is missing", "POST", half, &map(a), Policy("whose record is its own tenant's")),
+        ("takes over a foreign object", "PATCH", a.path("configmaps/platform"), &a.record_patch(), Policy("not the tenant's")),
+        ("deletes a foreign object", "DELETE", a.path("configmaps/platform"), &none, Policy("not the tenant's")),
+        ("deletes all at once", "DELETE", a.path("configmaps"), &none, Policy("not the tenant's")),
         ("changes its namespace", "PATCH", own.clone(), &labeled("x", json!("y")), Policy("no Namespace")),
         ("deletes its namespace", "DELETE", own, &none, Policy("no Namespace")),
         ("makes a namespace", "POST", "/api/v1/namespaces".to_owned(), &a.space(), Policy("amespace")),
@@ -508,4 +528,8 @@ async fn the_fence_holds_where_rbac_does_not(a: &Tenant, b: &Tenant, fence: &mut
     let admin = a.binding(&a.namespace, json!({"metadata": {"name": "other"}, "roleRef": {"name": "cluster-admin"}}));
     let bindings = format!("{ROLE_BINDINGS}/{}/rolebindings", a.namespace);
     fence.attempt("syncer with every right binds cluster-admin", Who::Syncer, "POST", &bindings, &admin, Policy("vc-tenant-writer")).await;
+    let (one, other) = (format!("{bindings}/vc-tenant-writer"), json!({"subjects": [b.subject()]}));
+    let whose = Policy("the namespace's own tenant");
+    fence.attempt("syncer with every right patches its binding", Who::Syncer, "PATCH", &one, &other, whose).await;
+    without_a_record("syncer with every right", a, fence).await;
 }

@@ -1,18 +1,23 @@
 //! Tries requests of several identities and notes which did not end as they should.
 
+mod in_force;
 pub(crate) mod ingresses;
 pub(crate) mod pods;
 pub(crate) mod tenant;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use e2e::bed::Bed;
 use e2e::wait::{Seen, eventually};
 use http::Request;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 
 /// Who tries.
@@ -66,7 +71,7 @@ impl<'a> Fence<'a> {
         fence.add(Who::Syncer, &bed.sup.kubeconfig_with_token(&token)).await?;
         let token = fence.token("vc-writers", "imposter").await?;
         fence.add(Who::Imposter, &bed.sup.kubeconfig_with_token(&token)).await?;
-        fence.in_force().await?;
+        in_force::each_policy(&mut fence).await?;
         Ok(fence)
     }
 
@@ -88,24 +93,10 @@ impl<'a> Fence<'a> {
         self.admin_makes("/apis/tenancy.x-k8s.io/v1alpha1/namespaces/innocent/virtualclusters", &tenant).await;
     }
 
-    /// Policies take effect some time after they are created; they come in any order, so each is seen to work once.
-    async fn in_force(&self) -> anyhow::Result<()> {
-        let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "probe"}});
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe"}});
-        let probes = [
-            (Who::Syncer, "/api/v1/namespaces?dryRun=All", space),
-            (Who::Platform, "/api/v1/namespaces/vc-writers/secrets?dryRun=All", secret),
-        ];
-        for (who, path, body) in probes {
-            eventually("the policies are in force", Duration::from_secs(30), async || {
-                let answer = self.send(who, "POST", path, &body, "application/json", None).await;
-                Ok(Seen::when(answer.as_ref().is_err_and(|text| text.contains("ValidatingAdmissionPolicy")), ()))
-            })
-            .await?;
-        }
-        // The last of the file; all are read by one informer.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(())
+    /// The names of all policies that are there.
+    async fn policies(&self) -> anyhow::Result<BTreeSet<String>> {
+        let all = Api::<ValidatingAdmissionPolicy>::all(self.bed.sup.client()).list_metadata(&ListParams::default()).await?;
+        Ok(all.iter().map(ResourceExt::name_any).collect())
     }
 
     /// Gives `who` a client that is this account of `vc-writers`.
@@ -195,15 +186,24 @@ impl<'a> Fence<'a> {
 
     /// A request under the name of somebody else in `group`.
     pub(crate) async fn attempt_as(&mut self, what: &str, who: Who, group: &str, method: &str, path: &str, verdict: Verdict) {
-        let answer = self.send(who, method, path, &json!({}), "application/json", Some(group)).await;
+        let answer = self.send(who, method, path, &json!({}), "application/json", Some(("somebody", group))).await;
         self.note(what, verdict, answer);
     }
 
-    async fn send(&self, who: Who, method: &str, path: &str, body: &Value, content: &str, group: Option<&str>) -> Result<Value, String> {
+    /// One request; played as somebody else in a group, if these are named.
+    async fn send(
+        &self,
+        who: Who,
+        method: &str,
+        path: &str,
+        body: &Value,
+        content: &str,
+        play: Option<(&str, &str)>,
+    ) -> Result<Value, String> {
         let bytes = if method == "GET" { Vec::new() } else { body.to_string().into_bytes() };
         let mut request = Request::builder().method(method).uri(path).header("content-type", content);
-        if let Some(group) = group {
-            request = request.header("impersonate-user", "somebody").header("impersonate-group", group);
+        if let Some((user, group)) = play {
+            request = request.header("impersonate-user", user).header("impersonate-group", group);
         }
         let client = self.clients.get(&who).ok_or_else(|| format!("{who:?} is not known yet"))?;
         let request = request.body(bytes).map_err(|error| error.to_string())?;

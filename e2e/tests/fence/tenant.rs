@@ -46,6 +46,17 @@ impl Tenant {
         self.object("v1", "Namespace", &self.namespace, level)
     }
 
+    /// What a namespace is called that bears its label and lacks the record.
+    pub(crate) fn half_name(&self) -> String {
+        self.id.namespace(&Namespace::parse("half").unwrap()).to_string()
+    }
+
+    /// That namespace.
+    pub(crate) fn half(&self) -> Value {
+        let labels = json!({keys::TENANT: self.id.as_str(), "pod-security.kubernetes.io/enforce": "baseline"});
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.half_name(), "labels": labels}})
+    }
+
     /// The `RoleBinding` of its writer in `namespace`.
     pub(crate) fn binding(&self, namespace: &str, change: Value) -> Value {
         let binding = json!({
