@@ -413,7 +413,10 @@ pub(crate) const OPAQUE: [&str; 8] = [
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{EphemeralContainer, PodSpec, PodStatus};
+    use k8s_openapi::api::core::v1::{
+        ClusterTrustBundleProjection, EphemeralContainer, PodCertificateProjection, PodSpec, PodStatus, ServiceAccountTokenProjection,
+    };
+    use schemars::{Schema, schema_for};
 
     use super::*;
     use crate::schema::every_leaf_has_a_verdict;
@@ -428,11 +431,33 @@ mod tests {
         every_leaf_has_a_verdict::<EphemeralContainer>(EPHEMERAL_CONTAINER, &[]);
     }
 
+    fn fields(schema: &Schema) -> Vec<&str> {
+        schema.get("properties").and_then(|properties| properties.as_object()).unwrap().keys().map(String::as_str).collect()
+    }
+
     #[test]
     fn every_field_of_the_status_has_a_verdict() {
-        let schema = schemars::schema_for!(PodStatus);
-        let known: Vec<&str> = schema.get("properties").and_then(|p| p.as_object()).unwrap().keys().map(String::as_str).collect();
         let named: Vec<&str> = STATUS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(known, named);
+        assert_eq!(fields(&schema_for!(PodStatus)), named);
+    }
+
+    /// These become other sources. A field that Kubernetes adds to one is to be decided on in `mounts.rs` first.
+    #[test]
+    fn every_field_of_a_source_that_becomes_another_is_read() {
+        assert_eq!(fields(&schema_for!(ServiceAccountTokenProjection)), ["audience", "expirationSeconds", "path", "user"]);
+        assert_eq!(fields(&schema_for!(ClusterTrustBundleProjection)), ["labelSelector", "name", "optional", "path", "signerName", "user"]);
+        assert_eq!(
+            fields(&schema_for!(PodCertificateProjection)),
+            [
+                "certificateChainPath",
+                "credentialBundlePath",
+                "keyPath",
+                "keyType",
+                "maxExpirationSeconds",
+                "signerName",
+                "user",
+                "userAnnotations"
+            ]
+        );
     }
 }
