@@ -6,7 +6,7 @@ use e2e::{
     audit::Mark,
     bed::Bed,
     plane::client,
-    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod},
+    story::{Actor, PATIENCE, Plot, Story, chapter, is_running, owner_of, pod},
     syncer::{IDENTITY, SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
@@ -14,7 +14,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use k8s_openapi::api::{
     authentication::v1::TokenRequest,
-    core::v1::{ConfigMap, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, ServiceAccount},
+    rbac::v1::ClusterRole,
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -156,56 +157,64 @@ async fn code(client: &Client, method: &str, path: &str, body: &Value) -> anyhow
 }
 
 async fn strangers(story: &Story) -> anyhow::Result<()> {
+    let sup = story.bed.sup.client();
+    let tries = tries(&sup).await?;
+    let spaces = Api::<Namespace>::all(sup).list(&ListParams::default()).await?.items;
     let mut tried = 0;
-    for (at, tenant) in story.tenants.iter().enumerate() {
+    for tenant in &story.tenants {
         let writer = as_account(&story.bed, keys::WRITERS_NAMESPACE, &tenant.id.writer()).await?;
-        for own in NAMESPACES {
-            let path = format!("/api/v1/namespaces/{}/pods/web", tenant.namespace_below(own));
+        // By the record: the label is there for informers.
+        let whose = |space: &Namespace| owner_of(space).ok().map(|owner| owner.tenant);
+        let (own, others): (Vec<_>, Vec<_>) = spaces.iter().partition(|space| whose(space) == Some(tenant.id.uid()));
+        let of_tenants = others.iter().filter(|space| whose(space).is_some()).count();
+        anyhow::ensure!(own.len() == NAMESPACES.len() && of_tenants == NAMESPACES.len(), "{} and {of_tenants}", own.len());
+        for space in own {
+            let path = format!("/api/v1/namespaces/{}/pods/web", space.name_any());
             let code = code(&writer, "GET", &path, &Value::Null).await?;
             anyhow::ensure!(code == 200, "{}: {code} for its own Pod", tenant.name);
         }
-        let others = story
-            .tenants
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != at)
-            .flat_map(|(_, other)| NAMESPACES.iter().map(|namespace| other.namespace_below(namespace)).collect::<Vec<_>>());
-        let elsewhere = ["default", "kube-system", keys::SYSTEM_NAMESPACE, keys::WRITERS_NAMESPACE].map(str::to_owned);
-        for namespace in others.chain(elsewhere) {
-            for (method, rest, body) in tries(tenant) {
-                let path = format!("/api/v1/namespaces/{namespace}/{rest}");
-                let code = code(&writer, method, &path, &body).await?;
+        for space in others {
+            for (method, start, rest) in &tries {
+                let path = format!("{start}/namespaces/{}/{rest}", space.name_any());
+                let code = code(&writer, method, &path, &json!({})).await?;
                 anyhow::ensure!(code == 403, "{}: {method} {path} ended with {code}", tenant.name);
                 tried += 1;
             }
         }
     }
-    eprintln!("    {tried} requests ended with 403");
+    eprintln!("    {tried} requests ended with 403, {} of each writer in each namespace", tries.len());
     Ok(())
 }
 
-/// What a writer may do in its own namespaces, and some more.
-fn tries(tenant: &Actor) -> Vec<(&'static str, String, Value)> {
-    let mut tries = Vec::new();
-    for (plural, kind) in [("pods", "Pod"), ("services", "Service"), ("configmaps", "ConfigMap"), ("secrets", "Secret")] {
-        let new =
-            json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "new", "labels": { keys::TENANT: tenant.id.as_str() } } });
-        tries.extend([
-            ("GET", format!("{plural}/web"), Value::Null),
-            ("GET", plural.to_owned(), Value::Null),
-            ("POST", plural.to_owned(), new),
-            ("PATCH", format!("{plural}/web"), json!({ "metadata": { "labels": { "a": "b" } } })),
-            ("DELETE", format!("{plural}/web"), json!({})),
-            ("DELETE", plural.to_owned(), json!({})),
-        ]);
+/// What a writer may do in its own namespaces, by its role, and some more: method, what stands before the namespace, and behind it.
+async fn tries(sup: &Client) -> anyhow::Result<Vec<(&'static str, String, String)>> {
+    let role = Api::<ClusterRole>::all(sup.clone()).get(keys::WRITER_ROLE).await?;
+    let mut tries = vec![("POST", "/api/v1".to_owned(), "serviceaccounts/default/token".to_owned())];
+    for rule in role.rules.unwrap_or_default() {
+        let group = rule.api_groups.unwrap_or_default().into_iter().next().unwrap_or_default();
+        let start = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}", newest(sup, &group).await?) };
+        for resource in rule.resources.unwrap_or_default() {
+            let one = resource.split_once('/').map_or_else(|| format!("{resource}/web"), |(plural, sub)| format!("{plural}/web/{sub}"));
+            let of_one = ["GET", "PUT", "PATCH", "DELETE"].map(|method| (method, start.clone(), one.clone()));
+            let watched = format!("{resource}?watch=true&timeoutSeconds=1");
+            let of_all = [("GET", resource.clone()), ("GET", watched), ("POST", resource.clone()), ("DELETE", resource.clone())];
+            tries.extend(of_one);
+            tries.extend(of_all.into_iter().filter(|_| !resource.contains('/')).map(|(method, rest)| (method, start.clone(), rest)));
+        }
     }
-    tries.push(("PATCH", "pods/web/status".to_owned(), json!({ "status": { "message": "x" } })));
-    tries.push((
-        "POST",
-        "serviceaccounts/default/token".to_owned(),
-        json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} }),
-    ));
-    tries
+    // Each kind that goes down, and what of a Pod has a right of its own.
+    let has = |rest: &str| tries.iter().any(|(_, _, known)| known == rest);
+    let known =
+        ["pods/web/ephemeralcontainers", "pods/web/resize", "pods/web/status", "secrets/web", "ingresses/web", "endpointslices/web"];
+    anyhow::ensure!(known.iter().all(|rest| has(rest)) && tries.len() > 70, "only {} requests: {tries:?}", tries.len());
+    Ok(tries)
+}
+
+/// A group with the version that its API server prefers.
+async fn newest(sup: &Client, group: &str) -> anyhow::Result<String> {
+    let groups = sup.list_api_groups().await?.groups;
+    let found = groups.into_iter().find(|known| known.name == group).with_context(|| format!("no group {group}"))?;
+    Ok(found.preferred_version.or_else(|| found.versions.into_iter().next()).context("no version")?.group_version)
 }
 
 /// By the audit log: Pods, Services, `ConfigMaps`, Secrets in a tenant's namespaces were written by its writer and by nobody else of ours.
