@@ -210,18 +210,30 @@ pub struct NodePrograms {
 }
 
 impl NodePrograms {
-    /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` (which must be complete if set) or our cache, or builds them into our cache.
+    /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` and our cache, or builds what is in neither into our cache.
     pub async fn locate_or_build(progress: &MultiProgress) -> anyhow::Result<Self> {
-        if let Some(dir) = located(NODE, ours(), [])? {
-            return Self::find(|_| Ok(dir.clone()));
-        }
+        let (folder, mut missing) = (|module: &Module| Self::folder(module, ours()), Vec::new());
         for program in NODE {
-            if !program.module.cache()?.join(program.name).is_file() {
-                module::build("the programs of a node", NODE, progress).await?;
-                break;
+            if !folder(program.module)?.join(program.name).is_file() {
+                missing.push(*program);
             }
         }
-        Self::find(Module::cache)
+        if !missing.is_empty() {
+            module::build("the programs of a node", &missing, progress).await?;
+        }
+        Self::find(folder)
+    }
+
+    /// Whether runc, which takes a C compiler to build, is there already.
+    pub fn has_runc() -> bool {
+        Self::folder(&RUNC, ours()).is_ok_and(|folder| folder.join("runc").is_file())
+    }
+
+    /// Where a module's programs are, or are to be built: they stay together.
+    fn folder(module: &Module, named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+        let own = || NODE.iter().filter(|program| program.module == module);
+        let whole = named.filter(|dir| own().all(|program| dir.join(program.name).is_file()));
+        whole.map_or_else(|| module.cache(), Ok)
     }
 
     fn find(folder: impl Fn(&Module) -> anyhow::Result<PathBuf>) -> anyhow::Result<Self> {
@@ -256,9 +268,9 @@ pub struct ConformancePrograms {
 }
 
 impl ConformancePrograms {
-    /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` (which must be complete if set) or our cache, or builds them into our cache.
+    /// Finds the programs in `$VIRTUALCLUSTER_ASSETS` (passed over if it lacks one) or our cache, or builds them into our cache.
     pub async fn locate_or_build(progress: &MultiProgress) -> anyhow::Result<Self> {
-        let dir = match located(CONFORMANCE, ours(), [])? {
+        let dir = match located(CONFORMANCE, None, ours())? {
             Some(dir) => dir,
             None => CONFORMANCE_MODULE.cache()?,
         };
@@ -275,7 +287,7 @@ impl ConformancePrograms {
     }
 }
 
-/// The folder that somebody names for our programs alone.
+/// The folder that somebody names for our programs alone. What it must hold are those of a control plane.
 fn ours() -> Option<PathBuf> {
     env::var(ASSETS).map(PathBuf::from)
 }
@@ -337,5 +349,71 @@ mod tests {
         assert_eq!(among(&[&kubebuilder, &cache]).as_deref(), Some(cache.path()));
         assert_eq!(among(&[&cache, &kubebuilder]).as_deref(), Some(cache.path()));
         assert_eq!(among(&[&kubebuilder]), None);
+    }
+
+    #[test]
+    fn a_nodes_programs_that_are_not_in_the_named_folder_are_in_our_cache() {
+        let (control_plane, all) = (folder(&all()), folder(&NODE.iter().map(|program| program.name).collect::<Vec<_>>()));
+        let kubelet_alone = folder(&["kubelet"]);
+        for module in [&KUBERNETES_MODULE, &CONTAINERD, &RUNC] {
+            let place = |named: &tempfile::TempDir| NodePrograms::folder(module, Some(named.path().into())).unwrap();
+            assert_eq!(place(&control_plane), module.cache().unwrap());
+            // What belongs together stays together.
+            assert_eq!(place(&kubelet_alone), module.cache().unwrap());
+            assert_eq!(place(&all), all.path());
+        }
+    }
+
+    /// Tells the inner run where to write what it found.
+    const INNER: &str = "E2E_PROGRAMS_TEST_FILE";
+
+    /// What a process finds that has these variables and neither programs nor anything in its cache: those of a control plane and of a node.
+    fn told(variables: &[(&str, &Path)]) -> Vec<String> {
+        let nothing = tempfile::tempdir().unwrap();
+        let file = nothing.path().join("told");
+        let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+        own.args(["programs::tests::inner", "--exact"])
+            .env_clear()
+            .env(INNER, &file)
+            .env("PATH", nothing.path())
+            .env("HOME", nothing.path());
+        let ended = own.envs(variables.iter().copied()).output().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn inner() {
+        let Some(file) = env::var(INNER) else { return };
+        let progress = MultiProgress::new();
+        let control_plane = Programs::locate_or_build(&progress).await.map(|programs| programs.dir().display().to_string());
+        let node = NodePrograms::locate_or_build(&progress).await.map(|programs| programs.kubelet.display().to_string());
+        let said = [control_plane, node].map(|found| found.unwrap_or_else(|error| format!("{error:#}")));
+        std::fs::write(file, said.join("\n")).unwrap();
+    }
+
+    #[test]
+    fn without_go_and_programs_one_line_says_what_to_install() {
+        let said = told(&[]);
+        let [control_plane, node] = &said[..] else { panic!("not one line each: {said:?}") };
+        let go = "are missing, and there is no Go to build them with: install Go ";
+        assert!(control_plane.starts_with(&format!("the Kubernetes programs {go}")), "{control_plane}");
+        assert!(control_plane.ends_with(&format!("or set VIRTUALCLUSTER_ASSETS to a folder with {}", all().join(", "))), "{control_plane}");
+        assert!(node.starts_with(&format!("the programs of a node {go}")) && node.contains("kubelet"), "{node}");
+    }
+
+    #[test]
+    fn folders_are_named_by_the_environment() {
+        let (whole, part) = (folder(&all()), folder(&["etcd", "kube-apiserver", "kubectl"]));
+        let found = whole.path().display().to_string();
+        for name in ["VIRTUALCLUSTER_ASSETS", "KUBEBUILDER_ASSETS"] {
+            let said = told(&[(name, whole.path())]);
+            assert_eq!(said[0], found, "{name}");
+            assert!(said[1].contains("the programs of a node are missing"), "{name}: {said:?}");
+        }
+        assert_eq!(told(&[("VIRTUALCLUSTER_ASSETS", whole.path()), ("KUBEBUILDER_ASSETS", part.path())])[0], found);
+        assert!(told(&[("KUBEBUILDER_ASSETS", part.path())])[0].contains("install Go"));
+        let said = told(&[("VIRTUALCLUSTER_ASSETS", part.path()), ("KUBEBUILDER_ASSETS", whole.path())]);
+        assert!(said[0].contains("kube-controller-manager is not there"), "{said:?}");
     }
 }

@@ -46,6 +46,7 @@ pub(super) const LOCAL_PATH_PROVISIONER: Module = Module { name: "local-path-pro
 pub(super) const METRICS_SERVER: Module = Module { name: "metrics-server", kubernetes: None, seccomp: false };
 
 /// One program, its Go package, and how long it took to build, in the order of its list, on 2 cores with an empty cache.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) module: &'static Module,
