@@ -1,6 +1,6 @@
 //! Builds the programs that demo, bench and image show, measure and pack.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitStatus};
 
 use anyhow::{Context as _, ensure};
 use e2e::{env, errand, shipped::Shipped};
@@ -42,13 +42,39 @@ pub(crate) async fn build(what: &Shipped, how: Build) -> anyhow::Result<PathBuf>
         cargo.args(["--target", &triple()]).env("CARGO_ENCODED_RUSTFLAGS", format!("-Ctarget-feature=+crt-static\x1f{remapped}"));
     }
     let ended = errand::run(cargo).await.context("could not run cargo")?;
-    ensure!(ended.status.success(), "{name} could not be built");
+    judged(what, ended.status)?;
     // Cargo builds into the folder that we lie in, whatever it is called; `debug` is ours.
     let own = env::build_dir()?;
     Ok(own.parent().unwrap_or(&own).join(folder).join(name))
 }
 
+/// What cargo's end means. It has said the rest itself.
+fn judged(what: &Shipped, status: ExitStatus) -> anyhow::Result<()> {
+    let (name, variable) = (what.program, what.variable);
+    ensure!(
+        status.success(),
+        "{name} could not be built: cargo ended with {status}; its reason stands above. Mend that and run this again, or name a {name} that \
+         was built elsewhere in {variable}"
+    );
+    Ok(())
+}
+
 /// The kind of machine that this runs on, as compilers call it.
 fn triple() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_built_is_told_with_how_cargo_ended_and_what_to_do() {
+        assert!(judged(&e2e::shipped::SYNCER, ExitStatus::from_raw(0)).is_ok());
+        let said = judged(&e2e::shipped::SYNCER, ExitStatus::from_raw(101 << 8)).unwrap_err().to_string();
+        assert!(said.starts_with("vc-syncer could not be built: cargo ended with exit status: 101; its reason stands above."), "{said}");
+        assert!(said.ends_with("name a vc-syncer that was built elsewhere in VC_SYNCER"), "{said}");
+    }
 }
