@@ -5,6 +5,7 @@
 //! networks are claimed, state lies in a directory a bed.
 
 pub mod agents;
+pub mod alike;
 pub mod audit;
 pub mod bed;
 pub mod between;

@@ -1,27 +1,24 @@
 //! The pages of a node as a tenant gets them, held against those that the kubelet writes: all that is the tenant's must be there, under
 //! its names, and nothing else.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, ensure};
 use common::keys;
 use e2e::{
     agents::authority,
+    alike::{Compared, Unlike, hides, settled},
     images::KUBECTL,
     metrics_server,
     pki::{Credentials, Identity, kubeconfig, write},
     plane,
     real_nodes::KUBELET_PORT,
     story::{Actor, Story, owner_of, uid_of},
-    wait::{Seen, eventually},
 };
 use http::Request;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use serde_json::Value;
-
-/// For both pages to speak of the same containers: a kubelet measures them one by one, some seconds after they have begun.
-const SETTLED: Duration = Duration::from_mins(1);
 
 const TEXTS: [&str; 3] = ["/metrics/resource", "/metrics/cadvisor", "/metrics/probes"];
 
@@ -140,48 +137,6 @@ pub(crate) async fn compared(story: &Story) -> anyhow::Result<()> {
         ensure!(format!("{refused:#}").contains("for metrics and stats alone"), "{refused:#}");
     }
     Ok(())
-}
-
-/// Why a page is not what the kubelet's is.
-enum Unlike {
-    /// Not yet, perhaps: the two were read one after the other.
-    Differs(String),
-    /// It says what the tenant must not know. No later page makes up for it.
-    Leaks(String),
-}
-
-impl From<String> for Unlike {
-    fn from(difference: String) -> Self {
-        Self::Differs(difference)
-    }
-}
-
-/// How much of a page is the tenant's, and how much there is in all.
-type Compared = Result<(usize, usize), Unlike>;
-
-/// What was compared once both sides agree.
-///
-/// # Errors
-/// At once with the first page that says too much.
-async fn settled(tenant: &str, path: &str, mut look: impl AsyncFnMut() -> anyhow::Result<Compared>) -> anyhow::Result<(usize, usize)> {
-    let ended = eventually(format!("{tenant}: {path} is what the kubelet says"), SETTLED, async || {
-        Ok(match look().await? {
-            Ok(counts) => Seen::Done(Ok(counts)),
-            Err(Unlike::Leaks(leak)) => Seen::Done(Err(leak)),
-            Err(Unlike::Differs(difference)) => Seen::NotYet(difference),
-        })
-    })
-    .await?;
-    ended.map_err(|leak| anyhow!("{tenant}: {leak}"))
-}
-
-/// That nothing is named that must not be.
-fn hides(hidden: &[String], path: &str, page: &str) -> Result<(), Unlike> {
-    let line = |text: &str| page.lines().find(|line| line.contains(text)).unwrap_or_default().chars().take(400).collect::<String>();
-    match hidden.iter().find(|text| page.contains(text.as_str())) {
-        Some(text) => Err(Unlike::Leaks(format!("{path} names {text}: {}", line(text)))),
-        None => Ok(()),
-    }
 }
 
 fn difference<T: Ord + std::fmt::Debug>(expected: &BTreeSet<T>, found: &BTreeSet<T>) -> Result<usize, String> {
@@ -358,20 +313,4 @@ async fn pods(story: &Story, tenant: &Actor, reader: &Reader) -> anyhow::Result<
         .for_each(|pod| pod_facts(pod, None, &mut found));
     let all = items(&direct, "items")?.len();
     Ok(difference(&expected, &found).map(|_| (count, all)).map_err(Unlike::from))
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_page_that_leaks_once_has_leaked_whatever_comes_next() {
-    let mut looks = 0;
-    let ended = settled("a", "/pods", async || {
-        looks += 1;
-        Ok(match looks {
-            1 => Err(Unlike::Differs("not yet".to_owned())),
-            2 => hides(&["theirs".to_owned()], "/pods", "own\ntheirs\n").map(|()| (1, 1)),
-            _ => Ok((1, 1)),
-        })
-    })
-    .await;
-    assert_eq!(ended.unwrap_err().to_string(), "a: /pods names theirs: theirs");
-    assert_eq!(looks, 2);
 }
