@@ -33,7 +33,7 @@ pub const METRICS_SERVER: &str = "virtualcluster.test/metrics-server:1";
 pub const LOCAL_PATH_PROVISIONER: &str = "virtualcluster.test/local-path-provisioner:1";
 
 /// Where Debian's package `busybox-static` puts its program, and others a static one.
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// For ever, as busybox's `sleep` counts.
 const FOREVER: [&str; 3] = ["/bin/busybox", "sleep", "2147483647"];

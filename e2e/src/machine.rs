@@ -6,12 +6,12 @@
 //! names begin with `vcbed` and a number: [`Network`] removes them, also those of a run that crashed.
 
 mod cgroup;
+mod needs;
 mod network;
 
 use std::{
     io::ErrorKind,
     net::Ipv4Addr,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
+pub use needs::{Lacking, REQUIRED, lacking, required};
 pub use network::{MACHINES, Network};
 
 use crate::{
@@ -43,18 +44,13 @@ const ENTER: &str = r#"trap '' TERM; exec nsenter "$@""#;
 /// Where a machine's programs look for others.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Whether this process may make machines.
-pub fn may_be_made() -> bool {
-    cfg!(target_os = "linux") && std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
-}
-
 /// Whether a test that needs machines must be left out; says so. `cargo xtask test` says it once for all.
 pub fn skipped() -> bool {
-    let skipped = !may_be_made();
-    if skipped {
-        eprintln!("skipped: needs root");
+    let lacking = lacking();
+    if let Some(lacking) = &lacking {
+        eprintln!("{}", lacking.skipped("this test"));
     }
-    skipped
+    lacking.is_some()
 }
 
 /// A running machine; ended, with everything in it, when dropped.

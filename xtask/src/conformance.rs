@@ -100,7 +100,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn whole(options: &Options) -> anyhow::Result<()> {
-    ensure!(options.judge || machine::may_be_made(), "needs root: real nodes are made of kernel namespaces, a bridge and control groups");
+    if let Some(lacking) = machine::lacking().filter(|_| !options.judge) {
+        bail!("{lacking}");
+    }
     if !options.judge {
         images::conformance::tools_are_here()?;
     }

@@ -15,7 +15,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let older = programs.of(Release::Older, &progress).await?;
     println!("Kubernetes {}: {}", Release::Newest.minor(), programs.dir().display());
     println!("Kubernetes {}: {}", Release::Older.minor(), older.dir().display());
-    if machine::may_be_made() {
+    if let Some(lacking) = machine::lacking() {
+        println!("{}", lacking.skipped("the programs of a node and Kubernetes' own tests"));
+    } else {
         NodePrograms::locate_or_build(&progress).await?;
         ConformancePrograms::locate_or_build(&progress).await?;
         println!("The programs of a node and Kubernetes' own tests are there");

@@ -7,7 +7,7 @@ mod figures;
 mod scenes;
 mod way;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use e2e::agents::AgentOptions;
 use e2e::images::TOOLS;
 use e2e::machine;
@@ -29,7 +29,9 @@ const SESSIONS: usize = 1000;
 
 /// Measures vn-agent on a real node.
 pub(crate) async fn run() -> anyhow::Result<()> {
-    ensure!(machine::may_be_made(), "a real node needs root: run it as root, on Linux");
+    if let Some(lacking) = machine::lacking() {
+        bail!("{lacking}");
+    }
     // Both ends of each session are here.
     runtime::limit::raise_descriptors().context("could not raise the limit of descriptors")?;
     Programs::locate_or_build(&MultiProgress::new()).await?;

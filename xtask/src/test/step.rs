@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, ensure};
-use e2e::machine;
+use anyhow::{Context as _, bail, ensure};
+use e2e::machine::{self, Lacking};
 use e2e::programs::{NodePrograms, Programs};
 use indicatif::MultiProgress;
 
@@ -14,7 +14,7 @@ use crate::{root, tool};
 /// The end-to-end tests of control planes of two versions, and of an earlier vc-syncer: `cargo xtask skew` and `cargo xtask upgrade` run them.
 const APART: &str = "binary(/^(skew|upgrade)$/)";
 
-/// The end-to-end tests that start real nodes, which root alone can.
+/// The end-to-end tests that start real nodes, which not every machine can.
 const REAL: &str = "binary(/^(agent|real_)/)";
 
 /// What the names of their files begin with, as [`REAL`] says.
@@ -64,7 +64,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "doctest", about: "the examples in the documentation", run: doctest },
     Step { name: "docs", about: "the documentation builds, private items too", run: docs },
     Step { name: "demo", about: "the demo comes true, told to its end", run: demo },
-    Step { name: "demo-node", about: "with containers on a real node and vn-agent too, where root runs this", run: demo_node },
+    Step { name: "demo-node", about: "with containers on a real node and vn-agent too, where one can run", run: demo_node },
     Step {
         name: "e2e",
         about: "end-to-end tests on real Kubernetes API servers and nodes, two beds at a time and one that only watches",
@@ -111,20 +111,31 @@ fn demo(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn demo_node(_: &[String]) -> Result<Tests, Failure> {
-    if !machine::may_be_made() {
-        println!("    left out: `cargo xtask demo --node` needs root");
+    if let Some(lacking) = left_out(machine::lacking(), machine::required())? {
+        println!("    {}", lacking.skipped("cargo xtask demo --node"));
         return Ok(Tests::default());
     }
     Ok(say_and_run(cargo().args(["xtask", "demo", "--node", "--once"])).map(none)?)
 }
 
 fn e2e(filter: &[String]) -> Result<Tests, Failure> {
-    if machine::may_be_made() {
+    let Some(lacking) = left_out(machine::lacking(), machine::required())? else {
         return on_beds(&format!("- {APART}"), &[], filter);
-    }
-    let skipped = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
-    println!("    skipped: needs root: {skipped} tests");
+    };
+    let count = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
+    println!("    {}", lacking.skipped(&format!("{count} tests")));
     on_beds(&format!("- {APART} - {REAL}"), &[], filter)
+}
+
+/// Why real nodes are left out, if they are.
+///
+/// # Errors
+/// Where they must not be, as in CI.
+fn left_out(lacking: Option<Lacking>, required: bool) -> anyhow::Result<Option<Lacking>> {
+    match lacking {
+        Some(lacking) if required => bail!("{} is set, and {lacking}", machine::REQUIRED),
+        lacking => Ok(lacking),
+    }
 }
 
 /// Runs end-to-end tests with these variables: all of them but what `narrower`, the rest of a filter, leaves out. Builds what they start first.
@@ -141,7 +152,7 @@ fn kubernetes() -> anyhow::Result<()> {
     let progress = MultiProgress::new();
     let programs = crate::wait(Programs::locate_or_build(&progress))?;
     println!("    Kubernetes programs: {}", programs.dir().display());
-    if machine::may_be_made() {
+    if machine::lacking().is_none() {
         let programs = crate::wait(NodePrograms::locate_or_build(&progress))?;
         println!("    containerd: {}", programs.containerd.display());
     }
@@ -222,15 +233,33 @@ mod tests {
     }
 
     #[test]
-    fn tests_that_need_root_are_those_that_are_counted_where_there_is_none() {
+    fn tests_that_need_real_nodes_are_those_that_are_counted_where_there_are_none() {
         assert_eq!(REAL, format!("binary(/^({})/)", REAL_NAMES.join("|")));
-        let folder = root().join("e2e/tests");
-        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-        for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let needs_root = std::fs::read_to_string(&path).unwrap().contains("machine::skipped()");
-            assert_eq!(needs_root, REAL_NAMES.iter().any(|begin| name.starts_with(begin)), "{name}");
+        for path in sources(&root().join("e2e/tests")) {
+            let (name, text) = (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap());
+            let tests = text.matches("#[test]").count() + text.matches("#[tokio::test").count();
+            let counted = REAL_NAMES.iter().any(|begin| name.starts_with(begin));
+            assert_eq!(text.matches("machine::skipped()").count(), if counted { tests } else { 0 }, "{name}");
+            // A test in a folder is one of each file that takes part of it, counted or not.
+            let is_own = path.parent().unwrap().ends_with("tests");
+            assert!(is_own || tests == 0, "{} is no test by itself", path.display());
         }
+    }
+
+    /// The source files in a folder and in those below it.
+    fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let found = paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+        found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+    }
+
+    #[test]
+    fn real_nodes_are_left_out_unless_they_must_not_be() {
+        let lacking = Some(Lacking::Programs(vec!["ip"], vec!["iproute2"]));
+        assert_eq!(left_out(lacking.clone(), false).unwrap(), lacking);
+        assert_eq!(left_out(None, true).unwrap(), None);
+        let error = left_out(lacking, true).unwrap_err().to_string();
+        assert_eq!(error, "VIRTUALCLUSTER_REAL_NODES is set, and real nodes need ip; install: apt-get install iproute2");
     }
 
     #[test]
