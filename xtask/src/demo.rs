@@ -9,9 +9,10 @@ mod inside;
 mod stage;
 mod tell;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use e2e::machine;
+use futures::future::LocalBoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::stage::Stage;
@@ -33,10 +34,9 @@ pub(crate) struct Options {
 /// Runs the demo until Ctrl-C or, with `--once`, until all is shown.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     ensure!((1..=50).contains(&options.tenants), "--tenants takes 1 to 50");
-    ensure!(
-        !options.node || machine::may_be_made(),
-        "--node needs root: a real node is made of kernel namespaces, a bridge and control groups"
-    );
+    if let Some(lacking) = machine::lacking().filter(|_| options.node) {
+        bail!("--node: {lacking}");
+    }
     let once = options.once;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     // Whatever ends this, the stage is dropped, and with it every server; where we have no time to, the kernel does it.
@@ -69,16 +69,26 @@ async fn story(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn scenes(stage: &Stage, once: bool) -> anyhow::Result<()> {
-    act::apply_the_same(stage).await?;
-    act::what_tenants_see(stage).await?;
-    act::what_the_super_cluster_holds(stage).await?;
-    act::they_do_not_meet(stage).await?;
+    scene("every tenant's Pods run", stage, act::apply_the_same(stage)).await?;
+    scene("tenants see an ordinary cluster", stage, act::what_tenants_see(stage)).await?;
+    scene("the super cluster holds what the tenants wrote", stage, act::what_the_super_cluster_holds(stage)).await?;
+    scene("tenants do not meet", stage, act::they_do_not_meet(stage)).await?;
     if let Some(agent) = stage.agent() {
-        inside::tell(agent, stage).await?;
+        scene("tenants reach their containers", stage, inside::tell(agent, stage)).await?;
     }
-    act::a_pod_is_deleted_below(stage).await?;
-    cost::show(stage).await?;
+    scene("a tenant sees what is deleted below", stage, act::a_pod_is_deleted_below(stage)).await?;
+    scene("it costs what is shown", stage, cost::show(stage)).await?;
     tell::by_hand(stage, once).await
+}
+
+/// Tells a part of the story, which is not true without a syncer that runs all the while; `what` says what was to be shown.
+fn scene<'a>(
+    what: &'static str,
+    stage: &'a Stage,
+    told: impl Future<Output = anyhow::Result<()>> + 'a,
+) -> LocalBoxFuture<'a, anyhow::Result<()>> {
+    let told = Box::pin(told);
+    Box::pin(async move { stage.syncer.process.while_running(told).await.context(what) })
 }
 
 fn failure(stage: &Stage, error: &anyhow::Error) -> String {
