@@ -10,6 +10,7 @@
 //! ```
 
 mod actor;
+mod credentials;
 mod crowd;
 mod everything;
 mod inventory;
@@ -25,8 +26,9 @@ use futures::future::{LocalBoxFuture, join_all, try_join_all};
 use tokio::time::Instant;
 
 pub use actor::{Actor, condition, is_running, owner_of, pod, uid_of, within};
+pub use credentials::{Collector, Credentials, files};
 pub use crowd::{Crowd, time_to_run};
-pub use everything::{everything, reveals_nothing};
+pub use everything::{everything, hides, reveals_nothing};
 pub use inventory::{Holdings, Inventory, difference};
 pub use ledger::{Entries, Ledger, quiet};
 pub use platform::{OF_THE_PLATFORM, platform, platform_pod};
