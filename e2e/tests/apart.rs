@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
-use common::Uid;
+use common::{Uid, keys};
 use e2e::{
     audit::Mark,
     bed::{TENANT_USER, apply},
     nodes::NodeOptions,
-    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, owner_of, pod, reveals_nothing, uid_of, within},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, hides, owner_of, pod, reveals_nothing, uid_of, within},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -21,14 +21,21 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// Nodes that no other text looks like; nothing is ever placed on the last.
+/// Nodes that no other text looks like; nothing is ever placed on the third.
 const NODES: &str = "metal-";
+/// On each of these only one tenant's Pods run.
+const OWN_NODES: [&str; 2] = ["metal-3", "metal-4"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tenants_with_identical_names_stay_apart() {
-    let plot = Plot { nodes: NodeOptions { prefix: NODES.to_owned(), ..NodeOptions::new(3) }, ..Plot::new("apart", 2).flag(NO_PATROL) };
+    let plot = Plot { nodes: NodeOptions { prefix: NODES.to_owned(), ..NodeOptions::new(5) }, ..Plot::new("apart", 2).flag(NO_PATROL) };
     let story = Story::play(plot).await.unwrap();
-    cordon(&story, "metal-2").await.unwrap();
+    for node in ["metal-2"].iter().chain(&OWN_NODES) {
+        cordon(&story, node, true).await.unwrap();
+    }
+    for (tenant, node) in story.tenants.iter().zip(OWN_NODES) {
+        alone(&story, tenant, node).await.unwrap();
+    }
     let first = vec![
         chapter("the same names in both tenants are two things below", same_names(&story)),
         chapter("names of 63 characters that differ in the last are two", long_names(&story)),
@@ -49,10 +56,19 @@ async fn two_tenants_with_identical_names_stay_apart() {
     story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
 }
 
-async fn cordon(story: &Story, node: &str) -> anyhow::Result<()> {
-    let patch = json!({ "spec": { "unschedulable": true } });
+async fn cordon(story: &Story, node: &str, cordoned: bool) -> anyhow::Result<()> {
+    let patch = json!({ "spec": { "unschedulable": cordoned } });
     Api::<Node>::all(story.bed.sup.client()).patch(node, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
+}
+
+/// The tenant has a Pod on a node where nobody else has.
+async fn alone(story: &Story, tenant: &Actor, node: &str) -> anyhow::Result<()> {
+    cordon(story, node, false).await?;
+    let labels = json!({ "app": "alone" });
+    tenant.apply(&pod("alone", &labels, &json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))).await?;
+    tenant.running("default", "app=alone", 1).await?;
+    cordon(story, node, true).await
 }
 
 /// The second tenant of a bed serves no WatchList.
@@ -99,8 +115,11 @@ async fn same_names(story: &Story) -> anyhow::Result<()> {
         tenant.apply(&secret).await?;
         tenant.apply(&service(80)).await?;
         tenant.apply(&deployment()).await?;
+        // A name that looks like one of ours.
+        tenant.apply(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "vc.odd" } })).await?;
         // The very same name, which a ReplicaSet would not give.
-        tenant.apply(&pod("twin", &json!({ "app": "twin" }), &json!({}))).await?;
+        let odd = json!({ "volumes": [{ "name": "odd", "configMap": { "name": "vc.odd" } }] });
+        tenant.apply(&pod("twin", &json!({ "app": "twin" }), &odd)).await?;
     }
     for tenant in &story.tenants {
         let mut pods = tenant.running("default", "app=web", 2).await?;
@@ -249,15 +268,29 @@ fn balancer(service: &Service) -> Option<String> {
 async fn no_foreign_names(story: &Story) -> anyhow::Result<()> {
     let twin: Pod = story.tenant(0)?.below("default").get("twin").await?;
     gossip(story, &twin).await?;
-    reveals_nothing(story, &["metal-2"]).await
+    reveals_nothing(story, &["metal-2"]).await?;
+    for (at, tenant) in story.tenants.iter().enumerate() {
+        let others = OWN_NODES.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, node)| (*node).to_owned());
+        hides(tenant, &others.collect()).await?;
+    }
+    Ok(())
 }
 
 /// Somebody in the super cluster says too much about a Pod: in an Event, and in its status.
 async fn gossip(story: &Story, twin: &Pod) -> anyhow::Result<()> {
     let namespace = twin.namespace().unwrap_or_default();
     let other = story.tenant(1)?.below::<Pod>("default").get("twin").await?;
-    let said =
-        format!("gossip: {namespace}/twin({}) beside {}/twin({})", uid_of(twin), other.namespace().unwrap_or_default(), uid_of(&other));
+    let one = story.tenant(0)?;
+    let token = one.id.token_secret(owner_of(twin)?.uid);
+    let said = format!(
+        "gossip: {namespace}/twin({}) beside {}/twin({}), not on {}; mounts {token}, {}{}, and vc.e.odd",
+        uid_of(twin),
+        other.namespace().unwrap_or_default(),
+        uid_of(&other),
+        OWN_NODES[1],
+        keys::RESERVED_NAME_PREFIX,
+        keys::ROOT_CA_CONFIG_MAP,
+    );
     let event = json!({
         "metadata": { "generateName": "twin.", "namespace": namespace },
         "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": "twin", "uid": uid_of(twin) },
@@ -269,9 +302,9 @@ async fn gossip(story: &Story, twin: &Pod) -> anyhow::Result<()> {
     let status = json!({ "status": { "message": said } });
     let pods: Api<Pod> = Api::namespaced(story.bed.sup.client(), &namespace);
     pods.patch_status("twin", &PatchParams::default(), &Patch::Merge(&status)).await?;
-    let one = story.tenant(0)?;
     let above: Pod = one.above("default").get("twin").await?;
     one.warned("default", &uid_of(&above), "gossip").await?;
+    one.warned("default", &uid_of(&above), "and vc.odd").await?;
     let heard = |pod: &Pod| pod.status.as_ref().and_then(|status| status.message.as_deref()).is_some_and(|text| text.contains("gossip"));
     one.sees("the gossip came up", "default", "twin", heard).await?;
     Ok(())

@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::Story;
+use super::{Actor, Story};
 
 /// Every object of every kind that the client may list, Events among them: where each stands, and all its text with managed fields.
 pub async fn everything(client: &Client) -> anyhow::Result<Vec<(String, String)>> {
@@ -36,11 +36,16 @@ pub async fn everything(client: &Client) -> anyhow::Result<Vec<(String, String)>
     Ok(pages)
 }
 
-/// That nothing which any tenant can read names anything of the super cluster: no UID, none of our namespaces, roles and identities, no other
-/// tenant, and none of `more`.
+/// That nothing which any tenant can read names anything of the super cluster: no UID, none of our namespaces, roles, identities and names
+/// of objects, no other tenant, and none of `more`.
 pub async fn reveals_nothing(story: &Story, more: &[&str]) -> anyhow::Result<()> {
     let sup = story.bed.sup.client();
-    let mut secrets: BTreeSet<String> = everything(&sup).await?.iter().filter_map(|(_, text)| uid_in(text)).collect();
+    let mut secrets = BTreeSet::from([keys::TOKEN_SECRET_PREFIX.to_owned()]);
+    for (place, text) in everything(&sup).await? {
+        secrets.extend(uid_in(&text));
+        let name = place.rsplit('/').next().unwrap_or_default();
+        secrets.extend(name.starts_with(keys::RESERVED_NAME_PREFIX).then(|| name.to_owned()));
+    }
     let namespaces = Api::<Namespace>::all(sup).list(&ListParams::default()).await?;
     secrets.extend(namespaces.iter().map(kube::ResourceExt::name_any).filter(|name| name.starts_with("vc-")));
     secrets.extend(more.iter().map(|word| (*word).to_owned()));
@@ -49,15 +54,21 @@ pub async fn reveals_nothing(story: &Story, more: &[&str]) -> anyhow::Result<()>
         secrets.extend([tenant.id.as_str().to_owned(), tenant.id.uid().to_string(), tenant.id.writer()]);
     }
     for (at, tenant) in story.tenants.iter().enumerate() {
-        let others: Vec<_> = story.tenants.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other.name.clone()).collect();
-        let pages = everything(&tenant.client()).await?;
-        ensure!(pages.iter().any(|(place, _)| place.starts_with("events/")), "{} has no Events to look at", tenant.name);
-        for (place, text) in &pages {
-            let found: Vec<_> = secrets.iter().chain(&others).filter(|secret| text.contains(secret.as_str())).collect();
-            ensure!(found.is_empty(), "{}: {place} says {found:?}:\n{text}", tenant.name);
-        }
-        eprintln!("    {}: {} objects, none of {} words", tenant.name, pages.len(), secrets.len() + others.len());
+        let others = story.tenants.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, other)| other.name.clone());
+        hides(tenant, &secrets.iter().cloned().chain(others).collect()).await?;
     }
+    Ok(())
+}
+
+/// That nothing which a tenant can read holds any of these words.
+pub async fn hides(tenant: &Actor, words: &BTreeSet<String>) -> anyhow::Result<()> {
+    let pages = everything(&tenant.client()).await?;
+    ensure!(pages.iter().any(|(place, _)| place.starts_with("events/")), "{} has no Events to look at", tenant.name);
+    for (place, text) in &pages {
+        let found: Vec<_> = words.iter().filter(|word| text.contains(word.as_str())).collect();
+        ensure!(found.is_empty(), "{}: {place} says {found:?}:\n{text}", tenant.name);
+    }
+    eprintln!("    {}: {} objects, none of {} words", tenant.name, pages.len(), words.len());
     Ok(())
 }
 
