@@ -346,6 +346,7 @@ mod tests {
             (State::NoKubeconfig { reason: "KubeconfigMissing", message: text() }, [False, False, False, False]),
             (State::Unreachable { reason: "Unreachable", message: text() }, [False, False, False, False]),
             (State::SameControlPlane { other: "team/b".to_owned(), incarnation: uid(1) }, [False, False, True, False]),
+            (State::SuperCluster, [False, False, True, False]),
             (State::Held(Why::Replaced { before: uid(1), now: uid(2) }), [False, False, True, True]),
             (State::Held(Why::Restored { incarnation: uid(1), at: 5, built: 9 }), [False, False, True, True]),
             (State::Paused, [False, False, True, False]),
