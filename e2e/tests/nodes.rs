@@ -51,6 +51,8 @@ async fn tenants_see_the_nodes_that_their_pods_run_on() {
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("one that the tenant deletes is made again", deleted(with))]).await.unwrap();
+    let told = [without, with].map(|tenant| chapter("one that somebody declares dead is alive again", declared_dead(tenant)));
+    story.tell(told.into()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,6 +255,31 @@ async fn deleted(tenant: &Actor) -> anyhow::Result<()> {
         let new = nodes.get_opt("node-0").await?.is_some_and(|node| uid_of(&node) != uid_of(&before));
         let flaw = flaw(tenant, "node-0").await?;
         Ok(Seen::when(new && flaw.is_none(), (new, flaw)))
+    })
+    .await?;
+    tenant.sees("the Pod still runs", "default", "stays", is_running).await.map(drop)
+}
+
+/// Somebody in the tenant puts the taint of a new Node back, and says that nobody has heard of its kubelet.
+async fn declared_dead(tenant: &Actor) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(tenant.client());
+    let before = nodes.get("node-0").await?;
+    let taint = json!({ "spec": { "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }] } });
+    let tainted = nodes.patch("node-0", &PatchParams::default(), &Patch::Merge(&taint)).await?;
+    let condition = json!({ "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "no kubelet was heard of" });
+    let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+    let silent = nodes.patch_status("node-0", &PatchParams::default(), &patch).await?;
+    anyhow::ensure!(flaw_of(&tainted).is_some() && ready(&silent) == Some("Unknown"), "nobody did: {tainted:?}, then {silent:?}");
+    eventually(format!("{}: the vNode is as it should be", tenant.name), Duration::from_secs(30), async || {
+        Ok(flaw(tenant, "node-0").await?.map_or(Seen::Done(()), Seen::NotYet))
+    })
+    .await?;
+    let after = nodes.get("node-0").await?;
+    anyhow::ensure!(uid_of(&after) == uid_of(&before), "it was made anew");
+    // Who sees that takes it for a node-lifecycle controller's work, which waits for heartbeats from then on.
+    eventually(format!("{}: its Lease is renewed", tenant.name), Duration::from_secs(30), async || {
+        let renewed = heartbeats(tenant).await?.0;
+        Ok(Seen::when(renewed.is_some(), renewed))
     })
     .await?;
     tenant.sees("the Pod still runs", "default", "stays", is_running).await.map(drop)
