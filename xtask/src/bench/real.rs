@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// What the syncer is left alone for before memory and idle CPU are read.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Counts updates that changed nothing.
+const VAIN: &str = "vc_vain_writes_total";
+
 /// Measures on real API servers.
 pub(crate) async fn run() -> anyhow::Result<()> {
     Programs::locate_or_build(&MultiProgress::new()).await?;
@@ -113,6 +116,7 @@ async fn measure(bed: &Bed, syncer: &SyncerProcess, name: &'static str, count: u
     let observer = Observer::start(bed, name, count).await?;
     let marks: Vec<Mark> = bed.tenants.iter().map(|plane| plane.audit().mark()).collect();
     let super_mark = bed.sup.audit().mark();
+    let vain = syncer.metric(VAIN, "").await?;
     let (cpu, begin) = (syncer.cpu_seconds(), Instant::now());
     create(bed, &observer, name, count, pace).await?;
     observer.wait(count, PATIENCE).await?;
@@ -120,12 +124,22 @@ async fn measure(bed: &Bed, syncer: &SyncerProcess, name: &'static str, count: u
     // What trails behind belongs to these Pods too.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let cpu = syncer.cpu_seconds() - cpu;
+    let vain = syncer.metric(VAIN, "").await? - vain;
     let mut tenants = Vec::new();
     for (plane, mark) in bed.tenants.iter().zip(marks) {
         tenants.extend(plane.audit().since(mark)?.by("vc-syncer").0);
     }
     let sup = bed.sup.audit().since(super_mark)?.by("vc-").without_leases();
-    Ok(Phase { name, pods: count, took, cpu_seconds: cpu, latencies: observer.latencies(), sup, tenants: Calls(tenants).without_leases() })
+    Ok(Phase {
+        name,
+        pods: count,
+        took,
+        cpu_seconds: cpu,
+        vain,
+        latencies: observer.latencies(),
+        sup,
+        tenants: Calls(tenants).without_leases(),
+    })
 }
 
 async fn create(bed: &Bed, observer: &Observer, name: &'static str, count: usize, pace: Pace) -> anyhow::Result<()> {

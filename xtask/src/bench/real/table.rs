@@ -13,6 +13,8 @@ pub(super) struct Phase {
     pub(super) pods: usize,
     pub(super) took: Duration,
     pub(super) cpu_seconds: f64,
+    /// Updates on either side that changed nothing, as the syncer counts them by the version in the answer.
+    pub(super) vain: f64,
     pub(super) latencies: Latencies,
     pub(super) sup: Calls,
     pub(super) tenants: Calls,
@@ -72,6 +74,7 @@ impl fmt::Display for Table {
         row(f, "tenant API: tokens a Pod", &|p| format!("{:.2}", ratio(p.tenants.tokens().len(), p.pods)))?;
         row(f, "tenant API: Events a Pod", &|p| format!("{:.2}", ratio(p.tenants.filter(|c| c.resource == "events").len(), p.pods)))?;
         row(f, "tenant API: reads a Pod", &|p| format!("{:.2}", ratio(p.tenants.reads().len(), p.pods)))?;
+        row(f, "writes that changed nothing", &|p| format!("{:.0}", p.vain))?;
         for (name, pick) in [("down", 0), ("up", 1), ("in all", 2)] {
             row(f, &format!("{name}, p50 / p99"), &|p| {
                 let spans = match pick {
