@@ -9,6 +9,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::kind::Resource;
+
 /// What is known of one copy of an object: a few words and hashes, read off passing bytes without building the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -77,7 +79,22 @@ impl<'a> Seen<'a> {
     ///
     /// *Errors*: broken JSON, no metadata, a UID that is no UUID.
     pub fn of(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        Self::read(serde_json::from_slice(bytes)?)
+    }
+
+    /// Reads the facts off the JSON of one object that was asked for as a `resource`. Items of a list need not say what they are.
+    ///
+    /// *Errors*: as [`Seen::of`]; one that says that it is something else, or is in a namespace where its kind has none, or in none.
+    pub fn of_resource(bytes: &'a [u8], resource: &Resource) -> Result<Self, serde_json::Error> {
         let head: Head<'a> = serde_json::from_slice(bytes)?;
+        resource.may_say(head.api_version, head.kind)?;
+        if resource.namespaced == head.metadata.namespace.is_empty() {
+            return Err(serde::de::Error::custom("it is not where objects of its kind are: in a namespace, or in none"));
+        }
+        Self::read(head)
+    }
+
+    fn read(head: Head<'a>) -> Result<Self, serde_json::Error> {
         let metadata = head.metadata;
         let uid = Uid::parse(metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string()))?;
         let labels = metadata.labels.map(RawValue::get).unwrap_or_default();
@@ -209,6 +226,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for HeadMeta<'a> {
 
 #[derive(Default)]
 struct Head<'a> {
+    api_version: &'a str,
+    kind: &'a str,
     metadata: HeadMeta<'a>,
     main: u64,
     status: Option<&'a RawValue>,
@@ -264,9 +283,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Head<'a> {
                     match key {
                         "metadata" => out.metadata = map.next_value()?,
                         "status" => out.status = map.next_value()?,
-                        "kind" | "apiVersion" => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
+                        "apiVersion" => out.api_version = map.next_value()?,
+                        "kind" => out.kind = map.next_value()?,
                         "spec" => {
                             let spec: Spec<'de> = map.next_value()?;
                             out.node = spec.node;
@@ -303,6 +321,58 @@ mod tests {
         assert!(seen.facts.placed && !seen.facts.deleting);
         assert_eq!(seen.facts.node.as_deref(), Some("n1"));
         assert_eq!(seen.owner, Err(OwnerError::Absent));
+    }
+
+    #[test]
+    fn s42_what_says_that_it_is_something_else_than_was_asked_for_is_not_read() {
+        let resource = |kind| crate::kind::KindId::named(kind).unwrap().kind().resource();
+        let pod = resource("Pod");
+        let read =
+            |text: &str| Seen::of_resource(text.as_bytes(), &pod).map(|seen| seen.name.to_owned()).map_err(|error| error.to_string());
+        assert_eq!(read(POD).unwrap(), "a");
+        // An item of a list says nothing, and says it last if it does.
+        let rest = POD.strip_prefix(r#"{"kind":"Pod","apiVersion":"v1","#).unwrap();
+        assert_eq!(read(&format!("{{{rest}")).unwrap(), "a");
+        let last = rest.strip_suffix('}').unwrap();
+        assert_eq!(read(&format!(r#"{{{last},"apiVersion":"v1","kind":"Pod"}}"#)).unwrap(), "a");
+        assert!(read(&format!(r#"{{{last},"kind":"Secret"}}"#)).unwrap_err().contains("another kind"));
+        for (other, why) in [
+            (POD.replace(r#""Pod""#, r#""pod""#), "another kind"),
+            (POD.replace(r#""Pod""#, r#""PodList""#), "another kind"),
+            (POD.replace(r#":"v1""#, r#":"v2""#), "another kind"),
+            (POD.replace(r#":"v1""#, r#":"metrics.k8s.io/v1""#), "another kind"),
+            (POD.replace(r#""Pod""#, "7"), "invalid type"),
+            (POD.replace(r#""namespace":"default","#, ""), "not where"),
+        ] {
+            let error = read(&other).unwrap_err();
+            assert!(error.contains(why), "{error}: {other}");
+        }
+        let namespace = resource("Namespace");
+        let text = POD.replace(r#""Pod""#, r#""Namespace""#);
+        assert!(Seen::of_resource(text.as_bytes(), &namespace).unwrap_err().to_string().contains("not where"));
+        assert!(Seen::of_resource(text.replace(r#""namespace":"default","#, "").as_bytes(), &namespace).is_ok());
+    }
+
+    #[test]
+    fn s42_dates_and_times_out_of_range_say_no_more_than_that_there_are_some() {
+        for (date, seconds, grace) in [
+            (r#""+999999-12-31T23:59:59Z""#, "9223372036854775807", u32::MAX),
+            (r#""-999999-99-99T99:99:99Z""#, "-9223372036854775808", 0),
+            (r#""soon""#, "-1", 0),
+            ("7", "4294967296", u32::MAX),
+        ] {
+            let text = POD.replace(
+                r#""name":"a""#,
+                &format!(r#""name":"a","creationTimestamp":{date},"deletionTimestamp":{date},"deletionGracePeriodSeconds":{seconds}"#),
+            );
+            let facts = Seen::of(text.as_bytes()).unwrap().facts;
+            assert!(facts.deleting && facts.grace_seconds == Some(grace), "{text}");
+            let object = crate::object::Object::parse(text.as_bytes()).unwrap();
+            assert_eq!(object.meta.deletion.unwrap().grace_seconds, Some(grace));
+        }
+        // A number that no integer can hold makes the object one that cannot be read.
+        let text = POD.replace(r#""name":"a""#, r#""name":"a","deletionGracePeriodSeconds":9223372036854775808"#);
+        assert!(Seen::of(text.as_bytes()).is_err());
     }
 
     #[test]

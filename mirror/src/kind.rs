@@ -45,6 +45,12 @@ impl Resource {
         }
     }
 
+    /// Whether what an object says of itself, if anything, is that it is one of these.
+    pub(crate) fn may_say(&self, api_version: &str, kind: &str) -> Result<(), serde_json::Error> {
+        let is_it = (kind.is_empty() || kind == self.kind) && (api_version.is_empty() || api_version == self.api_version);
+        if is_it { Ok(()) } else { Err(serde::de::Error::custom("it is of another kind than the one that was asked for")) }
+    }
+
     /// The URL path of one object.
     pub fn path(&self, namespace: Option<&str>, name: &str) -> String {
         format!("{}/{name}", self.collection(namespace))

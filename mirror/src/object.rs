@@ -94,6 +94,8 @@ struct RawMeta<'a> {
 
 /// Read field by field: serde's `flatten` would hold the whole object once more on the way.
 struct RawObject<'a> {
+    api_version: &'a str,
+    kind: &'a str,
     metadata: RawMeta<'a>,
     body: Map<String, Value>,
 }
@@ -114,11 +116,12 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         f.write_str("an object of an API server")
     }
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RawObject<'de>, M::Error> {
-        let (mut metadata, mut body) = (None, Map::new());
+        let (mut api_version, mut kind, mut metadata, mut body) = ("", "", None, Map::new());
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "metadata" => metadata = Some(map.next_value()?),
-                "apiVersion" | "kind" => drop(map.next_value::<IgnoredAny>()?),
+                "apiVersion" => api_version = map.next_value()?,
+                "kind" => kind = map.next_value()?,
                 _ => {
                     self.0.entry(body.len())?;
                     body.insert(key, map.next_value_seed(Tree(self.0))?);
@@ -126,7 +129,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
             }
         }
         let metadata = metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))?;
-        Ok(RawObject { metadata, body })
+        Ok(RawObject { api_version, kind, metadata, body })
     }
 }
 
@@ -140,10 +143,24 @@ impl Object {
     ///
     /// *Errors*: broken JSON, no name, a UID that is no UUID, more fields and items than any object has in earnest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
+        Self::read(bytes, None)
+    }
+
+    /// Parses an object that was asked for as a `resource`. Items of a list need not say what they are.
+    ///
+    /// *Errors*: as [`Object::parse`], and one that says that it is something else.
+    pub fn of_resource(bytes: &[u8], resource: &Resource) -> Result<Self, ObjectError> {
+        Self::read(bytes, Some(resource))
+    }
+
+    fn read(bytes: &[u8], resource: Option<&Resource>) -> Result<Self, ObjectError> {
         let allowance = Allowance::default();
         let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let RawObject { metadata, body } = Bounded(&allowance).deserialize(&mut deserializer)?;
+        let RawObject { api_version, kind, metadata, body } = Bounded(&allowance).deserialize(&mut deserializer)?;
         deserializer.end()?;
+        if let Some(resource) = resource {
+            resource.may_say(api_version, kind)?;
+        }
         let uid = Uid::parse(&metadata.uid).map_err(|error| serde::de::Error::custom(error.to_string())).map_err(ObjectError)?;
         let grace_seconds = metadata.deletion_grace_period_seconds.map(|s| u32::try_from(s.max(0)).unwrap_or(u32::MAX));
         Ok(Self {
