@@ -1,6 +1,7 @@
 //! Requests that change something: each is fenced by the lease, sent with the right identity, and its failure is judged in one place.
 
 mod binding;
+mod fence;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,42 +15,16 @@ use mirror::object::Object;
 use mirror::plan::recorded;
 use mirror::{Cx, Facts};
 use runtime::kubeconfig::Secret;
-use runtime::lease::Held;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::mounts::tokens;
+pub use self::fence::Fence;
+#[cfg(test)]
+pub(crate) use self::fence::lease;
+use crate::mounts::{secret, tokens};
 use crate::remote::{CallError, Remote};
 use crate::tenant::{Attached, SuperNamespace, Tenant};
-
-/// The right to write, for as long as the lease is held. Cheap to clone.
-#[derive(Clone)]
-pub struct Fence(watch::Receiver<Option<Held>>);
-
-impl Fence {
-    /// Follows what leader election says; `None` means another process leads.
-    pub fn new(held: watch::Receiver<Option<Held>>) -> Self {
-        Self(held)
-    }
-
-    /// Asked before each write.
-    pub fn check(&self) -> Result<(), CallError> {
-        self.0.borrow().as_ref().ok_or(CallError::Fenced)?.check().map_err(|_| CallError::Fenced)
-    }
-
-    /// Runs a write, and gives it up where it would not end before another process can lead. The clock is looked at before the write is,
-    /// so that one of a process that was stopped meanwhile goes no further.
-    pub async fn hold<T>(&self, write: impl Future<Output = T>) -> Result<T, CallError> {
-        let limit = self.0.borrow().as_ref().ok_or(CallError::Fenced)?.write_limit().map_err(|_| CallError::Fenced)?;
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(limit) => Err(CallError::Fenced),
-            done = write => Ok(done),
-        }
-    }
-}
 
 /// What to do about a request that failed. There is no "drop".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +89,7 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
             404 if create => Verdict::Namespace,
             409 if create && reason == "AlreadyExists" => Verdict::Taken,
             409 if reason == NAMESPACE_TAKEN => Verdict::Rejected { reason: NAMESPACE_TAKEN, message: message.clone() },
+            409 if reason == secret::NAME_TAKEN => Verdict::Rejected { reason: secret::NAME_TAKEN, message: message.clone() },
             404 | 409 => Verdict::Reread,
             401 => Verdict::Stranger,
             403 => forbidden(message),
@@ -347,7 +323,7 @@ impl Writer {
         if body.meta.deletion.is_some() {
             return Ok(false);
         }
-        let facts = Seen::of(&bytes).map_err(unreadable)?.facts;
+        let facts = Seen::of_resource(&bytes, &resource).map_err(unreadable)?.facts;
         attached.tenant_namespaces.insert(namespace.clone(), facts.uid);
         let content = self.namespace_content(kind, attached, body, &facts, name)?;
         let created = self.sup.create(&resource.collection(None), content, None).await;
@@ -451,16 +427,6 @@ mod tests {
         CallError::Status { side, code, reason: reason.into(), message: "m".into(), retry_after: None }
     }
 
-    #[tokio::test]
-    async fn who_does_not_lead_does_not_even_begin_a_write() {
-        let (held, follows) = watch::channel(Some(Held::always()));
-        let fence = Fence::new(follows);
-        assert!(matches!(fence.hold(async { 1 }).await, Ok(1)));
-        held.send_replace(None);
-        let write = async { panic!("a write after the end of the lease") };
-        assert!(matches!(fence.hold::<()>(write).await, Err(CallError::Fenced)));
-    }
-
     #[test]
     fn an_address_that_is_not_served_is_told_from_one_that_is_taken() {
         let answer = |why: &str| CallError::Status {
@@ -475,6 +441,22 @@ mod tests {
         assert!(is_out_of_range(&answer("the provided network does not match the current range")));
         assert!(is_out_of_range(&answer("the provided IP (172.30.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")));
         assert!(!is_out_of_range(&answer("provided IP is already allocated")));
+    }
+
+    #[test]
+    fn s42_a_token_that_expires_on_a_day_that_there_is_not_is_none() {
+        let read = |expires: &str| {
+            let answer = format!(r#"{{"status":{{"token":"t","expirationTimestamp":"{expires}"}}}}"#);
+            read_token(answer.as_bytes(), "tenant").map(|issued| issued.expires)
+        };
+        assert!(read("2026-01-01T00:00:00Z").is_ok());
+        for no_day in
+            ["9999-12-31T23:59:59Z", "+999999-01-01T00:00:00Z", "-999999-01-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026", "never", ""]
+        {
+            assert!(matches!(read(no_day), Err(CallError::Unreadable { side: "tenant", .. })), "{no_day}");
+        }
+        // The first and the last that there are can be read; when a token is renewed has bounds of its own.
+        assert!(read("-009999-01-02T01:59:59Z").is_ok() && read("9999-12-30T22:00:00Z").is_ok());
     }
 
     #[test]

@@ -87,13 +87,13 @@ impl Speaker {
         }
     }
 
+    /// Writes it; not at all, or not any longer, where another process can lead.
     async fn write(&mut self, vc: &VirtualCluster, patch: Map<String, Value>) {
-        if self.fence.check().is_err() {
-            return;
-        }
         let api: Api<VirtualCluster> = Api::namespaced(self.client.clone(), &vc.namespace().unwrap_or_default());
         let body = json!({"metadata": {"uid": vc.uid(), "resourceVersion": vc.resource_version()}, "status": patch});
-        let result = api.patch_status(&vc.name_any(), &PatchParams::default(), &Patch::Merge(body)).await;
+        let (name, parameters, patch) = (vc.name_any(), PatchParams::default(), Patch::Merge(body));
+        // Whoever leads next says it anew.
+        let Ok(result) = self.fence.hold(api.patch_status(&name, &parameters, &patch)).await else { return };
         self.metrics.wrote_status(result.is_ok());
         match result {
             Ok(written) => {
@@ -150,9 +150,59 @@ fn patch(before: &VirtualClusterStatus, wanted: &[Condition], facts: &Facts, is_
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::io;
+    use std::net::SocketAddr;
+
     use common::api::VirtualClusterSpec;
+    use futures::future::BoxFuture;
+    use runtime::address::Resolve;
+    use runtime::kubeconfig::{Identity, Kubeconfig, Secret};
+    use runtime::transport::{Limits, Transport, TransportConfig};
+    use testing::pki::Authority;
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::writer::lease;
+
+    /// Finds no server, and does not say so.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Resolve for Silent {
+        fn resolve(&self, _: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            Box::pin(pending())
+        }
+    }
+
+    /// A client of a server that cannot be found, and is looked for for an hour.
+    fn silent() -> Client {
+        let kubeconfig = Kubeconfig {
+            server: "https://silent.example".parse().unwrap(),
+            ca_pem: Authority::new().pem().into(),
+            identity: Identity::Token(Secret::new("t".to_owned())),
+            tls_server_name: None,
+        };
+        let limits = Limits { connect: Duration::from_hours(1), ..Limits::trusted() };
+        let config = TransportConfig { limits, resolver: Arc::new(Silent), ..TransportConfig::trusted(kubeconfig, "test") };
+        Transport::new(config).unwrap().client("default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_is_under_way_is_given_up_when_another_can_lead() {
+        let (begun, term) = (Instant::now(), lease::term().await);
+        let (_held, follows) = watch::channel(Some(term.held()));
+        let mut speaker = Speaker::new(silent(), Fence::new(follows), Arc::default());
+        let mut vc = VirtualCluster::new("a", VirtualClusterSpec::default());
+        vc.metadata.namespace = Some("default".to_owned());
+        let vc = Arc::new(vc);
+        speaker.say(&vc, &State::Synced { note: None }, &Facts::default()).await;
+        assert_eq!(begun.elapsed().as_secs(), lease::DURATION.as_secs());
+        // Now it does not even begin.
+        speaker.say(&vc, &State::Synced { note: None }, &Facts::default()).await;
+        assert_eq!(begun.elapsed().as_secs(), lease::DURATION.as_secs());
+        assert!(speaker.written.is_none());
+    }
 
     fn at(second: i64) -> Time {
         Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
