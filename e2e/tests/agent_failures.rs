@@ -13,7 +13,7 @@ use e2e::{
     story::{PATIENCE, Plot, Story, chapter, is_running, pod},
     wait::{Seen, eventually},
 };
-use failures::sockets_to;
+use failures::{processes_in, sockets_to};
 use futures::{StreamExt as _, future::try_join_all, stream};
 use nix::{
     sys::signal::{Signal, kill},
@@ -103,13 +103,16 @@ struct Open {
     to_agent: usize,
     /// Descriptors of the kubelet.
     kubelet: usize,
+    /// What [`ECHO`] has started in containers and that has not ended.
+    echoes: usize,
 }
 
 impl Open {
     fn now(story: &Story) -> anyhow::Result<Self> {
         let api_server = story.bed.tenant(0)?.api_server.pid().context("no API server")?;
         let to_agent = sockets_to(api_server, story.agent(0)?.address())?;
-        Ok(Self { to_agent, kubelet: story.real.first().context("a node")?.kubelet_descriptors()? })
+        let node = story.real.first().context("a node")?;
+        Ok(Self { to_agent, kubelet: node.kubelet_descriptors()?, echoes: processes_in(node.machine.cgroup(), "cat")? })
     }
 
     /// Once no session runs and nothing moves.
@@ -185,7 +188,8 @@ async fn killed(story: &Story) -> anyhow::Result<()> {
         stream.lives().await?;
     }
     let during = Open::now(story)?;
-    ensure!(during.to_agent >= 35 && during.kubelet >= before.kubelet + 50, "sessions are not seen: {before:?}, then {during:?}");
+    let seen = during.to_agent >= 35 && during.kubelet >= before.kubelet + 50 && during.echoes >= 30;
+    ensure!(seen && before.echoes == 0, "sessions are not seen: {before:?}, then {during:?}");
     agent.process.kill()?;
     let killed = Instant::now();
     for stream in &mut raw {
@@ -194,10 +198,10 @@ async fn killed(story: &Story) -> anyhow::Result<()> {
     }
     let ends = ends(sessions).await?;
     eprintln!("    all ended within {:.1} s: {ends:?}", killed.elapsed().as_secs_f64());
-    // A kubelet has things of its own to do; one descriptor of each session would be fifty.
     eventually("nothing is left open", PATIENCE, async || {
         let after = Open::now(story)?;
-        Ok(Seen::when(after.to_agent == 0 && after.kubelet <= before.kubelet + 10, (before, during, after)))
+        let given_back = after.to_agent == 0 && after.echoes == 0 && after.kubelet <= before.kubelet;
+        Ok(Seen::when(given_back, (before, during, after)))
     })
     .await?;
     let refused = kubectl.fails(&["exec", "echo", "--", "true"]).await?;

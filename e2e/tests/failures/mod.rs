@@ -1,8 +1,8 @@
-//! A kubelet that hangs, and what is seen of connections from outside.
+//! A kubelet that hangs, and what is seen of sessions from outside.
 
 mod hung;
 
-use std::{collections::BTreeSet, net::SocketAddrV4};
+use std::{collections::BTreeSet, net::SocketAddrV4, path::Path};
 
 use anyhow::Context as _;
 
@@ -25,4 +25,12 @@ pub(crate) fn sockets_to(process: u32, address: &str) -> anyhow::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// How many processes of that name the containers of a machine have, by its control group.
+pub(crate) fn processes_in(group: &str, name: &str) -> anyhow::Result<usize> {
+    let all = std::fs::read_dir("/proc").context("could not list processes")?.flatten().map(|entry| entry.path());
+    // It may have ended meanwhile.
+    let of = |process: &Path, file: &str| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+    Ok(all.filter(|process| of(process, "comm").trim_end() == name && of(process, "cgroup").contains(&format!("/{group}/"))).count())
 }
