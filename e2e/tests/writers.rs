@@ -160,7 +160,7 @@ async fn strangers(story: &Story) -> anyhow::Result<()> {
     let sup = story.bed.sup.client();
     let tries = tries(&sup).await?;
     let spaces = Api::<Namespace>::all(sup).list(&ListParams::default()).await?.items;
-    let mut tried = 0;
+    let mut count = 0;
     for tenant in &story.tenants {
         let writer = as_account(&story.bed, keys::WRITERS_NAMESPACE, &tenant.id.writer()).await?;
         // By the record: the label is there for informers.
@@ -178,11 +178,11 @@ async fn strangers(story: &Story) -> anyhow::Result<()> {
                 let path = format!("{start}/namespaces/{}/{rest}", space.name_any());
                 let code = code(&writer, method, &path, &json!({})).await?;
                 anyhow::ensure!(code == 403, "{}: {method} {path} ended with {code}", tenant.name);
-                tried += 1;
+                count += 1;
             }
         }
     }
-    eprintln!("    {tried} requests ended with 403, {} of each writer in each namespace", tries.len());
+    eprintln!("    {count} requests ended with 403, {} of each writer in each namespace", tries.len());
     Ok(())
 }
 

@@ -26,8 +26,8 @@ pub(crate) async fn each_policy(fence: &mut Fence<'_>) -> anyhow::Result<()> {
     fence.admin_makes(&tenant.path("pods"), &tenant.pod("there", json!({}))).await;
     let user = format!("system:serviceaccount:{}:{}", keys::WRITERS_NAMESPACE, tenant.id.writer());
     let probes: Vec<_> = of_everyone(&tenant).into_iter().chain(of_writers(&tenant)).collect();
-    let probed: BTreeSet<_> = probes.iter().map(|probe| probe.policy.to_owned()).collect();
-    anyhow::ensure!(probed == fence.policies().await?, "these are probed: {probed:?}");
+    let known: BTreeSet<_> = probes.iter().map(|probe| probe.policy.to_owned()).collect();
+    anyhow::ensure!(known == fence.policies().await?, "these are probed: {known:?}");
     for Probe { policy, who, method, path, body } in probes {
         let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         // A writer by name, with every right of RBAC.
