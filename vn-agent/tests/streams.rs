@@ -11,7 +11,8 @@ use std::time::Duration;
 use bed::{Bed, LIMITS, SOON, SWITCHED, play, pod, spdy, super_namespace, tenant, until};
 use common::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use vn_agent::backend::Backend;
 use vn_agent::guard::Limits;
 use vn_agent::tenants::Tenants;
 
@@ -298,4 +299,99 @@ async fn logs_pass_as_they_come_and_keep_the_connection() {
     }
     let heads = bed.heads.lock().clone();
     assert!(heads[0].starts_with(&format!("GET /containerLogs/{}/web/app?tailLines=2 HTTP/1.0", super_namespace(1))), "{heads:?}");
+}
+
+const FOLLOW: &[u8] = b"GET /containerLogs/default/web/app?follow=true HTTP/1.1\r\nHost: n1\r\n\r\n";
+
+/// As the flags have them if nothing is said.
+const LONG: Limits = Limits { idle: Duration::from_hours(4), total: Duration::from_hours(24), ..LIMITS };
+
+/// Time is paused once the log is there: then nobody waits for the hours.
+#[tokio::test]
+async fn a_log_is_followed_for_hours_while_a_line_comes_now_and_then() {
+    let bed = Bed::with_limits(
+        play(|_, mut stream| async move {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nline 0\n").await.unwrap();
+            for n in 1..=3 {
+                tokio::time::sleep(bed::HOUR).await;
+                stream.write_all(format!("line {n}\n").as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        }),
+        LONG,
+    )
+    .await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
+    stream.write_all(FOLLOW).await.unwrap();
+    stream.flush().await.unwrap();
+    let head = timeout(SOON, bed::head(&mut stream)).await.expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    tokio::time::pause();
+    let began = Instant::now();
+    let mut text = String::new();
+    while !text.contains("line 3\n") {
+        text.push(char::from(stream.read_u8().await.expect("it goes on")));
+    }
+    assert!((0..=3).all(|n| text.contains(&format!("line {n}\n"))), "{text}");
+    assert!(began.elapsed() + Duration::from_secs(1) >= 3 * bed::HOUR, "{:?}", began.elapsed());
+    // What says nothing for four hours more ends.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it was cut and has not ended: {}", String::from_utf8_lossy(&rest));
+    let after = began.elapsed();
+    assert!(after + Duration::from_secs(1) >= 7 * bed::HOUR && after < 7 * bed::HOUR + Duration::from_mins(2), "{after:?}");
+}
+
+/// Past what a head may take, the sight of a guard and a stall: the kubelet is asked now and then whether it is there.
+#[tokio::test]
+async fn a_log_that_says_nothing_for_minutes_is_still_followed() {
+    let speak = Arc::new(tokio::sync::Notify::new());
+    let spoken = Arc::clone(&speak);
+    let bed = Bed::with_limits(
+        play(move |_, mut stream| {
+            let spoken = Arc::clone(&spoken);
+            async move {
+                spoken.notified().await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nat last\n").await.unwrap();
+                let _ = stream.shutdown().await;
+            }
+        }),
+        LONG,
+    )
+    .await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
+    stream.write_all(FOLLOW).await.unwrap();
+    stream.flush().await.unwrap();
+    until("the kubelet is asked for the log", || !bed.heads.lock().is_empty()).await;
+    let Backend::Kubelet(kubelet) = &bed.agent.backend else { unreachable!("it is one") };
+    // Time stands still while a thread is at work beside the test, and is moved on by hand: what is on its way between two sockets takes none.
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let beside = tokio::task::spawn_blocking(move || wait.recv().is_err());
+    tokio::time::pause();
+    for _ in 0..20 {
+        let before = bed.lists.load(Ordering::SeqCst);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        for turns in 0.. {
+            if bed.lists.load(Ordering::SeqCst) > before {
+                break;
+            }
+            assert!(turns < 1_000_000, "nobody asks whether the kubelet is there");
+            tokio::task::yield_now().await;
+        }
+        kubelet.fresh().await.expect("and answers");
+        // Who else waited for that list goes on, and waits anew from now.
+        tokio::task::yield_now().await;
+        assert_eq!(bed.agent.places.len(), 1, "the session goes on");
+    }
+    speak.notify_one();
+    let mut text = String::new();
+    while !text.contains("at last\n") {
+        text.push(char::from(stream.read_u8().await.expect("it goes on")));
+    }
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    drop(end);
+    assert!(beside.await.unwrap());
 }
