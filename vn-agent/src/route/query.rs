@@ -1,6 +1,7 @@
 //! Queries: split and decoded once, strictly, into pairs; encoded again from values.
 //!
-//! *Guarantees*: what is accepted means the same to Go's `url.ParseQuery`, which a kubelet and an API server read it with.
+//! *Guarantees*: what is accepted means the same to Go's `url.ParseQuery`, which a kubelet and an API server read it with: held against what
+//! Go reads, in `go-urls.json`.
 
 /// What is wrong with a query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +140,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
         #[test]
         fn what_is_encoded_is_decoded_alike(values in prop::collection::vec(prop::collection::vec(1u8.., 0..20), 0..5)) {
             let mut query = Query::default();

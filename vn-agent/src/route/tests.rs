@@ -263,8 +263,77 @@ fn near_queries() -> impl Strategy<Value = String> {
     prop::collection::vec(words, 0..5).prop_map(|words| words.join("&"))
 }
 
+/// What Go 1.26 reads in queries and paths: `url.ParseQuery`, sorted by key, and `url.ParseRequestURI`. Each byte is a character.
+#[derive(serde::Deserialize)]
+struct GoReads {
+    queries: Vec<GoQuery>,
+    paths: Vec<GoPath>,
+}
+
+#[derive(serde::Deserialize)]
+struct GoQuery {
+    raw: String,
+    /// None where it is an error.
+    pairs: Option<Vec<(String, String)>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GoPath {
+    raw: String,
+    /// None where it is an error.
+    path: Option<String>,
+    /// What is not said by the path alone.
+    #[serde(default)]
+    raw_path: String,
+    /// Whether `path.Clean` leaves it as it is.
+    clean: bool,
+}
+
+fn go_reads() -> GoReads {
+    serde_json::from_str(include_str!("go-urls.json")).unwrap()
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(c).unwrap()).collect()
+}
+
+#[test]
+fn s55_a_query_that_is_accepted_means_the_same_to_go() {
+    let (mut accepted, mut refused) = (0, 0);
+    for GoQuery { raw, pairs } in go_reads().queries {
+        let raw = String::from_utf8(bytes(&raw)).unwrap();
+        let Ok(mut read) = query::pairs(&raw) else {
+            refused += 1;
+            continue;
+        };
+        accepted += 1;
+        read.sort_by_key(|(key, _)| *key);
+        let pairs = pairs.unwrap_or_else(|| panic!("Go refuses {raw:?}"));
+        let go: Vec<_> = pairs.iter().map(|(key, value)| (key.as_str(), bytes(value))).collect();
+        assert_eq!(read, go, "{raw:?}");
+    }
+    assert!(accepted > 90 && refused > 90, "both are looked at: {accepted} {refused}");
+}
+
+#[test]
+fn s55_a_path_that_is_accepted_means_the_same_to_go() {
+    let (mut accepted, mut refused) = (0, 0);
+    for GoPath { raw, path, raw_path, clean } in go_reads().paths {
+        let raw = String::from_utf8(bytes(&raw)).unwrap();
+        // A route may want more of its query than there is.
+        if matches!(get(&raw, ""), Err(RouteError::NotFound | RouteError::Method)) {
+            refused += 1;
+            continue;
+        }
+        accepted += 1;
+        assert_eq!((path.as_deref(), raw_path.as_str(), clean), (Some(raw.as_str()), "", true), "{raw:?}");
+    }
+    assert!(accepted > 15 && refused > 150, "both are looked at: {accepted} {refused}");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     /// Whatever is accepted is sent on as exactly the segments that were named, and reads back as the same route.
     #[test]
