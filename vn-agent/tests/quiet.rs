@@ -162,3 +162,28 @@ async fn what_was_served_whole_is_logged_as_such() {
     let sessions = lines.of("message=session ");
     assert_eq!(sessions.iter().filter(|line| line.contains("outcome=\"ok\"")).count(), paths.len(), "{sessions:#?}");
 }
+
+#[tokio::test]
+async fn s54_who_is_refused_or_names_nobody_stands_in_the_log() {
+    let lines = Lines::default();
+    let _set = tracing::subscriber::set_default(lines.clone());
+    let bed = Bed::start(willing()).await;
+    bed.pods.lock().push(pod(2, "web", 8));
+    let unknown = bed.get(&bed.caller(3), LOG).await;
+    assert!(unknown.starts_with("HTTP/1.1 403 "), "{unknown}");
+    let foreign = bed.get(&bed.caller(2), "/containerLogs/default/web/other").await;
+    assert!(foreign.starts_with("HTTP/1.1 403 "), "{foreign}");
+    let refused = lines.of("message=not served ");
+    for (tenant, reason) in [(3, "names no tenant that exists"), (2, "is not in the spec")] {
+        let tenant = format!("tenant={} ", bed::tenant(tenant).uid());
+        let is_told = |line: &String| line.contains(&tenant) && line.contains("code=403 ") && line.contains(reason);
+        assert_eq!(refused.iter().filter(|line| is_told(line)).count(), 1, "{tenant}{reason}: {refused:#?}");
+    }
+    // Of the agent CA and for clients, but without a URI.
+    let nobody = bed.agent_ca.issue(&pki::Leaf::KubeletClient { node: "n1".to_owned() }, bed::HOUR).unwrap();
+    if let Ok(mut stream) = bed.dial(Some(&nobody)).await {
+        let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
+    }
+    until("it is told", || lines.of("caller not let in").iter().any(|line| line.contains("has no URI vc://") && line.contains("peer=")))
+        .await;
+}

@@ -1,7 +1,7 @@
 //! What vn-agent refuses: callers without a name, requests in a form of their own, Pods and containers of others, and back ends that
 //! answer what was not asked for.
 
-#![expect(clippy::panic, reason = "helpers of tests are tests")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod bed;
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bed::{Bed, SOON, SWITCHED, play, pod, spdy, super_namespace, tenant};
 use common::Uid;
 use pki::{Authority, Leaf};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -316,4 +317,51 @@ async fn s61_a_tenant_that_is_not_known_yet_comes_in_anew() {
     let answer = bed.raw(&bed.caller(3), b"GET /pods HTTP/1.1\r\nHost: n1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("names no tenant that exists"), "{answer}");
     assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+}
+
+/// An authority between an anchor and its leaves, as one anchor has signed it.
+fn cross_signed(anchor: &Issuer<'static, KeyPair>, params: &CertificateParams, key: &KeyPair) -> String {
+    params.signed_by(key, anchor).unwrap().pem()
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+#[tokio::test]
+async fn s54_a_leaf_that_two_anchors_vouch_for_is_one_caller() {
+    let bed = bed_with_web(says("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nlog")).await;
+    let (mut anchors, mut signed) = (Vec::new(), Vec::new());
+    let (between, between_key) = (authority("between"), KeyPair::generate().unwrap());
+    for name in ["first", "second"] {
+        let (params, key) = (authority(name), KeyPair::generate().unwrap());
+        anchors.push(params.self_signed(&key).unwrap().pem());
+        signed.push(cross_signed(&Issuer::new(params, key), &between, &between_key));
+    }
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(format!("vc://{}", tenant(1).uid()).try_into().unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, &Issuer::new(between, between_key)).unwrap().pem();
+    let showing = |behind: &[&String]| pki::Identity {
+        certificate: leaf.clone() + &behind.iter().copied().cloned().collect::<String>(),
+        key: key.serialize_pem(),
+    };
+    let ways = [showing(&[&signed[0]]), showing(&[&signed[1]]), showing(&[&signed[0], &signed[1]]), showing(&[&signed[1], &signed[0]])];
+
+    std::fs::write(&bed.files.client_ca_file, anchors.concat()).unwrap();
+    bed.reload().await;
+    for (n, way) in ways.iter().enumerate() {
+        let own = bed.get(way, "/containerLogs/default/web/app").await;
+        assert!(own.starts_with("HTTP/1.1 200 ") && own.ends_with("log"), "way {n}: {own}");
+        let seen = bed.heads.lock().pop().unwrap();
+        assert!(seen.contains(&format!("/{}/web/app", super_namespace(1))), "it is always the tenant that the leaf names: {seen}");
+    }
+    std::fs::write(&bed.files.client_ca_file, &anchors[1]).unwrap();
+    bed.reload().await;
+    assert!(!is_let_in(&bed, Some(&ways[0])).await, "the anchor that vouched for it is gone");
+    assert!(is_let_in(&bed, Some(&ways[1])).await);
 }
