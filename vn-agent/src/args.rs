@@ -146,7 +146,7 @@ impl BackendArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Sessions")]
 pub struct SessionArgs {
-    /// Sessions of one tenant on this node at once
+    /// Sessions of one tenant on this node at once, as many for each tenant
     #[arg(long, env = "VN_TENANT_SESSIONS", value_name = "NUMBER", default_value = "256")]
     pub tenant_sessions: NonZeroUsize,
 
@@ -154,11 +154,11 @@ pub struct SessionArgs {
     #[arg(long, env = "VN_SESSIONS", value_name = "NUMBER", default_value = "2048")]
     pub sessions: NonZeroUsize,
 
-    /// Longest silence of a session, in both directions
+    /// Longest silence of a session, in both directions; for each session by itself, the same for all tenants
     #[arg(long, env = "VN_SESSION_IDLE", value_name = "DURATION", default_value = "4h", value_parser = duration)]
     pub session_idle: Duration,
 
-    /// Longest life of a session
+    /// Longest life of a session; for each session by itself, the same for all tenants
     #[arg(long, env = "VN_SESSION_TOTAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub session_total: Duration,
 }

@@ -21,7 +21,8 @@ use tracing::{info, warn};
 
 use crate::metrics::AgentMetrics;
 
-/// How often the files are looked at. A revocation is to be felt within a minute, and what mounts Secrets takes its share of that.
+/// How often the files are looked at: what a revocation waits for here. A kubelet takes up to two minutes to bring a ConfigMap or a Secret
+/// that has changed; that is the longer part where the list comes as one.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sessions of TLS kept for the one kubelet.
