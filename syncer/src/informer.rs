@@ -47,6 +47,8 @@ pub enum Told {
 pub struct Source {
     /// The collection's URL path.
     pub path: String,
+    /// The kind of what is in it.
+    pub kind: &'static str,
     /// A label selector, URL-encoded where needed.
     pub selector: Option<String>,
     /// Skip what is there and watch from now on (Events).
@@ -221,7 +223,8 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
                     sink(Told::Object(Bytes::copy_from_slice(item.get().as_bytes())));
                 }
             };
-            let (meta, objects) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
+            let kind = if is_told { self.source.kind } else { page::METADATA };
+            let (meta, objects) = page::read(&bytes, kind, tell).map_err(|source| CallError::Unreadable { side: S::NAME, source })?;
             let length = bytes.len();
             drop(bytes);
             budget.bytes(length, S::NAME)?;

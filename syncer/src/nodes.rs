@@ -142,7 +142,10 @@ impl Nodes {
                     tracing::debug!(tenant = %tenant.lane, node = %Escaped(&name), "a vNode is not looked at: there are too many that no node stands for");
                     return;
                 }
-                Err(error) => tracing::debug!(tenant = %tenant.lane, kind = "Node", error = %Chain(&error), "a vNode cannot be read"),
+                Err(error) => {
+                    self.metrics.unreadable("tenant", "Node");
+                    tracing::debug!(tenant = %tenant.lane, kind = "Node", error = %Chain(&error), "a vNode cannot be read");
+                }
             },
             Told::Gone(bytes) => {
                 if let Ok((name, seen)) = Seen::of(&bytes)

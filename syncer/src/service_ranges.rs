@@ -98,7 +98,7 @@ fn parse(bytes: &[u8], side: &'static str) -> Result<Vec<Range>, CallError> {
     let mut ranges = Vec::new();
     // What cannot be read is no range.
     let tell = |item: &RawValue| ranges.extend(serde_json::from_str::<Range>(item.get()).ok());
-    page::read(bytes, tell).map_err(|source| CallError::Unreadable { side, source })?;
+    page::read(bytes, "ServiceCIDR", tell).map_err(|source| CallError::Unreadable { side, source })?;
     Ok(ranges)
 }
 

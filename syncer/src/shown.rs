@@ -187,7 +187,7 @@ impl Showing {
     }
 
     fn read(&self, kind: KindId, bytes: &[u8]) -> Option<Object> {
-        let error = match Object::parse(bytes) {
+        let error = match Object::of_resource(bytes, &kind.kind().resource()) {
             Ok(object) => return Some(object),
             Err(error) => error,
         };
@@ -405,14 +405,14 @@ impl Showing {
             let answer = attached.remote.list(path, None).await;
             attached.note_answer(answer.as_ref().err());
             let bytes = answer?;
-            let tell = |item: &RawValue| match Object::parse(item.get().as_bytes()) {
+            let tell = |item: &RawValue| match Object::of_resource(item.get().as_bytes(), &resource) {
                 Ok(object) => comparison.seen(&object),
                 Err(error) => {
                     self.metrics.unreadable("tenant", resource.kind);
                     tracing::debug!(tenant = %attached.id, kind = resource.kind, error = %Chain(&error), "a copy of what is shown cannot be read");
                 }
             };
-            let (meta, _) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
+            let (meta, _) = page::read(&bytes, resource.kind, tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
             room = room.saturating_sub(bytes.len());
             next = (!meta.next.is_empty() && room > 0).then(|| format!("{first}&continue={}", meta.next));
             tokio::task::yield_now().await;

@@ -46,14 +46,14 @@ impl Engine {
             until_stopped(tasks, "super-shown", run(remote, source(kind, selectors), sink));
         }
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/nodes".into(), selector: None, from_now: false, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/nodes".into(), kind: "Node", selector: None, from_now: false, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Node", &engine.0.noted, &told);
             engine.0.nodes.super_told(told);
         };
         until_stopped(tasks, "super-nodes", run(remote, source, sink));
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/events".into(), selector: None, from_now: true, bounds: Bounds::default() };
+        let source = Source { path: "/api/v1/events".into(), kind: "Event", selector: None, from_now: true, bounds: Bounds::default() };
         let sink = move |told| {
             engine.note(Super::NAME, "Event", &engine.0.noted, &told);
             engine.0.copier.super_told(told);
@@ -77,6 +77,12 @@ impl Engine {
         if noted.is_time() {
             tracing::warn!(side, tenant = noted.0, kind, error = %Chain(error), "something cannot be read, and is left out");
         }
+    }
+
+    /// What is said of an object of this kind. What is none, or is of another kind, is counted and left out.
+    fn read<'a>(&self, side: &'static str, kind: KindId, noted: &Noted, bytes: &'a Bytes) -> Option<Seen<'a>> {
+        let resource = kind.kind().resource();
+        Seen::of_resource(bytes, &resource).inspect_err(|error| self.unreadable(side, resource.kind, noted, error)).ok()
     }
 
     fn super_told(&self, kind: KindId, told: Told) {
@@ -135,10 +141,7 @@ impl Engine {
     }
 
     fn super_object(&self, kind: KindId, bytes: &Bytes) {
-        let seen = match Seen::of(bytes) {
-            Ok(seen) => seen,
-            Err(error) => return self.unreadable(Super::NAME, kind.kind().resource().kind, &self.0.noted, &error),
-        };
+        let Some(seen) = self.read(Super::NAME, kind, &self.0.noted, bytes) else { return };
         let Ok(owner) = seen.owner.clone() else { return };
         let Some(label) = seen.tenant_label.as_deref() else { return };
         let Some(key) = key_of(kind, &owner).filter(|key| is_in_place(key, &owner, seen.namespace, seen.name)) else { return };
@@ -169,7 +172,7 @@ impl Engine {
     }
 
     fn super_object_gone(&self, kind: KindId, bytes: &Bytes) {
-        let Ok(seen) = Seen::of(bytes) else { return };
+        let Some(seen) = self.read(Super::NAME, kind, &self.0.noted, bytes) else { return };
         let Ok(owner) = &seen.owner else { return };
         let Some(key) = key_of(kind, owner).filter(|key| is_in_place(key, owner, seen.namespace, seen.name)) else { return };
         let Some(tenant) = seen.tenant_label.as_deref().and_then(|label| self.0.tenants.get(label)) else { return };
@@ -235,6 +238,7 @@ impl Engine {
         let (engine, tenant, attached) = (self.clone(), tenant.clone(), attached.clone());
         let source = Source {
             path: "/api/v1/nodes".into(),
+            kind: "Node",
             selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
             from_now: false,
             bounds: Bounds::default(),
@@ -269,7 +273,7 @@ impl Engine {
             }
             Told::Gone(bytes) => {
                 reached(seen);
-                self.tenant_object_gone(tenant, attached, kind, &bytes);
+                self.tenant_object_gone(tenant, attached, seen, kind, &bytes);
             }
             Told::ListEnds(version) => self.tenant_listed(tenant, attached, seen, kind, &version),
             Told::Failed(error) => {
@@ -311,10 +315,7 @@ impl Engine {
     }
 
     fn tenant_object(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, bytes: &Bytes) {
-        let object = match Seen::of(bytes) {
-            Ok(object) => object,
-            Err(error) => return self.unreadable(TenantSide::NAME, kind.kind().resource().kind, &seen.noted, &error),
-        };
+        let Some(object) = self.read(TenantSide::NAME, kind, &seen.noted, bytes) else { return };
         let Some(key) = self.tenant_key(kind, &object) else { return };
         let uid = object.facts.uid;
         if is_namespace(kind) && key.name.as_str() == SYSTEM && uid != attached.incarnation {
@@ -336,8 +337,8 @@ impl Engine {
         }
     }
 
-    fn tenant_object_gone(&self, tenant: &Tenant, attached: &Attached, kind: KindId, bytes: &Bytes) {
-        let Ok(object) = Seen::of(bytes) else { return };
+    fn tenant_object_gone(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, bytes: &Bytes) {
+        let Some(object) = self.read(TenantSide::NAME, kind, &seen.noted, bytes) else { return };
         let Some(key) = self.tenant_key(kind, &object) else { return };
         if is_namespace(kind)
             && let Ok(namespace) = Namespace::parse(key.name.as_str())
@@ -358,11 +359,7 @@ impl Engine {
 
     /// The key of a tenant's object; `None` where its name cannot be, or its namespace never goes down.
     fn tenant_key(&self, kind: KindId, seen: &Seen<'_>) -> Option<Key> {
-        let namespaced = kind.kind().resource().namespaced;
-        if namespaced == seen.namespace.is_empty() {
-            return None;
-        }
-        let namespace = if namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
+        let namespace = if kind.kind().resource().namespaced { Some(Namespace::parse(seen.namespace).ok()?) } else { None };
         let key = Key { kind, namespace, name: Name::parse(seen.name).ok()? };
         (!self.is_excluded(&key)).then_some(key)
     }
@@ -391,8 +388,8 @@ fn tenant_source(kind: KindId) -> Source {
 fn source(kind: KindId, selectors: &[&str]) -> Source {
     let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21");
     let selector = (!selectors.is_empty()).then(|| selectors.iter().map(|text| encoded(text)).collect::<Vec<_>>().join("%2C"));
-    let path = kind.kind().resource().collection(None);
-    Source { path, selector, from_now: false, bounds: Bounds::default() }
+    let resource = kind.kind().resource();
+    Source { path: resource.collection(None), kind: resource.kind, selector, from_now: false, bounds: Bounds::default() }
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.

@@ -218,7 +218,7 @@ impl Engine {
                 other => other?,
             };
             let tell = |item: &RawValue| self.patrolled(tenant, kind, item.get().as_bytes(), tokens);
-            let (meta, _) = page::read(&bytes, tell).map_err(|source| CallError::Unreadable { side: "super", source })?;
+            let (meta, _) = page::read(&bytes, page::METADATA, tell).map_err(|source| CallError::Unreadable { side: "super", source })?;
             if meta.next.is_empty() {
                 return Ok(());
             }

@@ -53,6 +53,9 @@ impl Size {
     }
 }
 
+/// What items of a list are of which only the metadata is asked for.
+pub(crate) const METADATA: &str = "PartialObjectMetadata";
+
 /// What one list may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -97,17 +100,17 @@ impl Budget {
     }
 }
 
-/// Reads a page, and tells each item as it passes. Returns where the list stands, and how many items there were.
+/// Reads a page of a list of `kind`, and tells each item as it passes. Returns where the list stands, and how many items there were.
 ///
-/// *Errors*: broken JSON, and a page of millions of items that are no objects: nothing else would get a turn while they pass.
-pub(crate) fn read(bytes: &[u8], mut tell: impl FnMut(&RawValue)) -> Result<(ListMeta, usize), serde_json::Error> {
+/// *Errors*: broken JSON, a list that says it is one of another kind (what it does not name is not gone), and a page of millions of items that are no objects: nothing else would get a turn while they pass.
+pub(crate) fn read(bytes: &[u8], kind: &str, mut tell: impl FnMut(&RawValue)) -> Result<(ListMeta, usize), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let page = Page(&mut tell).deserialize(&mut deserializer)?;
+    let page = Page(kind, &mut tell).deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(page)
 }
 
-struct Page<'f, F>(&'f mut F);
+struct Page<'f, F>(&'f str, &'f mut F);
 
 impl<'de, F: FnMut(&RawValue)> DeserializeSeed<'de> for Page<'_, F> {
     type Value = (ListMeta, usize);
@@ -126,7 +129,11 @@ impl<'de, F: FnMut(&RawValue)> Visitor<'de> for Page<'_, F> {
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match key.as_ref() {
                 "metadata" => meta = map.next_value()?,
-                "items" => items += map.next_value_seed(Items(&mut *self.0))?,
+                "items" => items += map.next_value_seed(Items(&mut *self.1))?,
+                "kind" if map.next_value::<&str>()?.strip_suffix("List") != Some(self.0) => {
+                    return Err(M::Error::custom("it is another list than the one that was asked for"));
+                }
+                "kind" => {}
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -175,12 +182,22 @@ mod tests {
     #[test]
     fn s42_one_item_that_makes_no_sense_is_an_item_like_others() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        let text = format!(r#"{{"kind":"L","items":[{{"a":1}},7,{deep},{{"b":2}}],"metadata":{{"continue":"c"}}}}"#);
+        let text = format!(r#"{{"kind":"PodList","items":[{{"a":1}},7,{deep},{{"b":2}}],"metadata":{{"continue":"c"}}}}"#);
         let mut told = Vec::new();
-        let (meta, items) = read(text.as_bytes(), |item| told.push(item.get().len())).unwrap();
+        let (meta, items) = read(text.as_bytes(), "Pod", |item| told.push(item.get().len())).unwrap();
         assert_eq!((meta.next.as_str(), items, told), ("c", 4, vec![7, 1, 200_000, 7]));
-        assert_eq!(read(br#"{"items":null}"#, |_| ()).unwrap().1, 0);
-        assert!(read(b"{\"items\":[{}", |_| ()).is_err() && read(b"{} x", |_| ()).is_err());
+        assert_eq!(read(br#"{"items":null}"#, "Pod", |_| ()).unwrap().1, 0);
+        assert!(read(b"{\"items\":[{}", "Pod", |_| ()).is_err() && read(b"{} x", "Pod", |_| ()).is_err());
+    }
+
+    #[test]
+    fn s42_a_list_of_another_kind_is_none() {
+        for kind in [r#""Pod""#, r#""List""#, r#""SecretList""#, r#""PodListList""#, r#""PodTemplateList""#, r#""Status""#, r#""""#, "null"]
+        {
+            for text in [format!(r#"{{"kind":{kind},"items":[]}}"#), format!(r#"{{"items":[{{}}],"metadata":{{}},"kind":{kind}}}"#)] {
+                assert!(read(text.as_bytes(), "Pod", |_| ()).is_err(), "{text}");
+            }
+        }
     }
 
     #[test]

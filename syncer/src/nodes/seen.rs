@@ -1,7 +1,8 @@
 //! What is read off a vNode as the tenant's API server shows it.
 
 use common::{Uid, keys};
-use mirror::kinds::node::shown;
+use mirror::kind::Upward;
+use mirror::kinds::node::{Node, shown};
 use mirror::object::{Object, ObjectError};
 use serde_json::Value;
 
@@ -41,7 +42,7 @@ pub(super) struct Seen {
 impl Seen {
     /// Reads the name and the few words off the JSON of a Node.
     pub(super) fn of(bytes: &[u8]) -> Result<(String, Self), ObjectError> {
-        let object = Object::parse(bytes)?;
+        let object = Object::of_resource(bytes, &Node.resource())?;
         let seen = Self {
             uid: object.meta.uid,
             version: object.meta.version.parse().unwrap_or(0),
@@ -121,6 +122,15 @@ mod tests {
             cordoned: false,
         };
         assert_eq!((name.as_str(), seen), ("n1", expected));
+    }
+
+    #[test]
+    fn s42_what_says_that_it_is_something_else_is_no_vnode() {
+        let said = |api_version: &str, kind: &str| {
+            let metadata = json!({"name": "n1", "uid": "00000000-0000-4000-8000-000000000001"});
+            Seen::of(json!({"metadata": metadata, "apiVersion": api_version, "kind": kind}).to_string().as_bytes())
+        };
+        assert!(said("v1", "Node").is_ok() && said("v1", "Pod").is_err() && said("v2", "Node").is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod watches;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{Name, Namespace, Tenant, Uid};
 use http::{Request, Response};
 use mirror::facts::Seen;
@@ -39,7 +40,7 @@ impl Heard {
     /// Lists and watches what `server` says.
     fn of(server: &Server, limits: Limits, bounds: Bounds) -> Self {
         let remote = remote(server, limits);
-        let source = Source { path: "/api/v1/configmaps".into(), selector: None, from_now: false, bounds };
+        let source = Source { path: "/api/v1/configmaps".into(), kind: "ConfigMap", selector: None, from_now: false, bounds };
         let (sender, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(run(remote, source, move |told| drop(sender.send(told))));
@@ -53,14 +54,8 @@ impl Heard {
             match told {
                 Told::Opened => {}
                 Told::ListBegins => self.index.list_begins(kind(), true),
-                Told::Object(bytes) => match Seen::of(&bytes) {
-                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, &bytes)),
-                    Err(_) => self.unreadable += 1,
-                },
-                Told::Gone(bytes) => {
-                    let seen = Seen::of(&bytes).unwrap();
-                    self.index.tenant_gone(&key(seen.name), Some(seen.facts.uid));
-                }
+                Told::Object(bytes) => self.object(&bytes),
+                Told::Gone(bytes) => self.gone(&bytes),
                 Told::ListEnds(version) => {
                     self.index.list_ends(kind(), true);
                     return Ok(version);
@@ -76,14 +71,26 @@ impl Heard {
         while !matches!(self.index.get(&key(name)).map(|entry| &entry.tenant), Some(Slot::Here(facts, ())) if facts.version == version) {
             let told = tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap();
             match told {
-                Told::Object(bytes) => match Seen::of(&bytes) {
-                    Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, &bytes)),
-                    Err(_) => self.unreadable += 1,
-                },
+                Told::Object(bytes) => self.object(&bytes),
+                Told::Gone(bytes) => self.gone(&bytes),
                 Told::Unreadable(_) => self.unreadable += 1,
                 Told::Opened | Told::Failed(_) => {}
-                other @ (Told::ListBegins | Told::Gone(_) | Told::ListEnds(_)) => panic!("{other:?}"),
+                other @ (Told::ListBegins | Told::ListEnds(_)) => panic!("{other:?}"),
             }
+        }
+    }
+
+    fn object(&mut self, bytes: &Bytes) {
+        match Seen::of_resource(bytes, &kind().kind().resource()) {
+            Ok(seen) => drop(self.index.tenant_seen(&key(seen.name), seen.facts, bytes)),
+            Err(_) => self.unreadable += 1,
+        }
+    }
+
+    fn gone(&mut self, bytes: &Bytes) {
+        match Seen::of_resource(bytes, &kind().kind().resource()) {
+            Ok(seen) => drop(self.index.tenant_gone(&key(seen.name), Some(seen.facts.uid))),
+            Err(_) => self.unreadable += 1,
         }
     }
 

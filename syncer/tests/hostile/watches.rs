@@ -1,8 +1,11 @@
-//! S42: what cannot be read costs itself alone.
+//! S42: what cannot be read, or is something else than was asked for, costs itself alone.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use runtime::transport::Limits;
 use syncer::informer::Bounds;
+use syncer::remote::CallError;
 use testing::http::{pieces, reply};
 use testing::memory::Peak;
 use testing::server::{Behavior, Server};
@@ -68,6 +71,78 @@ async fn s42_a_line_that_cannot_be_read_is_skipped_and_the_watch_goes_on_behind_
     assert_eq!(heard.unreadable, 7);
     heard.until("a0", 10).await;
     assert_eq!((heard.unreadable, heard.standing()), (8, (1, 0, 0)));
+    peak.at_most_mib(16);
+}
+
+/// A ConfigMap that says it is something else.
+fn said(api_version: &str, kind: &str, object: &str) -> String {
+    object.replacen('{', &format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#), 1)
+}
+
+#[tokio::test]
+async fn s42_a_list_of_another_kind_is_none_and_nothing_is_missed_for_it() {
+    let peak = Peak::start();
+    for kind in ["SecretList", "ConfigMap", "Status", "List"] {
+        let lists = AtomicUsize::new(0);
+        let server = server(move |request| {
+            if asked(request, "watch").is_some() {
+                return reply(410, &[], r#"{"reason":"Expired"}"#);
+            }
+            let known = [object(1, "5", 0), said("v1", "ConfigMap", &object(2, "6", 0)), said("v1", "Secret", &object(3, "6", 0))];
+            let list = match lists.fetch_add(1, Ordering::SeqCst) {
+                0 => format!(r#"{{"kind":"ConfigMapList","metadata":{{"resourceVersion":"7"}},"items":[{}]}}"#, known.join(",")),
+                1 => format!(r#"{{"kind":"{kind}","apiVersion":"v1","metadata":{{"resourceVersion":"8"}},"items":[]}}"#),
+                _ => format!(r#"{{"metadata":{{"resourceVersion":"9"}},"items":[],"kind":"{kind}"}}"#),
+            };
+            reply(200, &[], list)
+        })
+        .await;
+        let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+        assert_eq!(heard.next().await.unwrap(), "7");
+        assert_eq!((heard.unreadable, heard.standing()), (1, (2, 0, 0)), "an item of another kind is left out alone");
+        assert!(heard.next().await.is_err(), "the watch is too old");
+        for _ in 0..2 {
+            let error = heard.next().await.unwrap_err();
+            assert!(matches!(error, CallError::Unreadable { .. }), "{error}");
+        }
+        assert_eq!(heard.standing(), (2, 0, 0), "{kind}");
+    }
+    peak.at_most_mib(16);
+}
+
+#[tokio::test]
+async fn s42_an_event_of_another_kind_is_left_out_and_the_watch_goes_on_behind_it() {
+    let peak = Peak::start();
+    let server = server(|request| {
+        let line = |event: &str, object: &str| Bytes::from(format!("{{\"type\":\"{event}\",\"object\":{object}}}\n"));
+        match (asked(request, "watch"), asked(request, "resourceVersion")) {
+            (None, _) => page(&[object(0, "5", 0), object(1, "6", 0)], "7", ""),
+            (Some(_), Some("7")) => {
+                let other = object(0, "8", 0);
+                let late = other.replacen(r#"},"data""#, r#"},"kind":"Secret","data""#, 1);
+                let lines = [
+                    line("DELETED", &said("v1", "Secret", &other)),
+                    line("MODIFIED", &said("v1", "Secret", &other)),
+                    line("ADDED", &said("v2", "ConfigMap", &other)),
+                    line("DELETED", &said("v1", "ConfigMap", &other.replace(r#""namespace":"default","#, ""))),
+                    line("DELETED", &late),
+                    line("MODIFIED", &said("v1", "ConfigMap", &object(0, "9", 0))),
+                    line("DELETED", &said("v1", "ConfigMap", &object(1, "10", 0))),
+                ];
+                pieces(lines.into_iter())
+            }
+            (Some(_), Some("10")) => pieces(std::iter::once(line("MODIFIED", &said("v1", "ConfigMap", &object(0, "11", 0))))),
+            (Some(_), Some("11")) => pieces(std::iter::empty()),
+            (Some(_), other) => reply(500, &[], format!("a watch from {other:?}")),
+        }
+    })
+    .await;
+    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+    assert_eq!(heard.next().await.unwrap(), "7");
+    heard.until("a0", 9).await;
+    assert_eq!((heard.unreadable, heard.standing()), (5, (2, 0, 0)));
+    heard.until("a0", 11).await;
+    assert_eq!((heard.unreadable, heard.standing()), (5, (1, 0, 1)), "what says what it is is heard");
     peak.at_most_mib(16);
 }
 

@@ -138,7 +138,7 @@ impl Job<'_> {
 
     pub(super) fn tenant_known(&self, bytes: &Bytes) -> Result<Facts, CallError> {
         let unreadable = |source| CallError::Unreadable { side: "tenant", source };
-        let seen = Seen::of(bytes).map_err(unreadable)?;
+        let seen = Seen::of_resource(bytes, &self.kind.resource()).map_err(unreadable)?;
         if seen.name != self.key.name.as_str() || seen.namespace != self.key.namespace.as_ref().map(Namespace::as_str).unwrap_or_default() {
             return Err(unreadable(serde::de::Error::custom("it is another object than the one that was asked for")));
         }
