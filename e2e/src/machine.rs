@@ -72,6 +72,7 @@ impl Machine {
             let folder = dir.join(folder);
             std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         }
+        network.keep(&dir.join("lib"))?;
         let group = network.cgroup(i);
         cgroup::make(&group)?;
         let up = dir.join("up");

@@ -37,15 +37,20 @@ pub(super) fn make(name: &str) -> anyhow::Result<()> {
 pub(super) fn remove(name: &str) -> anyhow::Result<()> {
     for hierarchy in hierarchies()? {
         let group = hierarchy.join(name);
-        let mut waited = Duration::ZERO;
-        while let Err(error) = remove_tree(&group) {
-            if waited >= PATIENCE {
-                return Err(error).with_context(|| format!("could not remove {}", group.display()));
-            }
-            let pause = Duration::from_millis(20);
-            std::thread::sleep(pause);
-            waited += pause;
+        patiently(|| remove_tree(&group)).with_context(|| format!("could not remove {}", group.display()))?;
+    }
+    Ok(())
+}
+
+/// Tries until it succeeds or the processes that keep it from that must have ended.
+pub(super) fn patiently(mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let (mut waited, pause) = (Duration::ZERO, Duration::from_millis(20));
+    while let Err(error) = work() {
+        if waited >= PATIENCE {
+            return Err(error);
         }
+        std::thread::sleep(pause);
+        waited += pause;
     }
     Ok(())
 }
