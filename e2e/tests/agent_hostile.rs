@@ -72,6 +72,7 @@ async fn s55_to_s60_the_same_before_the_super_clusters_api_server() {
         chapter("S57: nothing that a caller says of itself counts", scene.headers()),
         chapter("S58: no request hides in another", scene.smuggling()),
         chapter("S60: what the tenant did not ask for in its own namespace is not its", scene.injected()),
+        chapter("S62: the identity of vn-agent has no right beyond its task", scene.rights()),
         chapter("an API server that makes up Pods and Nodes reaches nothing by them", scene.made_up()),
     ];
     story.tell(chapters).await.unwrap();
