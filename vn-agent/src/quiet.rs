@@ -17,15 +17,18 @@ use tracing::info;
 /// Lines that may be written at once.
 const MOST: u64 = 20;
 
+/// The same of sessions, each of which somebody may look for: who reads the logs of all its Pods on a node, or asks in a test, is told of one by one.
+const MOST_SESSIONS: u64 = 100;
+
 /// Buckets of tenants that are held: more than there are tenants with something to tell at one time.
 const MOST_TENANTS: usize = 1024;
 
 /// Lines of one kind: so many at once, then one a second.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Bucket(Mutex<Lines>);
 
 /// Lines of tenants, each its own, and of callers that nobody knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Quiet {
     strangers: Bucket,
     refusals: Buckets,
@@ -58,15 +61,34 @@ struct Merged {
 }
 
 /// Lines of one kind of tenants.
-#[derive(Debug, Default)]
-struct Buckets(Mutex<HashMap<Uid, Lines>>);
+#[derive(Debug)]
+struct Buckets {
+    /// How many may be written at once.
+    most: u64,
+    all: Mutex<HashMap<Uid, Lines>>,
+}
 
 #[derive(Debug)]
 struct Lines {
+    /// How many may be written at once.
+    most: u64,
     /// How many may still be written, as of `since`.
     left: u64,
     since: Instant,
     left_out: u64,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self(Mutex::new(Lines::new(MOST)))
+    }
+}
+
+impl Default for Quiet {
+    fn default() -> Self {
+        let (refusals, sessions) = (Buckets::new(MOST), Buckets::new(MOST_SESSIONS));
+        Self { strangers: Bucket::default(), refusals, sessions, merged: Mutex::default() }
+    }
 }
 
 impl Bucket {
@@ -111,27 +133,29 @@ impl Quiet {
 }
 
 impl Buckets {
+    fn new(most: u64) -> Self {
+        Self { most, all: Mutex::default() }
+    }
+
     fn about(&self, tenant: Uid) -> Option<u64> {
         let now = Instant::now();
-        let mut tenants = self.0.lock();
+        let mut tenants = self.all.lock();
         if tenants.len() >= MOST_TENANTS && !tenants.contains_key(&tenant) {
             tenants.retain(|_, lines| !lines.is_as_new(now));
         }
-        tenants.entry(tenant).or_default().take(now)
-    }
-}
-
-impl Default for Lines {
-    fn default() -> Self {
-        Self { left: MOST, since: Instant::now(), left_out: 0 }
+        tenants.entry(tenant).or_insert_with(|| Lines::new(self.most)).take(now)
     }
 }
 
 impl Lines {
+    fn new(most: u64) -> Self {
+        Self { most, left: most, since: Instant::now(), left_out: 0 }
+    }
+
     fn take(&mut self, now: Instant) -> Option<u64> {
         let seconds = now.saturating_duration_since(self.since).as_secs();
         if seconds > 0 {
-            self.left = self.left.saturating_add(seconds).min(MOST);
+            self.left = self.left.saturating_add(seconds).min(self.most);
             self.since = now;
         }
         if self.left == 0 {
@@ -143,7 +167,7 @@ impl Lines {
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
-        self.left_out == 0 && self.left + now.saturating_duration_since(self.since).as_secs() >= MOST
+        self.left_out == 0 && self.left + now.saturating_duration_since(self.since).as_secs() >= self.most
     }
 }
 
@@ -175,7 +199,7 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(2)).await;
         quiet.about(Uid::from_bits(u128::MAX)).unwrap();
-        assert_eq!(quiet.refusals.0.lock().len(), 1);
+        assert_eq!(quiet.refusals.all.lock().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -183,7 +207,7 @@ mod tests {
         let quiet = Quiet::default();
         let (a, b) = (Uid::from_bits(1), Uid::from_bits(2));
         let ended = |tenant, verb| Ended { tenant, verb, is_ok: verb == "logs", sent: 1, received: 10 };
-        assert_eq!((0..30).filter(|_| quiet.has_a_line(ended(a, "logs"))).count(), 20);
+        assert_eq!((0..110).filter(|_| quiet.has_a_line(ended(a, "logs"))).count(), 100);
         assert_eq!((0..5).filter(|_| quiet.has_a_line(ended(a, "pods"))).count(), 0);
         assert!(quiet.has_a_line(ended(b, "pods")) && quiet.about(a).is_some(), "others and refusals have their own");
         let merged = |verb| quiet.merged.lock().get(&(a, verb)).map(|all| (all.sessions, all.not_ok, all.sent, all.received));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::AgentProcess;
 use crate::{
@@ -45,49 +45,83 @@ impl SessionLine {
     }
 }
 
+/// What it logs of logs and pages that had no line of their own.
+#[derive(Debug, Deserialize)]
+struct MoreLine {
+    sessions: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
+}
+
 impl AgentProcess {
     /// The sessions that have ended, as logged by all runs.
     pub fn sessions(&self) -> anyhow::Result<Vec<SessionLine>> {
+        self.lines("session")
+    }
+
+    /// Lines of the log with this message.
+    fn lines<T: DeserializeOwned>(&self, message: &str) -> anyhow::Result<Vec<T>> {
         #[derive(Deserialize)]
         struct Line {
             message: String,
         }
         let log = std::fs::read_to_string(self.process.log_path()).context("vn-agent has no log")?;
-        let is_session = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.message == "session");
+        let is_asked_for = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.message == message);
         log.lines()
-            .filter(is_session)
-            .map(|line| serde_json::from_str(line).with_context(|| format!("not a whole session: {line}")))
+            .filter(is_asked_for)
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not a whole {message}: {line}")))
             .collect()
     }
 
-    /// Waits until no session runs, and gives all; its metrics, of this run, tell of the same ones, the same outcomes and the same bytes.
+    /// Waits until no session runs and all are told of, and gives those with a line of their own; its metrics, of this run, tell of the same ones,
+    /// the same outcomes and the same bytes.
     pub async fn settled(&self) -> anyhow::Result<Vec<SessionLine>> {
-        let text = eventually("no session runs", SETTLED, async || {
+        let (text, sessions, more) = eventually("no session runs, and all are in the log", SETTLED, async || {
             let text = self.metrics().await?;
             let running = metrics::sum(&text, "vc_agent_sessions_running", "");
-            Ok(if is_same(running, 0.0) { Seen::Done(text) } else { Seen::NotYet(format!("{running} do")) })
+            let (sessions, more) = (self.sessions()?, self.lines::<MoreLine>("more sessions")?);
+            let (ended, told) =
+                (metrics::sum(&text, "vc_agent_sessions_total", ""), sessions.len() as u64 + merged(&more, |one| one.sessions));
+            let is_settled = is_same(running, 0.0) && is_same(ended, whole(told));
+            Ok(if is_settled {
+                Seen::Done((text, sessions, more))
+            } else {
+                Seen::NotYet(format!("{running} do, {ended} have ended, the log tells of {told}"))
+            })
         })
         .await?;
-        let sessions = self.sessions()?;
         let mut by_outcome = BTreeMap::<_, f64>::new();
         for session in &sessions {
             *by_outcome.entry((&session.verb, &session.outcome)).or_default() += 1.0;
         }
-        let total = metrics::sum(&text, "vc_agent_sessions_total", "");
-        ensure!(is_same(total, by_outcome.values().sum()), "the log tells of {by_outcome:?}, the metrics of {total} sessions");
         for ((verb, outcome), count) in &by_outcome {
             let counted = metrics::sum(&text, "vc_agent_sessions_total", &format!("verb=\"{verb}\",outcome=\"{outcome}\""));
-            ensure!(is_same(counted, *count), "{count} {verb} {outcome} by the log, {counted} by the metrics");
+            // Those that were merged have an outcome, too.
+            ensure!(
+                is_same(counted, *count) || (!more.is_empty() && counted > *count),
+                "{count} {verb} {outcome} by the log, {counted} by the metrics"
+            );
         }
         let bytes = |of: fn(&SessionLine) -> u64| sessions.iter().map(of).sum::<u64>();
-        for (direction, logged) in [("sent", bytes(|one| one.sent_bytes)), ("received", bytes(|one| one.received_bytes))] {
+        for (direction, logged) in [
+            ("sent", bytes(|one| one.sent_bytes) + merged(&more, |one| one.sent_bytes)),
+            ("received", bytes(|one| one.received_bytes) + merged(&more, |one| one.received_bytes)),
+        ] {
             let counted = metrics::sum(&text, "vc_agent_bytes_total", direction);
-            #[expect(clippy::cast_precision_loss, reason = "less than 2^53 bytes")]
-            let logged = logged as f64;
+            let logged = whole(logged);
             ensure!(is_same(counted, logged), "{logged} bytes {direction} by the log, {counted} by the metrics");
         }
         Ok(sessions)
     }
+}
+
+fn merged(more: &[MoreLine], of: fn(&MoreLine) -> u64) -> u64 {
+    more.iter().map(of).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "less than 2^53")]
+fn whole(number: u64) -> f64 {
+    number as f64
 }
 
 /// Both are whole.
