@@ -64,7 +64,7 @@ fn tell(recorder: &Recorder, attached: &Arc<Attached>, message: &str) -> Receipt
     recorder.tell(attached, about, Severity::Warning, "Refused", message.to_owned())
 }
 
-async fn wait(is: impl Fn() -> bool) {
+pub(crate) async fn wait(is: impl Fn() -> bool) {
     let looks = async {
         while !is() {
             tokio::time::sleep(Duration::from_millis(5)).await;

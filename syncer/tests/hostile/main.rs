@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they stand on")]
 
 mod events;
+mod kinds;
 mod lists;
 mod versions;
 mod watches;
@@ -131,6 +132,11 @@ fn object(number: usize, version: &str, bytes: usize) -> String {
     format!(
         r#"{{"metadata":{{"name":"a{number}","namespace":"default","uid":"{uid}","resourceVersion":"{version}"}},"data":{{"a":"{data}"}}}}"#
     )
+}
+
+/// An object that says what it is.
+fn said(api_version: &str, kind: &str, object: &str) -> String {
+    object.replacen('{', &format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#), 1)
 }
 
 fn page(items: &[String], version: &str, next: &str) -> Response<Body> {

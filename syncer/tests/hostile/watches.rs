@@ -10,7 +10,7 @@ use testing::http::{pieces, reply};
 use testing::memory::Peak;
 use testing::server::{Behavior, Server};
 
-use crate::{Heard, asked, object, page, server};
+use crate::{Heard, asked, object, page, said, server};
 
 #[tokio::test]
 async fn s42_one_object_of_500_that_cannot_be_read_is_left_out_alone() {
@@ -72,11 +72,6 @@ async fn s42_a_line_that_cannot_be_read_is_skipped_and_the_watch_goes_on_behind_
     heard.until("a0", 10).await;
     assert_eq!((heard.unreadable, heard.standing()), (8, (1, 0, 0)));
     peak.at_most_mib(16);
-}
-
-/// A ConfigMap that says it is something else.
-fn said(api_version: &str, kind: &str, object: &str) -> String {
-    object.replacen('{', &format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","#), 1)
 }
 
 #[tokio::test]
