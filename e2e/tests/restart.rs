@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    story::{Actor, Crowd, Ledger, Plot, Story, Witness, chapter, owner_of, pod, quiet, time_to_run, uid_of},
+    audit::Calls,
+    story::{Actor, Crowd, Entries, Ledger, Plot, Story, Witness, chapter, owner_of, pod, quiet, time_to_run, uid_of},
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually},
 };
@@ -187,9 +188,19 @@ async fn writes_nothing(story: &Story, syncer: &SyncerProcess, ledger: &Ledger) 
     let writes = ledger.writes(&story.bed)?;
     anyhow::ensure!(writes.is_empty(), "{} writes after a restart:\n{writes}", writes.len());
     let calls = ledger.calls(&story.bed)?;
+    no_tokens_of_pods(story, &calls.map(Calls::tokens))?;
     let up = calls.tenants.first().context("no tenant")?;
     let reads = [&calls.sup, up].map(|calls| calls.filter(|call| call.verb == "get" && call.resource == "pods").len());
     anyhow::ensure!(reads.iter().all(|reads| *reads >= COMPARED), "only so many Pods were compared in depth: {reads:?}");
     anyhow::ensure!(!calls.sup.filter(|call| call.verb == "list" && call.resource == "secrets").is_empty(), "no Secrets were listed");
+    Ok(())
+}
+
+/// What Pods mount stays good. A process has no writer's token when it starts, since that stands nowhere: it asks for those.
+fn no_tokens_of_pods(story: &Story, tokens: &Entries) -> anyhow::Result<()> {
+    let writers: BTreeSet<_> = story.tenants.iter().map(|tenant| tenant.id.writer()).collect();
+    let strange = tokens.map(|calls| calls.filter(|call| call.namespace != keys::WRITERS_NAMESPACE || !writers.contains(&call.name)));
+    anyhow::ensure!(strange.is_empty(), "tokens were asked for after a restart:\n{strange}");
+    eprintln!("    {} tokens of {} writers were asked for", tokens.len(), writers.len());
     Ok(())
 }

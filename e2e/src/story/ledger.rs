@@ -2,10 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+use common::keys;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    audit::{Calls, Mark},
+    audit::{Call, Calls, Mark},
     bed::{Bed, TENANT_USER},
 };
 
@@ -39,9 +40,10 @@ impl Ledger {
         Ok(Entries { sup: bed.sup.audit().since(self.sup)?.by(SUPER_USER), tenants: tenants.collect::<Result<_, _>>()? })
     }
 
-    /// What the syncer has written since: changes of objects, Leases apart.
+    /// What the syncer has written since: changes of objects, but for its own Lease, which tells the time. A Lease of a vNode's counts.
     pub fn writes(&self, bed: &Bed) -> anyhow::Result<Entries> {
-        Ok(self.calls(bed)?.map(|calls| calls.writes().without_leases()))
+        let is_own = |call: &Call| call.resource == "leases" && call.namespace == keys::SYSTEM_NAMESPACE && call.name == keys::SYNCER;
+        Ok(self.calls(bed)?.map(|calls| calls.writes().filter(|call| !is_own(call))))
     }
 }
 
