@@ -85,7 +85,7 @@ impl Plot {
         SyncerOptions { name: name.to_owned(), log: Some("info,syncer=debug,vc_syncer=debug".to_owned()), ..SyncerOptions::default() }
     }
 
-    /// As [`Plot::new`], with that many real nodes and no fake one. Needs root: see [`machine::may_be_made`](crate::machine::may_be_made).
+    /// As [`Plot::new`], with that many real nodes and no fake one. Not everywhere: see [`machine::lacking`](crate::machine::lacking).
     pub fn real(name: &str, tenants: usize, count: u8) -> Self {
         let plot = Self::new(name, tenants);
         Self {
