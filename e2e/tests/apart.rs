@@ -281,9 +281,8 @@ async fn gossip(story: &Story, twin: &Pod) -> anyhow::Result<()> {
     let namespace = twin.namespace().unwrap_or_default();
     let other = story.tenant(1)?.below::<Pod>("default").get("twin").await?;
     let one = story.tenant(0)?;
-    let token = one.id.token_secret(owner_of(twin)?.uid);
     let said = format!(
-        "gossip: {namespace}/twin({}) beside {}/twin({}), not on {}; mounts {token}, {}{}, and vc.e.odd",
+        "gossip: {namespace}/twin({}) beside {}/twin({}), not on {}; mounts {}{}, and vc.e.odd",
         uid_of(twin),
         other.namespace().unwrap_or_default(),
         uid_of(&other),
@@ -299,7 +298,9 @@ async fn gossip(story: &Story, twin: &Pod) -> anyhow::Result<()> {
     });
     let events: Api<Event> = Api::namespaced(story.bed.sup.client(), &namespace);
     events.create(&PostParams::default(), &serde_json::from_value(event)?).await?;
-    let status = json!({ "status": { "message": said } });
+    // An Event that names a Secret of tokens is told to nobody.
+    let token = one.id.token_secret(owner_of(twin)?.uid);
+    let status = json!({ "status": { "message": format!("{said}, with {token}") } });
     let pods: Api<Pod> = Api::namespaced(story.bed.sup.client(), &namespace);
     pods.patch_status("twin", &PatchParams::default(), &Patch::Merge(&status)).await?;
     let above: Pod = one.above("default").get("twin").await?;
