@@ -19,6 +19,9 @@ use crate::size::printed_bytes;
 /// The field, and in lower case the subresource.
 pub(super) const LIST: &str = "ephemeralContainers";
 
+/// How many of a Pod's are looked at: people add a few. API servers take thousands, and none can be taken away again.
+const MOST: usize = 256;
+
 const ONLY: &Table = &[(LIST, Verdict::List(verdicts::EPHEMERAL_CONTAINER))];
 
 /// The tenant's ephemeral containers that the super copy does not have yet, and the first of them that is refused: one holds back no other.
@@ -31,12 +34,19 @@ pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<
     let (listed, there) = (listed(sup), container_names(sup, &CONTAINER_LISTS));
     let (mut missing, mut all, mut refused) = (Vec::new(), listed.clone(), None);
     let mut bytes = sup.at("/spec/ephemeralContainers").map_or(0, printed_bytes);
-    let asked = tenant.at("/spec/ephemeralContainers").and_then(Value::as_array);
-    for (i, asked) in asked.into_iter().flatten().enumerate() {
-        let asked = match own(asked, i) {
+    let asked = tenant.at("/spec/ephemeralContainers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if asked.is_empty() {
+        return (None, None);
+    }
+    let own = match Own::of(tenant, cx) {
+        Ok(own) => own,
+        Err(hold) => return (None, Some(hold)),
+    };
+    for (i, asked) in asked.iter().take(MOST).enumerate() {
+        let asked = match named(asked, i) {
             Ok(name) if there.contains(&name) && listed.contains(&name) => continue,
             Ok(name) if there.contains(&name) => Err(taken(i)),
-            Ok(name) => one(i, tenant, cx).and_then(|container| {
+            Ok(name) => one(asked, i, &own, cx).and_then(|container| {
                 let more = bytes + printed_bytes(&container);
                 policy::cap_ephemeral(more, i)?;
                 bytes = more;
@@ -54,6 +64,11 @@ pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<
             Err(hold) => refused = refused.or(Some(hold)),
         }
     }
+    if asked.len() > MOST {
+        let field = format!("spec.{LIST}[{MOST}]");
+        let message = format!("a Pod has {MOST} ephemeral containers at most in the super cluster; make the Pod anew");
+        refused = refused.or(Some(Hold::refuse("TooMany", field, message)));
+    }
     if missing.is_empty() {
         return (None, refused);
     }
@@ -62,7 +77,7 @@ pub(super) fn missing(tenant: &InTenant<Object>, sup: &InSuper<Object>, cx: &Cx<
     (Some(Addition { subresource: "ephemeralcontainers", spec, annotations }), refused)
 }
 
-fn own(container: &Value, i: usize) -> Result<&str, Hold> {
+fn named(container: &Value, i: usize) -> Result<&str, Hold> {
     let container = container.as_object().ok_or(Hold::Malformed("an ephemeral container is no object".into()))?;
     own_name(container, LIST, i)
 }
@@ -78,17 +93,27 @@ pub(super) fn listed(sup: &Object) -> Vec<&str> {
     names.unwrap_or_default()
 }
 
-/// What one of them asks for. The others stand in for their places, so that a refusal names the right one.
-fn one(i: usize, tenant: &InTenant<Object>, cx: &Cx<'_>) -> Result<Value, Hold> {
-    let asked = tenant.at(&format!("/spec/{LIST}/{i}")).cloned().unwrap_or_default();
-    let list: Vec<Value> = std::iter::repeat_n(json!({}), i).chain([asked]).collect();
-    let Value::Object(mut spec) = carry(&json!({ LIST: list }), ONLY, "spec", cx.policy.pass_unknown_fields)? else {
+/// What the one in place `i` asks for.
+fn one(asked: &Value, i: usize, own: &Own<'_>, cx: &Cx<'_>) -> Result<Value, Hold> {
+    let container = alone(asked, own, cx).map_err(|hold| match hold {
+        Hold::Refused(mut refusal) => {
+            refusal.field = refusal.field.replacen(&format!("{LIST}[0]"), &format!("{LIST}[{i}]"), 1);
+            Hold::Refused(refusal)
+        }
+        other => other,
+    })?;
+    container.ok_or(Hold::Malformed("an ephemeral container is no object".into()))
+}
+
+/// The same, as if it were the only one.
+fn alone(asked: &Value, own: &Own<'_>, cx: &Cx<'_>) -> Result<Option<Value>, Hold> {
+    let Value::Object(mut spec) = carry(&json!({ LIST: [asked] }), ONLY, "spec", cx.policy.pass_unknown_fields)? else {
         return Err(Hold::Malformed("spec is no object".into()));
     };
     policy::containers(&mut spec, cx)?;
     names::down(&mut spec)?;
     // It starts once, and the annotations are there already.
-    env::apply(&mut spec, &Own::of(tenant, cx)?, None, cx);
-    let container = objects(&spec, LIST).nth(i).cloned();
-    container.map(Value::Object).ok_or(Hold::Malformed("an ephemeral container is no object".into()))
+    env::apply(&mut spec, own, None, cx);
+    let container = objects(&spec, LIST).next().cloned();
+    Ok(container.map(Value::Object))
 }

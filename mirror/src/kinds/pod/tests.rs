@@ -229,3 +229,25 @@ fn s61_ephemeral_containers_count_together_so_that_no_pod_grows_without_end() {
     );
     assert_eq!(additions.into_iter().next().unwrap().annotations[keys::CONTAINERS], "a,first,second,small", "it holds back no other");
 }
+
+#[test]
+fn s61_of_thousands_of_ephemeral_containers_a_few_hundred_are_looked_at() {
+    let mut sup = pod();
+    sup["metadata"]["annotations"] = json!({keys::CONTAINERS: "a"});
+    sup["spec"] = json!({"containers": [{"name": "a"}]});
+    let mut tenant = pod();
+    tenant["spec"][ephemeral::LIST] = (0..3000).map(|i| json!({"name": format!("c{i}"), "image": "x"})).collect();
+    let sup = InSuper(object(&sup));
+    let (additions, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
+    assert!(matches!(&refused, Some(Hold::Refused(r)) if r.reason == "TooMany"), "{refused:?}");
+    let addition = additions.into_iter().next().unwrap();
+    assert_eq!(addition.spec[ephemeral::LIST].as_array().unwrap().len(), 256);
+
+    // One that is refused is named by its own place.
+    tenant["spec"][ephemeral::LIST] = json!([{"name": "b"}, {"name": "c", "securityContext": {"privileged": true}}]);
+    let (_, refused) = with_cx(&Policy::default(), |cx| Pod.additions(&InTenant(object(&tenant)), &sup, cx));
+    assert!(
+        matches!(&refused, Some(Hold::Refused(r)) if r.field == "spec.ephemeralContainers[1].securityContext.privileged"),
+        "{refused:?}"
+    );
+}
