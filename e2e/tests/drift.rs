@@ -342,12 +342,12 @@ async fn foreign_secret(story: &Story) -> anyhow::Result<()> {
     let below: Api<Secret> = tenant.below("default");
     let before: Secret = apply(&below, name, &theirs).await?;
     scheduler.resume()?;
-    let event = tenant.warned("default", &uid_of(&own), "an object that is not this tenant's").await?;
+    let event = tenant.warned("default", &uid_of(&own), "an object without the record of this Pod").await?;
     anyhow::ensure!(event.reason.as_deref() == Some("NameTaken"), "{event:?}");
     let after = below.get(name).await?;
     let same = uid_of(&after) == uid_of(&before) && after.resource_version() == before.resource_version();
     anyhow::ensure!(same, "the foreign Secret was touched: {after:?}");
-    // Nobody tells the syncer when it goes: the Pod is looked at again for a change of its own.
+    // Nobody tells the syncer when it goes: the Pod is looked at again after minutes, or for a change of its own.
     below.delete(name, &DeleteParams::default()).await?;
     edit(&tenant.above::<Pod>("default"), "mounts", json!({ "metadata": { "labels": { "again": "yes" } } })).await?;
     tenant.holds_below("its own is made", "default", name, |secret: &Secret| uid_of(secret) != uid_of(&before)).await?;

@@ -255,13 +255,13 @@ impl Engine {
             {
                 // What is known of this very Secret has been so since it was written, unless somebody else wrote it later.
                 if *version < seen.facts.version {
-                    *spoilt = true;
+                    (*version, *spoilt) = (seen.facts.version, true);
                     drop(index);
                     self.0.work.push(&tenant.lane, key);
                 }
                 return;
             }
-            if let Some(mounted) = secret::read(bytes, self.0.options.renew_share, self.0.options.patrol_interval)
+            if let Some(mounted) = secret::read(bytes, seen.facts.version, self.0.options.renew_share, self.0.options.patrol_interval)
                 && !is_of_another(entry, mounted)
             {
                 entry.mounted = mounted;

@@ -57,7 +57,8 @@ pub enum Mounted {
         refresh: Option<Instant>,
         /// The UID of the Secret.
         secret: Uid,
-        /// Its version when it was written, or first seen.
+        /// Its version when it was written, or last seen. After a restore of the super cluster's storage versions begin anew, and another hand in
+        /// between is not noticed.
         version: u64,
         /// Whether somebody else has written it since.
         spoilt: bool,

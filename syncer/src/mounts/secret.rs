@@ -116,7 +116,7 @@ pub async fn store(
                 return Err(taken());
             }
             if belongs_to(&current, place.pod.1) {
-                return change(sup, fence, writer, place, seen.facts.uid, contents).await;
+                return change(sup, fence, writer, place, (seen.facts.uid, seen.facts.version), contents).await;
             }
             fence.check()?;
             sup.delete(&place.path(), seen.facts.uid, None, Some(writer)).await?;
@@ -128,18 +128,21 @@ pub async fn store(
     uid_and_version(&reply)
 }
 
-/// Changes the Secret of this UID; keys that are not named stay. Gives its UID and version.
+/// Changes the Secret of this UID and version; keys that are not named stay. Gives its UID and version.
+///
+/// *Errors*: status 409 where somebody else wrote it since, beside those of requests.
 pub async fn change(
     sup: &Remote<Super>,
     fence: &Fence,
     writer: &Secret,
     place: &Place<'_>,
-    secret: Uid,
+    (secret, version): (Uid, u64),
     contents: &Contents,
 ) -> Result<(Uid, u64), CallError> {
     fence.check()?;
     let data: Map<_, _> = contents.data().map(|(key, content)| (key, content.into())).collect();
-    let change = json!({"metadata": {"uid": secret.to_string(), "annotations": contents.annotations()}, "data": data});
+    let known = json!({"uid": secret.to_string(), "resourceVersion": version.to_string(), "annotations": contents.annotations()});
+    let change = json!({"metadata": known, "data": data});
     uid_and_version(&sup.patch(&place.path(), Patch::Merge, &change, Some(writer)).await?)
 }
 
@@ -151,8 +154,8 @@ fn taken() -> CallError {
         side: "super",
         code: 409,
         reason: NAME_TAKEN.into(),
-        message: "what this Pod mounts cannot be kept: an object that is not this tenant's has its name in the super cluster; ask the administrator to \
-                  remove that, or make the Pod anew"
+        message: "what this Pod mounts cannot be kept: an object without the record of this Pod has its name in the super cluster; ask the administrator \
+                  to remove that, or make the Pod anew"
             .into(),
         retry_after: None,
     }
@@ -178,7 +181,7 @@ fn belongs_to(bytes: &[u8], pod: Uid) -> bool {
 }
 
 /// Reads what a Secret says of itself, from its metadata: the super Pod's UID, and what is to be done when. Trust bundles are looked at again after `look`.
-pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Mounted> {
+pub fn read(bytes: &[u8], version: u64, share: f64, look: Duration) -> Option<Mounted> {
     let secret: Value = serde_json::from_slice(bytes).ok()?;
     let text = |pointer: &str| secret.pointer(pointer).and_then(Value::as_str);
     let annotations = secret.pointer("/metadata/annotations")?;
@@ -190,7 +193,7 @@ pub fn read(bytes: &[u8], share: f64, look: Duration) -> Option<Mounted> {
         look: says(keys::TRUST_BUNDLES).map(|text| Look::first(u64::from_str_radix(text, 16).unwrap_or_default(), look)),
         refresh: time(keys::REFRESH_CERTIFICATES).map(certificates::at),
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
-        version: text("/metadata/resourceVersion")?.parse().ok()?,
+        version,
         spoilt: false,
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
     })

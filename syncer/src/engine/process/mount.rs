@@ -125,7 +125,8 @@ impl Job<'_> {
         self.put(&place, &mounts, filling).await
     }
 
-    /// Asks for what is due. Where a Secret is there, what cannot be had keeps nothing else from it. An end: there is nothing to be written yet.
+    /// Asks for what is due. Where a Secret is there, what cannot be had keeps nothing else from it, unless what is there is not to be trusted. An
+    /// end: there is nothing to be written yet.
     async fn fill(
         &self,
         pair: &Pair,
@@ -135,6 +136,7 @@ impl Job<'_> {
         filling: &mut Filling,
     ) -> Result<Option<End>, CallError> {
         let (engine, is_new) = (self.engine, filling.secret.is_none());
+        let is_whole = is_new || filling.spoilt;
         // Certificates first: where they are waited for, nothing else is asked for yet.
         if due.certificates {
             match self.certificates(pod, mounts).await {
@@ -156,7 +158,7 @@ impl Job<'_> {
                     }
                     filling.refresh = None;
                 }
-                Err(error) if is_new => return Err(error),
+                Err(error) if is_whole => return Err(error),
                 Err(error) => {
                     filling.refresh = Some(Instant::now() + SOON);
                     filling.failed = Some(error);
@@ -176,7 +178,7 @@ impl Job<'_> {
                         anchors.put_into(&mut filling.contents);
                     }
                 }
-                Err(error) if is_new => return Err(error),
+                Err(error) if is_whole => return Err(error),
                 Err(error) => {
                     let again = |look: Look| Look { at: Instant::now() + SOON, ..look };
                     filling.look = filling.look.map(again);
@@ -187,7 +189,7 @@ impl Job<'_> {
         if due.tokens {
             match tokens::request(self.attached, engine.fence(), pod, &mounts.tokens).await {
                 Ok(batch) => filling.renew = batch.put_into(&mut filling.contents, engine.0.options.renew_share),
-                Err(error) if is_new => return Err(error),
+                Err(error) if is_whole => return Err(error),
                 Err(error) => filling.failed = Some(error),
             }
         }
@@ -200,11 +202,11 @@ impl Job<'_> {
         let is_asked_again = || (!mounts.bundles.is_empty() || !mounts.certificates.is_empty()).then(|| mounts.clone());
         let (secret, version) = match filling.secret {
             Some(known) if filling.contents.is_empty() => known,
-            Some((secret, _)) => {
+            Some(known) => {
                 let bearer = engine.0.writer.token(attached).await?;
-                let changed = secret::change(engine.sup(), engine.fence(), &bearer, place, secret, &filling.contents).await;
+                let changed = secret::change(engine.sup(), engine.fence(), &bearer, place, known, &filling.contents).await;
                 if changed.as_ref().is_err_and(|error| matches!(error.code(), Some(404 | 409))) {
-                    // It is gone, or another's by now: a new one is made.
+                    // It is gone, or somebody else wrote it: all of it is made anew.
                     self.note_mounted(Mounted::Missing, Some(mounts.clone()));
                 }
                 let changed = changed?;
@@ -252,17 +254,20 @@ struct Filling {
     refresh: Option<Instant>,
     /// UID and version of the one that is there.
     secret: Option<(Uid, u64)>,
+    /// Whether what is in it is not to be trusted.
+    spoilt: bool,
     failed: Option<CallError>,
 }
 
 impl Filling {
     fn of(known: Mounted) -> Self {
-        let (renew, look, refresh, secret) = match known {
-            // What was in it is not known to be there.
-            Mounted::Good { renew, refresh, secret, version, spoilt: true, .. } => (renew, None, refresh, Some((secret, version))),
-            Mounted::Good { renew, look, refresh, secret, version, .. } => (renew, look, refresh, Some((secret, version))),
-            Mounted::None | Mounted::Missing => (None, None, None, None),
+        let (renew, look, refresh, secret, spoilt) = match known {
+            // The bundles that were in it are not known to be there.
+            Mounted::Good { renew, look, refresh, secret, version, spoilt, .. } => {
+                (renew, look.filter(|_| !spoilt), refresh, Some((secret, version)), spoilt)
+            }
+            Mounted::None | Mounted::Missing => (None, None, None, None, false),
         };
-        Self { contents: Contents::default(), renew, look, refresh, secret, failed: None }
+        Self { contents: Contents::default(), renew, look, refresh, secret, spoilt, failed: None }
     }
 }
