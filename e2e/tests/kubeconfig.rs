@@ -274,7 +274,7 @@ async fn led_to_the_super_cluster(story: &Story) -> anyhow::Result<()> {
     anyhow::ensure!(message.contains("its own control plane"), "the condition does not say what to do: {message}");
     never("it is written to", NEVER, async || {
         let namespaces = Api::<Namespace>::all(story.bed.sup.client()).list(&ListParams::default()).await?;
-        let made = namespaces.items.iter().map(kube::ResourceExt::name_any).find(|name| name.starts_with("vc-vc-"));
+        let made = namespaces.items.iter().map(kube::ResourceExt::name_any).find(|name| name.starts_with("vc-looped-"));
         Ok(made)
     })
     .await

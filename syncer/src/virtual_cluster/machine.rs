@@ -22,7 +22,7 @@ use runtime::log::Chain;
 use runtime::task::Tasks;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::reach::{Connection, ReadFor, Source};
 use super::Shared;
@@ -176,13 +176,16 @@ impl Machine {
     /// Whatever address a kubeconfig names, and however it is spelled: who answers says that it is the super cluster.
     async fn not_the_super_cluster(&mut self, connection: &Connection) -> Result<(), State> {
         let own = self.shared.own_incarnation().await.map_err(|error| {
-            warn!(tenant = %self.id, error = %Chain(&error), "could not ask the super cluster who it is");
+            debug!(tenant = %self.id, error = %Chain(&error), "could not ask the super cluster who it is");
             State::Starting { connected: true }
         })?;
         if connection.incarnation != own {
             return Ok(());
         }
         self.detach("the kubeconfig leads to the super cluster itself");
+        // What it had before is anybody's.
+        self.shared.planes.tried(self.created, self.id.uid());
+        self.shared.planes.release(self.id.uid());
         Err(State::SuperCluster)
     }
 
