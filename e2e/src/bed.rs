@@ -118,12 +118,13 @@ impl Bed {
         let programs = Programs::locate_or_build(&options.progress).await?;
         let of_super = programs.of(options.super_release, &options.progress).await?;
         let of_tenants = programs.of(options.tenant_release, &options.progress).await?;
+        // First, since it removes what a killed run of the same bed has left.
+        let network = options.network.then(Network::claim).transpose()?;
         let dir = env::workspace().join("target/e2e").join(&options.name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("could not empty {}", dir.display()))?;
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
-        let network = options.network.then(Network::claim).transpose()?;
         let address = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::address);
         if network.is_some() {
             agents::make_authority(&dir).await?;

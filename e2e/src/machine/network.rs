@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -18,6 +18,9 @@ pub const MACHINES: u8 = 4;
 
 /// How many networks a machine holds: several beds run side by side.
 const NETWORKS: u8 = 32;
+
+/// The file beside the claims that is locked while somebody looks for a network and cleans those that nobody has.
+const SWEEP: &str = "sweep";
 
 /// A claim on one of the networks of this machine. Its bridge, its machines' control groups and the images and volumes on them are removed
 /// when it is dropped, after its machines.
@@ -36,15 +39,8 @@ impl Network {
     pub fn claim() -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join("virtualcluster-networks");
         make_own(&dir)?;
-        let mut claimed = None;
-        for number in 0..NETWORKS {
-            let Some(claim) = try_claim(&dir.join(number.to_string()))? else { continue };
-            let network = Self { number, claim };
-            network.clean()?;
-            // The others are let go of, clean.
-            claimed.get_or_insert(network);
-        }
-        let network = claimed.with_context(|| format!("all {NETWORKS} networks are taken"))?;
+        let (number, claim) = sweep(&dir, clean)?.with_context(|| format!("all {NETWORKS} networks are taken"))?;
+        let network = Self { number, claim };
         let (bridge, address) = (network.name(), format!("{}/24", network.address()));
         ip(&["link", "add", "name", &bridge, "type", "bridge"])?;
         ip(&["addr", "add", &address, "dev", &bridge])?;
@@ -71,7 +67,7 @@ impl Network {
 
     /// The name of machine `i`'s control group.
     pub(super) fn cgroup(&self, i: u8) -> String {
-        format!("{}m{i}", self.name())
+        cgroup(self.number, i)
     }
 
     /// Connects the machine of that process to the bridge, as its `eth0`, and finds its Pods behind it.
@@ -85,37 +81,85 @@ impl Network {
 
     /// Notes a folder that goes with the network.
     pub(super) fn keep(&self, folder: &Path) -> anyhow::Result<()> {
-        writeln!(&self.claim, "{}", folder.display()).context("could not note a folder of a machine")
+        note(&self.claim, folder).with_context(|| format!("could not note {}", folder.display()))
     }
 
     /// How the names of all that it has on the real machine begin. That of the bridge is no longer.
     pub fn name(&self) -> String {
-        // With an end, so that no network's names begin as another's do.
-        format!("vcbed{}-", self.number)
+        name(self.number)
     }
+}
 
-    /// Removes everything that has a name of this network, and the folders that were noted; routes go with the bridge.
-    fn clean(&self) -> anyhow::Result<()> {
-        let links = (0..MACHINES).map(|i| format!("{}v{i}", self.name())).chain([self.name()]);
-        for link in links {
-            let place = Path::new("/sys/class/net").join(&link);
-            // One whose other end was in a machine goes by itself, perhaps just now.
-            if place.exists()
-                && let Err(error) = ip(&["link", "del", &link])
-                && place.exists()
-            {
-                return Err(error);
+fn name(number: u8) -> String {
+    // With an end, so that no network's names begin as another's do.
+    format!("vcbed{number}-")
+}
+
+fn cgroup(number: u8, i: u8) -> String {
+    format!("{}m{i}", name(number))
+}
+
+/// Claims every network that nobody has, cleans it, and gives the first that is clean. One that is not is left out.
+///
+/// Whoever claims waits for a sweep that runs: else it could remove a folder of a run that was killed while the same bed, started again, fills it.
+fn sweep(dir: &Path, clean: impl Fn(u8, &File) -> anyhow::Result<()>) -> anyhow::Result<Option<(u8, File)>> {
+    let alone = open(&dir.join(SWEEP))?;
+    alone.lock().context("could not wait for a sweep of the networks")?;
+    let mut claimed = None;
+    for number in 0..NETWORKS {
+        let Some(claim) = try_claim(&dir.join(number.to_string()))? else { continue };
+        match clean(number, &claim) {
+            // The others are let go of, clean.
+            Ok(()) => {
+                claimed.get_or_insert((number, claim));
             }
+            Err(error) => eprintln!("could not remove {}: {error:#}", name(number)),
         }
-        (0..MACHINES).try_for_each(|i| cgroup::remove(&self.cgroup(i)))?;
-        let mut noted = String::new();
-        (&self.claim).seek(SeekFrom::Start(0)).and_then(|_| (&self.claim).read_to_string(&mut noted)).context("could not read a claim")?;
-        for folder in noted.lines() {
-            // Processes that were killed just now may still write there.
-            patiently(|| remove_tree(Path::new(folder))).with_context(|| format!("could not remove {folder}"))?;
-        }
-        self.claim.set_len(0).context("could not empty a claim")
     }
+    Ok(claimed)
+}
+
+/// Removes everything that has a name of a network, and the folders that were noted; routes go with the bridge.
+fn clean(number: u8, claim: &File) -> anyhow::Result<()> {
+    let named = remove_named(number);
+    for folder in noted(claim)? {
+        // Processes that were killed just now may still write there. What then is left is for the bed of that name, which empties its folder
+        // when it is started again: a note that outlives the sweep would have the next one remove what that bed runs on.
+        if let Err(error) = patiently(|| remove_tree(&folder)) {
+            eprintln!("could not remove {}: {error}", folder.display());
+        }
+    }
+    claim.set_len(0).context("could not empty a claim")?;
+    named
+}
+
+fn remove_named(number: u8) -> anyhow::Result<()> {
+    let links = (0..MACHINES).map(|i| format!("{}v{i}", name(number))).chain([name(number)]);
+    for link in links {
+        let place = Path::new("/sys/class/net").join(&link);
+        // One whose other end was in a machine goes by itself, perhaps just now.
+        if place.exists()
+            && let Err(error) = ip(&["link", "del", &link])
+            && place.exists()
+        {
+            return Err(error);
+        }
+    }
+    (0..MACHINES).try_for_each(|i| cgroup::remove(&cgroup(number, i)))
+}
+
+/// Notes a folder, one a line.
+fn note(mut claim: &File, folder: &Path) -> anyhow::Result<()> {
+    let text = folder.to_str().filter(|text| folder.is_absolute() && !text.contains('\n'));
+    let text = text.context("it is not the absolute path of a folder, in one line")?;
+    claim.write_all(format!("{text}\n").as_bytes()).context("could not write a claim")
+}
+
+/// The folders that were noted. A line without an end was not written to its end.
+fn noted(mut claim: &File) -> anyhow::Result<Vec<PathBuf>> {
+    let mut noted = String::new();
+    claim.seek(SeekFrom::Start(0)).and_then(|_| claim.read_to_string(&mut noted)).context("could not read a claim")?;
+    Ok(noted.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(PathBuf::from).collect())
 }
 
 /// Makes the folder of claims. What stands there is deleted by root: nobody else may write it.
@@ -127,7 +171,7 @@ fn make_own(dir: &Path) -> anyhow::Result<()> {
         _ => {}
     }
     let (found, own) = (fs::symlink_metadata(dir).context("could not look at the claims")?, fs::metadata("/proc/self")?);
-    ensure!(found.is_dir() && found.uid() == own.uid() && found.mode() & 0o002 == 0, "{} is not a folder of ours alone", dir.display());
+    ensure!(found.is_dir() && found.uid() == own.uid() && found.mode() & 0o022 == 0, "{} is not a folder of ours alone", dir.display());
     Ok(())
 }
 
@@ -140,16 +184,20 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // The next claim cleans what could not be removed now.
-        if let Err(error) = self.clean() {
+        // The next claim removes the links and control groups that could not be removed now.
+        if let Err(error) = clean(self.number, &self.claim) {
             eprintln!("could not remove {}: {error:#}", self.name());
         }
     }
 }
 
+fn open(path: &Path) -> anyhow::Result<File> {
+    let file = File::options().create(true).read(true).append(true).open(path);
+    file.with_context(|| format!("could not open {}", path.display()))
+}
+
 fn try_claim(path: &Path) -> anyhow::Result<Option<File>> {
-    let claim = File::options().create(true).read(true).append(true).open(path);
-    let claim = claim.with_context(|| format!("could not open {}", path.display()))?;
+    let claim = open(path)?;
     match claim.try_lock() {
         Ok(()) => Ok(Some(claim)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -163,4 +211,58 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
         bail!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_sweeps_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let clean = |_, _: &File| {
+            let other = open(&dir.path().join(SWEEP)).unwrap();
+            ensure!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)), "another may begin");
+            Ok(())
+        };
+        assert_eq!(sweep(dir.path(), clean).unwrap().unwrap().0, 0);
+        open(&dir.path().join(SWEEP)).unwrap().try_lock().unwrap();
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_cleaned_stops_no_claim_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = |number, _: &File| {
+            ensure!(number % 2 == 1, "busy");
+            Ok(())
+        };
+        let held = sweep(dir.path(), odd).unwrap().unwrap();
+        assert_eq!(held.0, 1);
+        assert_eq!(sweep(dir.path(), odd).unwrap().unwrap().0, 3);
+        assert!(sweep(dir.path(), |_, _| bail!("busy")).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_whole_absolute_paths_are_noted() {
+        let claim = tempfile::tempfile().unwrap();
+        for folder in ["lib", "/beds/x\n/beds", ""] {
+            assert!(note(&claim, Path::new(folder)).is_err(), "{folder:?}");
+        }
+        note(&claim, Path::new("/beds/x/lib")).unwrap();
+        (&claim).write_all(b"/beds").unwrap();
+        assert_eq!(noted(&claim).unwrap(), [Path::new("/beds/x/lib")]);
+    }
+
+    #[test]
+    fn claims_lie_where_nobody_else_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = dir.path().join("claims");
+        make_own(&claims).unwrap();
+        for (mode, is_ours) in [(0o755, true), (0o775, false), (0o757, false)] {
+            fs::set_permissions(&claims, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(make_own(&claims).is_ok(), is_ours, "{mode:o}");
+        }
+    }
 }
