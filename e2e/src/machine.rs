@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
-pub use needs::{Lacking, REQUIRED, lacking, required};
+pub use needs::{Lacking, lacking, left_out};
 pub use network::{MACHINES, Network};
 
 use crate::{
@@ -45,8 +45,12 @@ const ENTER: &str = r#"trap '' TERM; exec nsenter "$@""#;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whether a test that needs machines must be left out; says so. `cargo xtask test` says it once for all.
+///
+/// # Panics
+/// If it must be, and must not: see [`left_out`].
+#[expect(clippy::panic, reason = "the test that asks fails")]
 pub fn skipped() -> bool {
-    let lacking = lacking();
+    let lacking = left_out().unwrap_or_else(|error| panic!("{error}"));
     if let Some(lacking) = &lacking {
         eprintln!("{}", lacking.skipped("this test"));
     }

@@ -8,10 +8,12 @@ use std::{
     process::{Command, Stdio},
 };
 
+use anyhow::bail;
+
 use crate::{env, images::BUSYBOX, oci::needs_nothing, programs::NodePrograms};
 
 /// Set where no real node may be left out, as in CI.
-pub const REQUIRED: &str = "VIRTUALCLUSTER_REAL_NODES";
+const REQUIRED: &str = "VIRTUALCLUSTER_REAL_NODES";
 
 /// What a machine, its programs or its images are made with.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +89,19 @@ pub fn lacking() -> Option<Lacking> {
     judged(is_root(), may_unshare, builds, is_there)
 }
 
-/// Whether real nodes may not be left out.
-pub fn required() -> bool {
-    env::var(REQUIRED).is_some()
+/// Why real nodes are left out, if they are.
+///
+/// # Errors
+/// Where they must not be, as in CI.
+pub fn left_out() -> anyhow::Result<Option<Lacking>> {
+    allowed(lacking(), env::var(REQUIRED).is_some())
+}
+
+fn allowed(lacking: Option<Lacking>, required: bool) -> anyhow::Result<Option<Lacking>> {
+    match lacking {
+        Some(lacking) if required => bail!("{REQUIRED} is set, and {lacking}"),
+        lacking => Ok(lacking),
+    }
 }
 
 fn judged(is_root: bool, may_unshare: impl Fn() -> bool, builds: impl Fn() -> bool, is_there: impl Fn(&str) -> bool) -> Option<Lacking> {
@@ -130,12 +142,18 @@ fn is_there(name: &str) -> bool {
 
 /// The program of that name, where a shell finds it.
 fn found(program: &str) -> Option<PathBuf> {
-    let path = env::var("PATH")?;
-    path.split(':').map(|folder| Path::new(folder).join(program)).find(|file| file.is_file())
+    found_in(&env::var("PATH")?, program)
+}
+
+fn found_in(path: &str, program: &str) -> Option<PathBuf> {
+    let runs = |file: &PathBuf| file.metadata().is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0);
+    path.split(':').map(|folder| Path::new(folder).join(program)).find(runs)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -171,5 +189,26 @@ mod tests {
     #[test]
     fn what_is_not_on_the_path_is_not_there() {
         assert!(is_there("sh") && !is_there("no-such-program"));
+    }
+
+    #[test]
+    fn a_file_that_nobody_may_run_is_no_program() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = format!("{}:{}", first.path().display(), second.path().display());
+        for (folder, mode) in [(&first, 0o644), (&second, 0o755)] {
+            let file = folder.path().join("ip");
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        assert_eq!(found_in(&path, "ip"), Some(second.path().join("ip")));
+    }
+
+    #[test]
+    fn real_nodes_are_left_out_unless_they_must_not_be() {
+        let lacking = Some(Lacking::Programs(vec!["ip"], vec!["iproute2"]));
+        assert_eq!(allowed(lacking.clone(), false).unwrap(), lacking);
+        assert_eq!(allowed(None, true).unwrap(), None);
+        let error = allowed(lacking, true).unwrap_err().to_string();
+        assert_eq!(error, "VIRTUALCLUSTER_REAL_NODES is set, and real nodes need ip; install: apt-get install iproute2");
     }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail, ensure};
-use e2e::machine::{self, Lacking};
+use anyhow::{Context as _, ensure};
+use e2e::machine;
 use e2e::programs::{NodePrograms, Programs};
 use indicatif::MultiProgress;
 
@@ -21,8 +21,9 @@ const REAL: &str = "binary(/^(agent|real_)/)";
 #[cfg(test)]
 const REAL_NAMES: [&str; 2] = ["agent", "real_"];
 
-/// As many as the groups in `.config/nextest.toml` let run at once: two beds, two that mostly wait, and the one that only watches for ten
-/// minutes. A bed takes two thirds of a core while it is busy, so two cores do for five.
+/// As many as the groups in `.config/nextest.toml` let run at once: two of `bed`, two of `patient`, and the one of `long`. Two cores do for
+/// five because three are idle most of the time: those of `patient` mostly wait, the one of `long` only watches. The two of `bed` are busy,
+/// with two thirds of a core each.
 const E2E_THREADS: [&str; 2] = ["--test-threads", "5"];
 
 /// One step.
@@ -111,7 +112,7 @@ fn demo(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn demo_node(_: &[String]) -> Result<Tests, Failure> {
-    if let Some(lacking) = left_out(machine::lacking(), machine::required())? {
+    if let Some(lacking) = machine::left_out()? {
         println!("    {}", lacking.skipped("cargo xtask demo --node"));
         return Ok(Tests::default());
     }
@@ -119,23 +120,12 @@ fn demo_node(_: &[String]) -> Result<Tests, Failure> {
 }
 
 fn e2e(filter: &[String]) -> Result<Tests, Failure> {
-    let Some(lacking) = left_out(machine::lacking(), machine::required())? else {
+    let Some(lacking) = machine::left_out()? else {
         return on_beds(&format!("- {APART}"), &[], filter);
     };
     let count = count(&format!("package(e2e) & kind(test) & {REAL}"), filter)?;
     println!("    {}", lacking.skipped(&format!("{count} tests")));
     on_beds(&format!("- {APART} - {REAL}"), &[], filter)
-}
-
-/// Why real nodes are left out, if they are.
-///
-/// # Errors
-/// Where they must not be, as in CI.
-fn left_out(lacking: Option<Lacking>, required: bool) -> anyhow::Result<Option<Lacking>> {
-    match lacking {
-        Some(lacking) if required => bail!("{} is set, and {lacking}", machine::REQUIRED),
-        lacking => Ok(lacking),
-    }
 }
 
 /// Runs end-to-end tests with these variables: all of them but what `narrower`, the rest of a filter, leaves out. Builds what they start first.
@@ -251,15 +241,6 @@ mod tests {
         let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let found = paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
         found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
-    }
-
-    #[test]
-    fn real_nodes_are_left_out_unless_they_must_not_be() {
-        let lacking = Some(Lacking::Programs(vec!["ip"], vec!["iproute2"]));
-        assert_eq!(left_out(lacking.clone(), false).unwrap(), lacking);
-        assert_eq!(left_out(None, true).unwrap(), None);
-        let error = left_out(lacking, true).unwrap_err().to_string();
-        assert_eq!(error, "VIRTUALCLUSTER_REAL_NODES is set, and real nodes need ip; install: apt-get install iproute2");
     }
 
     #[test]
