@@ -13,26 +13,32 @@ use crate::shape::asks_for_nothing;
 /// a version that does not know a field knows it in no item.
 pub fn lost(asked: &Map<String, Value>, made: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
-    in_object(asked, &[made], "", &mut found);
+    in_object(asked, &[made], &mut String::new(), &mut found);
     found
 }
 
-fn in_object(asked: &Map<String, Value>, made: &[&Map<String, Value>], path: &str, found: &mut Vec<String>) {
+/// `path` is as it was when this returns.
+fn in_object(asked: &Map<String, Value>, made: &[&Map<String, Value>], path: &mut String, found: &mut Vec<String>) {
+    let above = path.len();
     for (key, value) in asked {
         if asks_for_nothing(value) {
             continue;
         }
-        let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if above > 0 {
+            path.push('.');
+        }
+        path.push_str(key);
         let there: Vec<&Value> = made.iter().filter_map(|made| made.get(key)).collect();
         if there.is_empty() {
-            found.push(at);
+            found.push(path.clone());
         } else {
-            in_value(value, &there, &at, found);
+            in_value(value, &there, path, found);
         }
+        path.truncate(above);
     }
 }
 
-fn in_value(asked: &Value, made: &[&Value], path: &str, found: &mut Vec<String>) {
+fn in_value(asked: &Value, made: &[&Value], path: &mut String, found: &mut Vec<String>) {
     match asked {
         Value::Object(asked) => in_object(asked, &made.iter().filter_map(|made| made.as_object()).collect::<Vec<_>>(), path, found),
         Value::Array(asked) => {
@@ -41,7 +47,7 @@ fn in_value(asked: &Value, made: &[&Value], path: &str, found: &mut Vec<String>)
             for (i, item) in asked.iter().enumerate() {
                 let mut here = Vec::new();
                 // Below the item's own place, so that the same loss in two items is one.
-                in_value(item, &made, "", &mut here);
+                in_value(item, &made, &mut String::new(), &mut here);
                 for field in here.into_iter().filter(|field| !known.contains(field)).collect::<Vec<_>>() {
                     found.push(format!("{path}[{i}].{field}"));
                     known.push(field);
