@@ -84,7 +84,7 @@ impl Failure {
     }
 
     /// The answer; the connection ends after one to a request that asked for an upgrade, since bytes may follow that are no request, and after
-    /// one to somebody who may not: a tenant that is known a moment later comes in anew.
+    /// any 400 and 403: a tenant that is refused because nobody knows it yet comes in anew a moment later.
     pub fn response(&self, node: &str, is_upgrade: bool) -> Response<Body> {
         let message = format!("vn-agent on node {}: {}", Escaped(node), self.message);
         let (content_type, body) = if is_upgrade {

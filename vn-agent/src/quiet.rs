@@ -4,8 +4,8 @@
 //! take none of another tenant's. Refusals that are left out are counted in the next line, and all of them in the metrics. Sessions are never
 //! left out: those without a line of their own are merged into one for their tenant and verb.
 //!
-//! *Caveats*: each exec, attach and port-forward has a line of its own, however many there are: who entered a container, and when, is what
-//! somebody looks for afterwards.
+//! *Caveats*: each exec, attach and port-forward has a line of its own: who entered a container, and when, is what somebody looks for
+//! afterwards. How many those may be is bounded where they begin, by [`crate::pace`].
 
 use std::collections::HashMap;
 
@@ -106,12 +106,13 @@ impl Quiet {
 
     /// Whether a line about something that this tenant was refused may be written.
     pub fn about(&self, tenant: Uid) -> Option<u64> {
-        self.refusals.about(tenant)
+        self.refusals.ask(tenant, Lines::take)
     }
 
     /// Whether a session may have a line of its own. If not, it is in what [`Self::tell_merged`] writes next.
     pub fn has_a_line(&self, ended: Ended) -> bool {
-        if self.sessions.about(ended.tenant).is_some() {
+        // Those that are left out are counted in what is merged.
+        if self.sessions.ask(ended.tenant, Lines::may) {
             return true;
         }
         let mut merged = self.merged.lock();
@@ -137,13 +138,13 @@ impl Buckets {
         Self { most, all: Mutex::default() }
     }
 
-    fn about(&self, tenant: Uid) -> Option<u64> {
+    fn ask<T>(&self, tenant: Uid, ask: impl FnOnce(&mut Lines, Instant) -> T) -> T {
         let now = Instant::now();
         let mut tenants = self.all.lock();
         if tenants.len() >= MOST_TENANTS && !tenants.contains_key(&tenant) {
             tenants.retain(|_, lines| !lines.is_as_new(now));
         }
-        tenants.entry(tenant).or_insert_with(|| Lines::new(self.most)).take(now)
+        ask(tenants.entry(tenant).or_insert_with(|| Lines::new(self.most)), now)
     }
 }
 
@@ -152,18 +153,25 @@ impl Lines {
         Self { most, left: most, since: Instant::now(), left_out: 0 }
     }
 
+    /// Whether a line may be written: then how many were left out before it.
     fn take(&mut self, now: Instant) -> Option<u64> {
+        if self.may(now) {
+            return Some(std::mem::take(&mut self.left_out));
+        }
+        self.left_out += 1;
+        None
+    }
+
+    /// Whether a line may be written, where nobody is told how many are left out.
+    fn may(&mut self, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.since).as_secs();
         if seconds > 0 {
             self.left = self.left.saturating_add(seconds).min(self.most);
             self.since = now;
         }
-        if self.left == 0 {
-            self.left_out += 1;
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.left_out))
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -214,5 +222,17 @@ mod tests {
         assert_eq!((merged("logs"), merged("pods")), (Some((10, 0, 10, 100)), Some((5, 5, 5, 50))));
         quiet.tell_merged();
         assert!(quiet.merged.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tenants_whose_sessions_were_merged_are_forgotten() {
+        let quiet = Quiet::default();
+        let ended = |tenant| Ended { tenant: Uid::from_bits(tenant), verb: "logs", is_ok: true, sent: 0, received: 0 };
+        for tenant in 0..MOST_TENANTS as u128 {
+            while quiet.has_a_line(ended(tenant)) {}
+        }
+        tokio::time::advance(Duration::from_secs(MOST_SESSIONS)).await;
+        assert!(quiet.has_a_line(ended(u128::MAX)));
+        assert_eq!(quiet.sessions.all.lock().len(), 1);
     }
 }

@@ -110,16 +110,25 @@ async fn let_in(stream: TcpStream, agent: &Agent, hall: Hall) -> Option<(Stream,
         () = hall.stranger.sent_away() => Err("the handshake took too long while many others came".to_owned()),
     };
     agent.metrics.shook_hands(shaken.is_ok());
-    let entered = shaken.and_then(|(stream, peer)| {
-        let place = hall.enter(&peer.caller, &agent.limits)?;
-        Ok((stream, peer, place))
-    });
-    let report = |reason: String| {
-        if let Some(left_out) = agent.quiet.about_a_stranger() {
-            info!(peer = address, reason, left_out, "caller not let in");
+    let (stream, peer) = match shaken {
+        Ok(shaken) => shaken,
+        Err(reason) => {
+            if let Some(left_out) = agent.quiet.about_a_stranger() {
+                info!(peer = address, reason, left_out, "caller not let in");
+            }
+            return None;
         }
     };
-    entered.map_err(report).ok()
+    match hall.enter(&peer.caller, &agent.limits) {
+        Ok(place) => Some((stream, peer, place)),
+        Err(reason) => {
+            let tenant = peer.caller.tenant;
+            if let Some(left_out) = agent.quiet.about(tenant) {
+                info!(%tenant, peer = address, reason, left_out, "caller not let in");
+            }
+            None
+        }
+    }
 }
 
 async fn shake_hands(stream: TcpStream, agent: &Agent) -> Result<(Stream, Peer), String> {

@@ -5,13 +5,14 @@ mod bed;
 use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
 
-use bed::{Bed, SWITCHED, play, pod, until};
+use bed::{Bed, LIMITS, SWITCHED, play, pod, until};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
+use vn_agent::guard::Limits;
 
 /// Messages of the log, with all that they say.
 #[derive(Clone, Default)]
@@ -120,7 +121,7 @@ async fn logs_that_are_served_fill_no_log_and_none_is_left_out() {
     let of = |tenant: u128| format!("tenant={} ", bed::tenant(tenant).uid());
     let single: Vec<_> = lines.of("message=session ").into_iter().filter(|line| line.contains(&of(1))).collect();
     // At once a hundred, then one a second.
-    assert!((100..160).contains(&single.len()), "{} lines: {single:#?}", single.len());
+    assert!((100..MANY).contains(&single.len()), "{} lines: {single:#?}", single.len());
     let more = lines.of("message=more sessions ");
     let [more] = more.as_slice() else { panic!("one line for all others: {more:#?}") };
     assert!(more.contains(&of(1)) && more.contains("verb=\"logs\""), "{more}");
@@ -145,6 +146,24 @@ async fn each_stream_has_a_line_of_its_own() {
     }
     bed.quiet().await;
     assert_eq!(lines.of("message=session ").iter().filter(|line| line.contains("verb=\"exec\"")).count(), MANY);
+}
+
+#[tokio::test]
+async fn connections_beyond_a_tenants_number_are_told_of_the_tenant() {
+    const MANY: usize = 150;
+    let lines = Lines::default();
+    let _set = tracing::subscriber::set_default(lines.clone());
+    let bed = Bed::with_limits(willing(), Limits { per_tenant: 1, ..LIMITS }).await;
+    let caller = bed.caller(1);
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        held.push(bed.dial(Some(&caller)).await.unwrap());
+    }
+    let told = || lines.of("caller not let in");
+    until("it is told", || !told().is_empty()).await;
+    let tenant = format!("tenant={} ", bed::tenant(1).uid());
+    assert!(told().iter().all(|line| line.contains(&tenant) && line.contains("too many connections")), "{:#?}", told());
+    assert_eq!(bed.agent.quiet.about_a_stranger(), Some(0), "and no line of strangers is taken");
 }
 
 #[tokio::test]
