@@ -44,6 +44,16 @@ async fn logs_and_streams_go_by_the_tenants_own_identity() {
 }
 
 #[tokio::test]
+async fn who_waited_for_a_turn_uses_the_token_that_another_asked_for() {
+    let bed = pods().bed(willing()).await;
+    let caller = bed.caller(1);
+    let answers = futures::future::join_all((0..40).map(|_| bed.get(&caller, LOG))).await;
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ")), "{answers:#?}");
+    let asked = tokens(&bed);
+    assert!(asked <= 12, "{asked}: no more than have turns at once");
+}
+
+#[tokio::test]
 async fn what_is_not_the_tenants_or_not_here_is_not_there() {
     let bed = pods().bed(willing()).await;
     let a = bed.caller(1);

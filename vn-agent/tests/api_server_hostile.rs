@@ -293,3 +293,15 @@ async fn s61_who_waits_for_a_pod_to_be_looked_up_has_a_session() {
     assert!(third.starts_with("HTTP/1.1 429 "), "{third}");
     assert!(bed.get(&bed.caller(2), LOG).await.starts_with("HTTP/1.1 200 "));
 }
+
+#[tokio::test]
+async fn s61_who_waits_for_a_turn_among_its_tenants_calls_is_told_to_come_again() {
+    // Five times as many as have turns: what gets no answer is given up after about as long as one waits.
+    const MANY: usize = 60;
+    let sup = web();
+    let bed = sup.bed(willing()).await;
+    *sup.silent_about.lock() = Some(super_namespace(1));
+    let mut stuck = asking(&bed, 1, MANY).await;
+    let head = timeout(SOON, bed::head(stuck.last_mut().unwrap())).await.expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+}

@@ -21,8 +21,8 @@ use runtime::transport::{Call, Reply};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
 
 use super::dial::Dialer;
 use super::{Tenant, kubelet::AGENT, unexpected};
@@ -40,8 +40,11 @@ const TOKEN_SECONDS: u64 = 600;
 const TOKEN_USE: Duration = Duration::from_mins(8);
 
 /// Calls for one tenant that are under way at once; its others wait. All tenants' have [`runtime::transport::Limits::calls`] (240) turns together,
-/// and a Pod may be large and an answer slow.
+/// and a Pod may be large and an answer slow. *Caveat*: 20 tenants that take all of theirs fill those turns, and others wait for one then.
 const CALLS_OF_TENANT: usize = 12;
+
+/// Longest wait for a turn among one tenant's calls. Who waits longer is told to come again.
+const TURN: Duration = Duration::from_secs(10);
 
 /// For the head of an answer to a stream: API server, kubelet and container runtime answer one after the other.
 const HEAD: Duration = Duration::from_secs(30);
@@ -193,6 +196,17 @@ impl Super {
 
     /// Asks for a tenant, in its turn among its own calls: however many those are, others' are not behind them.
     async fn call(&self, tenant: Uid, call: Call<'_>) -> Result<Reply, Failure> {
+        let turn = self.turn(tenant).await?;
+        self.call_in(turn, call).await
+    }
+
+    /// Asks in a turn that it is.
+    async fn call_in(&self, _turn: OwnedSemaphorePermit, call: Call<'_>) -> Result<Reply, Failure> {
+        self.way().transport.call(call).await.map_err(|error| unanswered(&error))
+    }
+
+    /// Waits for a turn among this tenant's calls.
+    async fn turn(&self, tenant: Uid) -> Result<OwnedSemaphorePermit, Failure> {
         let turns = {
             let mut turns = self.turns.lock();
             // Tenants for whom nothing is asked leave nothing behind.
@@ -200,8 +214,10 @@ impl Super {
             Arc::clone(turns.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(CALLS_OF_TENANT))))
         };
         // Never closed.
-        let _turn = turns.acquire().await;
-        self.way().transport.call(call).await.map_err(|error| unanswered(&error))
+        timeout(TURN, turns.acquire_owned()).await.ok().and_then(Result::ok).ok_or_else(|| {
+            let message = format!("of calls to the API server: this tenant had {CALLS_OF_TENANT} under way for {} s", TURN.as_secs());
+            Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, message)
+        })
     }
 
     /// Drops a token that the API server does not know any more, unless there is a newer one. Any other trouble is not the token's.
@@ -214,10 +230,19 @@ impl Super {
         }
     }
 
+    /// The token that is in use.
+    fn held(&self, tenant: Uid) -> Option<Secret> {
+        self.tokens.lock().get(&tenant).filter(|(_, since)| since.elapsed() < TOKEN_USE).map(|(token, _)| token.clone())
+    }
+
     /// A token of the tenant's own identity.
     async fn token(&self, tenant: Uid) -> Result<Secret, Failure> {
-        let held = self.tokens.lock().get(&tenant).filter(|(_, since)| since.elapsed() < TOKEN_USE).map(|(token, _)| token.clone());
-        if let Some(token) = held {
+        if let Some(token) = self.held(tenant) {
+            return Ok(token);
+        }
+        let turn = self.turn(tenant).await?;
+        // Another may have asked for one meanwhile.
+        if let Some(token) = self.held(tenant) {
             return Ok(token);
         }
         let writer = TenantId::new(tenant, "").writer();
@@ -226,7 +251,7 @@ impl Super {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_SECONDS},
         });
         let call = Call { body: Bytes::from(body.to_string()), ..Call::new(Method::POST, path) };
-        let reply = self.call(tenant, call).await?;
+        let reply = self.call_in(turn, call).await?;
         if !reply.status.is_success() {
             let message = format!("the tenant's identity is not to be had (status {})", reply.status.as_u16());
             return Err(Failure::new(StatusCode::BAD_GATEWAY, Hop::ApiServer, message));
