@@ -22,6 +22,7 @@ use crate::backend::sup::Super;
 use crate::credentials::{Credentials, Source};
 use crate::guard::Places;
 use crate::metrics::AgentMetrics;
+use crate::pace::Paces;
 use crate::quiet::Quiet;
 use crate::server;
 use crate::session::Agent;
@@ -82,13 +83,15 @@ pub async fn run(args: &AgentArgs, stop: CancellationToken) -> anyhow::Result<()
              the kubelet answer, put the credential there and start vn-agent again"
         );
     }
+    let limits = args.sessions.limits();
     let agent = Arc::new(Agent {
         node: args.node_name.clone(),
         backend,
         tenants,
         credentials,
-        limits: args.sessions.limits(),
+        limits,
         places: Places::default(),
+        starts: Paces::of_streams(limits.per_tenant),
         metrics,
         quiet: Quiet::default(),
     });

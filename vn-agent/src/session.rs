@@ -38,6 +38,7 @@ use crate::headers::{self, Upgrade};
 use crate::identity::{Caller, Scope};
 use crate::line::Line;
 use crate::metrics::AgentMetrics;
+use crate::pace::Paces;
 use crate::page::{self, Opened};
 use crate::pods::SuperPod;
 use crate::quiet::{Ended, Quiet};
@@ -66,6 +67,8 @@ pub struct Agent {
     pub limits: Limits,
     /// Who has how many.
     pub places: Places,
+    /// How often a tenant may begin a stream.
+    pub starts: Paces,
     /// What is counted.
     pub metrics: AgentMetrics,
     /// What may be logged.
@@ -186,6 +189,9 @@ async fn stream(
     upgrade: &Upgrade,
     (line, client): (&Line, OnUpgrade),
 ) -> Result<Response<Body>, Failure> {
+    // Each has a line in the log: who begins them in a loop would wash out what it says of others.
+    let too_often = |error| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of streams on this node: {error}"));
+    agent.starts.turn(tenant.uid).await.map_err(too_often)?;
     let place = place(agent, peer)?;
     let pod = own_pod(agent, tenant, &route).await?;
     let session = Session::begin(agent, peer, &route, Some(&pod), (line, place));

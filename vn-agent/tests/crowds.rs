@@ -5,7 +5,8 @@ mod bed;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bed::{Bed, LIMITS, SOON, play, pod, until};
+use bed::{Bed, LIMITS, SOON, SWITCHED, play, pod, until};
+use futures::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -131,4 +132,38 @@ async fn callers_who_leave_in_mid_list_keep_nobody_waiting() {
 
 fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+#[tokio::test]
+async fn s61_a_tenant_that_begins_streams_in_a_loop_does_so_at_a_pace() {
+    const EXEC: &str = "/exec/default/web/app?command=true&output=1";
+    let ends = play(|_, mut stream| async move {
+        let _ = stream.write_all(SWITCHED).await;
+        let _ = stream.shutdown().await;
+    });
+    let bed = Bed::with_limits(ends, Limits { per_tenant: 5, ..LIMITS }).await;
+    bed.pods.lock().extend([pod(1, "web", 7), pod(2, "web", 8)]);
+    let (greedy, other) = (bed.caller(1), bed.caller(2));
+    let began = Instant::now();
+    for _ in 0..20 {
+        let (head, stream) = bed.upgrade(&greedy, EXEC).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        drop(stream);
+        until("it is over", || bed.agent.places.is_empty()).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(15 * 100), "{:?}", began.elapsed());
+    // As many as wait at most, each for its turn; and one more.
+    let tenant = bed::tenant(1).uid();
+    let refused = async {
+        loop {
+            while bed.agent.starts.turn(tenant).now_or_never().is_none_or(|turn| turn.is_ok()) {}
+            let (head, _) = bed.upgrade(&greedy, EXEC).await;
+            if head.starts_with("HTTP/1.1 429 ") {
+                return;
+            }
+        }
+    };
+    timeout(2 * SOON, refused).await.expect("it is told to come again");
+    let (head, _) = timeout(Duration::from_secs(5), bed.upgrade(&other, EXEC)).await.expect("another tenant does not wait");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
 }

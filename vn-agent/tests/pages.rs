@@ -5,6 +5,7 @@
 mod bed;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bed::{Bed, SOON, ServerStream, play, pod, super_namespace, until};
@@ -187,20 +188,30 @@ fn brief() -> bed::Play {
     })
 }
 
+/// Long enough for who does not wait for a turn, and half of what others wait then.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
 #[tokio::test]
 async fn s61_a_tenant_that_asks_for_pages_in_a_loop_has_its_kubelet_measure_at_a_pace() {
+    const MANY: usize = 60;
     let bed = Bed::start(brief()).await;
     let (greedy, other) = (bed.caller(1), bed.caller(2));
     let began = Instant::now();
-    for _ in 0..24 {
-        let answer = bed.get(&greedy, "/metrics/resource").await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        let asked = bed.heads.lock().len();
-        let most = 20 + began.elapsed().as_millis() / 500;
-        assert!(asked as u128 <= most, "{asked} pages after {:?}", began.elapsed());
-    }
-    let answer = timeout(Duration::from_secs(1), bed.get(&other, "/metrics/cadvisor")).await.expect("another tenant does not wait");
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let asked = (0..MANY).map(|_| bed.get(&greedy, "/metrics/resource"));
+    let other = async {
+        until("some wait for their turn", || bed.agent.places.len() > MANY / 4).await;
+        timeout(AT_ONCE, bed.get(&other, "/metrics/cadvisor")).await.expect("another tenant does not wait")
+    };
+    let (answers, other) = futures::join!(futures::future::join_all(asked), other);
+    assert!(other.starts_with("HTTP/1.1 200 "), "{other}");
+    let most = 20 + began.elapsed().as_millis() / 500;
+    let measured = bed.heads.lock().iter().filter(|head| head.contains("/metrics/resource")).count();
+    assert!(measured as u128 <= most, "{measured} pages after {:?}", began.elapsed());
+    let count = |answer: &str, word: &str| answers.iter().filter(|is| is.starts_with(answer) && is.contains(word)).count();
+    assert!(count("HTTP/1.1 429 ", "asks too often") >= 1);
+    // Who waits has none of the places for pages that are open, of which a tenant has six: all of them are served in the end.
+    let served = count("HTTP/1.1 200 ", "");
+    assert!(served >= 20, "{served} served");
 }
 
 #[tokio::test]
@@ -215,14 +226,48 @@ async fn s61_a_tenant_that_asks_for_pods_that_are_not_there_has_them_listed_at_a
     });
     let other = async {
         until("some wait for their turn", || bed.agent.places.len() > MANY / 4).await;
-        timeout(Duration::from_secs(1), bed.get(&bed.caller(2), "/containerLogs/default/none/app")).await.expect("another does not wait")
+        timeout(AT_ONCE, bed.get(&bed.caller(2), "/containerLogs/default/none/app")).await.expect("another does not wait")
     };
     let (answers, other) = futures::join!(futures::future::join_all(asked), other);
     assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
     let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ") && answer.contains("asks too often")).count();
     let absent = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 404 ")).count();
-    assert!((5..=20).contains(&refused) && refused + absent == MANY, "{refused} refused, {absent} absent");
+    assert!((1..=20).contains(&refused) && refused + absent == MANY, "{refused} refused, {absent} absent");
     // One that is there is not held up.
-    let known = timeout(Duration::from_secs(1), bed.get(&caller, "/containerLogs/default/web/app")).await.expect("it is known");
+    let known = timeout(AT_ONCE, bed.get(&caller, "/containerLogs/default/web/app")).await.expect("it is known");
     assert!(known.starts_with("HTTP/1.1 200 "), "{known}");
+}
+
+#[tokio::test]
+async fn one_list_that_knows_all_new_pods_serves_all_who_wait() {
+    const MANY: u128 = 60;
+    let bed = Bed::start(brief()).await;
+    *bed.lag.lock() = Duration::from_millis(100);
+    bed.pods.lock().extend((0..MANY).map(|n| pod(1, &format!("new-{n}"), 100 + n)));
+    let caller = bed.caller(1);
+    let asked = (0..MANY).map(|n| {
+        let (bed, caller) = (&bed, &caller);
+        async move { bed.get(caller, &format!("/containerLogs/default/new-{n}/app")).await }
+    });
+    let answers = timeout(AT_ONCE, futures::future::join_all(asked)).await.expect("nobody waits for a turn of its own");
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn s61_a_kubelet_rests_after_a_list_as_long_as_it_took() {
+    const MANY: u32 = 5;
+    const LAG: Duration = Duration::from_millis(200);
+    let bed = Bed::start(brief()).await;
+    bed.pods.lock().push(pod(1, "web", 7));
+    let (caller, path) = (bed.caller(1), "/containerLogs/default/web/app?tailLines=0");
+    assert!(bed.get(&caller, path).await.starts_with("HTTP/1.1 200 "));
+    *bed.lag.lock() = LAG;
+    let (began, before) = (Instant::now(), bed.lists.load(Ordering::SeqCst));
+    for _ in 0..MANY {
+        assert!(bed.get(&caller, path).await.starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!(bed.lists.load(Ordering::SeqCst) - before, MANY as usize, "each is confirmed by a list");
+    assert!(began.elapsed() >= (2 * MANY - 1) * LAG, "{:?}", began.elapsed());
 }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::dial::{Answer, Dialer};
@@ -28,8 +28,11 @@ use crate::route::{Container, Page, PodRef, Route};
 /// For the list of Pods, whole.
 const LIST: Duration = Duration::from_secs(10);
 
+/// Longest rest of the kubelet after a list. It rests as long as the list took, so that who asks in a loop has it list half of the time at most.
+const REST: Duration = Duration::from_secs(1);
+
 /// For a list that was begun after it was asked for: one may be under way before it.
-const WAIT: Duration = Duration::from_secs(2 * LIST.as_secs() + 1);
+const WAIT: Duration = Duration::from_secs(2 * LIST.as_secs() + REST.as_secs() + 1);
 
 /// For the head of an answer to a stream or a page: the kubelet asks the container runtime first, and statistics are measured.
 const HEAD: Duration = Duration::from_secs(30);
@@ -91,13 +94,31 @@ impl Kubelet {
 
     /// The caller's Pod of that name, by the last list or, if that does not know it or its container, a fresh one.
     pub async fn find(&self, tenant: common::Uid, pod: &PodRef, container: Option<&Container>) -> Result<SuperPod, Failure> {
-        let known = Arc::clone(&self.lists.known.lock());
-        if let Ok(found) = known.find(tenant, pod)
-            && container.is_none_or(|container| found.has(container))
-        {
-            return Ok(found.clone());
+        let mut last = self.lists.last.subscribe();
+        let known = || self.lists.known(tenant, pod, container);
+        if let Some(found) = known() {
+            return Ok(found);
         }
-        self.unknown.turn(tenant).await.map_err(|error| too_often("of lookups of Pods that are not there", error))?;
+        // A list that others asked for serves all who wait and whose Pods it knows.
+        let listed = async {
+            while last.changed().await.is_ok() {
+                if let Some(found) = known() {
+                    return found;
+                }
+            }
+            std::future::pending().await
+        };
+        let turn = tokio::select! {
+            found = listed => return Ok(found),
+            turn = self.unknown.turn(tenant) => turn,
+        };
+        if turn.is_err() {
+            self.lists.under_way().await;
+        }
+        if let Some(found) = known() {
+            return Ok(found);
+        }
+        turn.map_err(|error| too_often("of lookups of Pods that are not there", error))?;
         let fresh = self.fresh().await?;
         fresh.find(tenant, pod).cloned().map_err(|error| Failure::refused(StatusCode::NOT_FOUND, format!("pod {pod}: {error}")))
     }
@@ -130,9 +151,9 @@ impl Kubelet {
     /// A place for a page that is open, of so many for one tenant, once it is its turn.
     pub async fn page_place(&self, tenant: common::Uid) -> Result<Taken, Failure> {
         let full = |full: Full| Failure::new(StatusCode::TOO_MANY_REQUESTS, Hop::Agent, format!("of pages about this node: {full}"));
-        let place = self.pages.take(tenant, &PAGES).map_err(full)?;
+        // Whoever waits holds no place: there are so many for all tenants.
         self.measured.turn(tenant).await.map_err(|error| too_often("of pages about this node", error))?;
-        Ok(place)
+        self.pages.take(tenant, &PAGES).map_err(full)
     }
 
     /// Waits for a turn to read a part of a page.
@@ -165,7 +186,7 @@ impl Kubelet {
     /// Asks now and then, until there is no answer.
     async fn silence(&self) -> Failure {
         loop {
-            tokio::time::sleep(HEAD).await;
+            sleep(HEAD).await;
             if let Err(failure) = self.fresh().await {
                 return failure;
             }
@@ -174,6 +195,20 @@ impl Kubelet {
 }
 
 impl Lists {
+    /// The tenant's Pod by the last list, if that knows it and its container.
+    fn known(&self, tenant: common::Uid, pod: &PodRef, container: Option<&Container>) -> Option<SuperPod> {
+        let known = Arc::clone(&self.known.lock());
+        let found = known.find(tenant, pod).ok()?;
+        container.is_none_or(|container| found.has(container)).then(|| found.clone())
+    }
+
+    /// Waits until all who have asked are served, and asks for no list.
+    async fn under_way(&self) {
+        let (mut last, number) = (self.last.subscribe(), self.asked.lock().last);
+        // Whether it came in time is seen by what is known then.
+        let _ = timeout(WAIT, last.wait_for(|listing| listing.covers >= number)).await;
+    }
+
     /// Notes that there is one more who wants a list, and sees to it that one is made. Gives the caller's number.
     fn ask(self: &Arc<Self>) -> u64 {
         let (number, is_listing) = {
@@ -264,10 +299,15 @@ struct AtWork {
 }
 
 impl AtWork {
-    /// Lists until all who have asked are served.
+    /// Lists until all who have asked are served. Who asks while the kubelet rests is served by the next list.
     async fn serve(mut self) {
         while let Some(covers) = self.lists.due() {
+            let began = Instant::now();
             self.lists.serve(covers).await;
+            let rest = began.elapsed().min(REST);
+            if !rest.is_zero() {
+                sleep(rest).await;
+            }
         }
         self.is_done = true;
     }

@@ -33,6 +33,7 @@ use vn_agent::backend::kubelet::Kubelet;
 use vn_agent::credentials::{CredentialArgs, Credentials, KubeletFiles, Source};
 use vn_agent::guard::{Limits, Places};
 use vn_agent::metrics::AgentMetrics;
+use vn_agent::pace::Paces;
 use vn_agent::quiet::Quiet;
 use vn_agent::server;
 use vn_agent::session::Agent;
@@ -188,6 +189,7 @@ impl Bed {
             credentials: watched,
             limits,
             places: Places::default(),
+            starts: Paces::of_streams(limits.per_tenant),
             metrics,
             quiet: Quiet::default(),
         });
