@@ -14,6 +14,7 @@ pub mod dns;
 pub mod env;
 pub mod errand;
 pub mod etcd;
+pub mod files;
 pub mod images;
 pub mod kubectl;
 pub mod left_out;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     bed::apply,
     env,
+    files::files,
     wait::{Seen, eventually},
 };
 
@@ -75,7 +76,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Value>> {
 /// All objects under a folder, samples left out.
 fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     let mut objects = Vec::new();
-    for path in files(dir)? {
+    for path in files(dir, ".yaml")?.into_iter().filter(|path| is_installed(path, dir)) {
         let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let parsed = parse(&text).with_context(|| format!("{} is not YAML", path.display()))?;
         objects.extend(parsed.into_iter().filter(|object| !matches!(kind(object), "Deployment" | "DaemonSet")));
@@ -83,19 +84,11 @@ fn objects(dir: &Path) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() && !path.ends_with("templates") && !path.ends_with("samples") {
-            found.extend(files(&path)?);
-        } else if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("Chart.yaml") && !path.ends_with(SUPER_AGENT) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
+/// Whether what stands in a file of a folder is applied as it is.
+fn is_installed(path: &Path, dir: &Path) -> bool {
+    let mut inside = path.strip_prefix(dir).unwrap_or(path).components();
+    let is_other = path.ends_with("Chart.yaml") || path.ends_with(SUPER_AGENT);
+    !is_other && !inside.any(|part| ["templates", "samples"].iter().any(|other| part.as_os_str() == *other))
 }
 
 /// What others need comes first.

@@ -26,7 +26,7 @@ use futures::future::{LocalBoxFuture, join_all, try_join_all};
 use tokio::time::Instant;
 
 pub use actor::{Actor, condition, is_running, owner_of, pod, uid_of, within};
-pub use credentials::{Collector, Credentials, files};
+pub use credentials::{Collector, Credentials};
 pub use crowd::{Crowd, time_to_run};
 pub use everything::{everything, hides, reveals_nothing};
 pub use inventory::{Holdings, Inventory, difference};

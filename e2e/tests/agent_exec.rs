@@ -1,10 +1,11 @@
 //! `kubectl exec` and `cp` of a tenant through vn-agent, over WebSocket and over SPDY.
 
-use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
+use std::{collections::BTreeMap, fs, io::Read as _};
 
 use anyhow::{Context as _, ensure};
 use e2e::{
     audit::Mark,
+    files,
     images::TOOLS,
     kubectl::Kubectl,
     machine,
@@ -133,23 +134,12 @@ async fn copies(story: &Story, kubectl: &Kubectl, over: &str) -> anyhow::Result<
     expected.sort_unstable();
     ensure!(hashes == expected, "there are {hashes:?}, not {expected:?}");
     kubectl.says(&["cp", "shell:/copied", &to]).await?;
-    let came: BTreeMap<_, _> = walk(&back, &back)?;
+    let mut came = BTreeMap::new();
+    for path in files::files(&back, "")? {
+        came.insert(path.strip_prefix(&back)?.display().to_string(), fs::read(&path)?);
+    }
     ensure!(came == files.into_iter().map(|(name, content)| (name.to_owned(), content)).collect(), "came back: {:?}", came.keys());
     Ok(())
-}
-
-/// All files in a folder, by their paths in `root`.
-fn walk(folder: &Path, root: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.append(&mut walk(&path, root)?);
-        } else {
-            files.insert(path.strip_prefix(root)?.display().to_string(), fs::read(&path)?);
-        }
-    }
-    Ok(files)
 }
 
 async fn accounts(story: &Story) -> anyhow::Result<()> {

@@ -9,11 +9,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::keys;
 use e2e::{
     bed::{TENANT_USER, apply, virtual_clusters},
+    files::files,
     manifests::install_sample,
     plane::ControlPlane,
     story::{
-        Actor, Collector, Crowd, Inventory, Plot, Standing, Story, chapter, difference, everything, files, is_running, pod, quiet,
-        time_to_run,
+        Actor, Collector, Crowd, Inventory, Plot, Standing, Story, chapter, difference, everything, is_running, pod, quiet, time_to_run,
     },
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually, never},
@@ -312,13 +312,13 @@ async fn kept_secret(story: &Story, syncer: &SyncerProcess, seen: &Collector) ->
     for word in [SENTINEL, "eyJhbGciOi", "PRIVATE KEY"] {
         wanted.add(word);
     }
-    let own = [files(story.bed.dir(), "kubeconfig")?, files(story.bed.dir(), "key")?].concat();
+    let own = [files(story.bed.dir(), ".kubeconfig")?, files(story.bed.dir(), ".key")?].concat();
     for path in own {
         wanted.add_from(&std::fs::read_to_string(path)?);
     }
     anyhow::ensure!(wanted.count() > 40, "only {} credentials to look for", wanted.count());
     let mut texts = vec![("/metrics".to_owned(), syncer.metrics().await?)];
-    for path in files(story.bed.dir(), "log")? {
+    for path in files(story.bed.dir(), ".log")? {
         texts.push((path.display().to_string(), String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()));
     }
     let own = syncer.process.log_path().display().to_string();

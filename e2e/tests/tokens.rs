@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use common::{Uid, keys, name::hash26};
 use e2e::{
     bed::Bed,
+    files::files,
     plane::{ControlPlane, client},
-    story::{Actor, PATIENCE, Plot, Story, chapter, everything, files, pod, uid_of},
+    story::{Actor, PATIENCE, Plot, Story, chapter, everything, pod, uid_of},
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
@@ -195,7 +196,7 @@ async fn nowhere_else(story: &Story) -> anyhow::Result<()> {
             anyhow::ensure!(!encoded || both.iter().any(|name| place.ends_with(name)), "a token stands encoded in {place}");
         }
     }
-    for path in files(story.bed.dir(), "log")? {
+    for path in files(story.bed.dir(), ".log")? {
         let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
         let found = secrets.iter().any(|secret| text.contains(secret)) || all.iter().any(|token| text.contains(&data_encoding(token)));
         anyhow::ensure!(!found, "a token stands in {}", path.display());

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -119,20 +118,6 @@ async fn watch(sup: Client, found: Arc<Mutex<Credentials>>) {
             }
         }
     }
-}
-
-/// Every file in a folder of a bed, and in those below it, whose name ends so.
-pub fn files(dir: &Path, end: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path, end)?);
-        } else if path.extension().is_some_and(|extension| extension == end) {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

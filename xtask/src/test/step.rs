@@ -213,6 +213,8 @@ fn none((): ()) -> Tests {
 
 #[cfg(test)]
 mod tests {
+    use e2e::files::files;
+
     use super::*;
 
     #[test]
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn tests_that_need_real_nodes_are_those_that_are_counted_where_there_are_none() {
         assert_eq!(REAL, format!("binary(/^({})/)", REAL_NAMES.join("|")));
-        for path in sources(&root().join("e2e/tests")) {
+        for path in files(&root().join("e2e/tests"), ".rs").unwrap() {
             let (name, text) = (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap());
             let tests = text.matches("#[test]").count() + text.matches("#[tokio::test").count();
             let counted = REAL_NAMES.iter().any(|begin| name.starts_with(begin));
@@ -234,13 +236,6 @@ mod tests {
             let is_own = path.parent().unwrap().ends_with("tests");
             assert!(is_own || tests == 0, "{} is no test by itself", path.display());
         }
-    }
-
-    /// The source files in a folder and in those below it.
-    fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
-        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let found = paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
-        found.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
     }
 
     #[test]
