@@ -95,12 +95,11 @@ pub(super) fn listed(sup: &Object) -> Vec<&str> {
 
 /// What the one in place `i` asks for.
 fn one(asked: &Value, i: usize, own: &Own<'_>, cx: &Cx<'_>) -> Result<Value, Hold> {
-    let container = alone(asked, own, cx).map_err(|hold| match hold {
-        Hold::Refused(mut refusal) => {
+    let container = alone(asked, own, cx).map_err(|mut hold| {
+        if let Hold::Refused(refusal) = &mut hold {
             refusal.field = refusal.field.replacen(&format!("{LIST}[0]"), &format!("{LIST}[{i}]"), 1);
-            Hold::Refused(refusal)
         }
-        other => other,
+        hold
     })?;
     container.ok_or(Hold::Malformed("an ephemeral container is no object".into()))
 }
