@@ -63,6 +63,9 @@ pub const ADMIN_KUBECONFIG_NAME: &str = "admin-kubeconfig";
 /// Annotation on a root namespace: the UID of its VirtualCluster (the original's).
 pub const ROOT_NAMESPACE_OF: &str = "tenancy.x-k8s.io/vcuid";
 
+/// Annotation on a `VirtualCluster`: the serial numbers, in hexadecimal, of certificates for vn-agent that count no more, separated by commas.
+pub const REVOKED_CERTIFICATES: &str = "tenancy.x-k8s.io/revoked-certificates";
+
 /// Annotation on a VirtualCluster: the `kube-system` UID that a person has accepted after the control plane was emptied or restored.
 pub const ACCEPT_INCARNATION: &str = "tenancy.x-k8s.io/accept-incarnation";
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use common::keys;
 use e2e::{
     agents::{self, AgentOptions, AgentProcess},
     dial::{Caller, Channels},
@@ -39,6 +40,7 @@ async fn s61_credentials_change_under_running_sessions() {
     let scene = Scene::set(&story, agent).await.unwrap();
     story.tell(vec![chapter("what vn-agent shows and who it is is replaced, and nobody notices", scene.own())]).await.unwrap();
     story.tell(vec![chapter("a certificate that is revoked ends its own sessions", scene.revoked())]).await.unwrap();
+    story.tell(vec![chapter("one that its VirtualCluster names as revoked, at once", scene.named())]).await.unwrap();
     story.tell(vec![chapter("a certificate that expires ends its own session", scene.expired())]).await.unwrap();
     story
         .tell(vec![chapter("a tenant's API server that has another certificate begins anew, and alone", scene.introduced())])
@@ -189,6 +191,27 @@ impl<'a> Scene<'a> {
         timeout(FELT, tokio::io::copy(&mut log, &mut tokio::io::sink())).await.context("the log goes on")?.ok();
         self.ended_by_certificate(before + 2.0).await?;
         ensure!(stolen.get("/pods").await?.is_shut_out(), "it is let in again");
+        own.lives().await?;
+        other.lives().await
+    }
+
+    /// Without a file on any node.
+    async fn named(&self) -> anyhow::Result<()> {
+        let (out, ca) = (self.story.bed.dir().join("agents/lost"), agents::authority(self.story.bed.dir()));
+        let uid = self.story.tenant(0)?.id.uid().to_string();
+        self.issue(&["tenant", "--uid", &uid, "--ca", &ca.display().to_string()], &out).await?;
+        let lost = Caller::new(self.agent.address(), &ca.with_extension("crt"), Some(&out))?;
+        let (mut theirs, mut own, mut other) = (lost.open(ECHO).await?, self.caller.open(ECHO).await?, self.other.open(ECHO).await?);
+        let (before, reads) = (self.by_certificate().await?, self.reads().await?);
+        let serial = agents::issue(&["serial", &out.with_extension("crt").display().to_string()]).await?;
+        let annotations = json!({ keys::REVOKED_CERTIFICATES: serial.trim() });
+        self.story.standing(0)?.change(&json!({ "metadata": { "annotations": annotations } })).await?;
+        let after = ends(&mut theirs).await?;
+        eprintln!("    named as revoked: the session ended after {after:.1?}");
+        self.ended_by_certificate(before + 1.0).await?;
+        let refused = lost.get("/pods").await?;
+        ensure!(refused.status() == 403 && refused.text.contains("expired or is revoked"), "{}", refused.text);
+        ensure!(self.reads().await? == reads, "a file has changed, which may have been why");
         own.lives().await?;
         other.lives().await
     }

@@ -21,8 +21,8 @@ use tracing::{info, warn};
 
 use crate::metrics::AgentMetrics;
 
-/// How often the files are looked at: what a revocation waits for here. A kubelet takes up to two minutes to bring a ConfigMap or a Secret
-/// that has changed; that is the longer part where the list comes as one.
+/// How often the files are looked at: what a revocation by a list waits for here. A kubelet takes up to two minutes to bring a ConfigMap or a
+/// Secret that has changed; that is the longer part where the list comes as one. What a `VirtualCluster` revokes waits for neither.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sessions of TLS kept for the one kubelet.

@@ -77,6 +77,8 @@ pub struct Guard {
     pub caller: Caller,
     /// The certificates that the caller showed, leaf first.
     pub chain: Arc<[CertificateDer<'static>]>,
+    /// The serial number of the leaf.
+    pub serial: Arc<str>,
     /// Which tenants there are.
     pub tenants: watch::Receiver<Arc<Tenants>>,
     /// Whom certificates must come from.
@@ -101,8 +103,12 @@ impl Guard {
                 Ok(()) = self.credentials.changed() => {}
                 _ = tick.tick() => {}
             }
-            if self.tenants.borrow_and_update().name(self.caller.tenant).is_none() {
+            let tenants = Arc::clone(&self.tenants.borrow_and_update());
+            if tenants.name(self.caller.tenant).is_none() {
                 return End::Revoked;
+            }
+            if tenants.has_revoked(self.caller.tenant, &self.serial) {
+                return End::Certificate;
             }
             if !self.credentials.borrow_and_update().is_good(&self.chain) {
                 return End::Certificate;
@@ -233,6 +239,7 @@ mod tests {
         Guard {
             caller: Caller { tenant: uid, scope: crate::identity::Scope::Everything },
             chain: chain.into(),
+            serial: "1".into(),
             tenants: watch::channel(Arc::new(Tenants::from_iter([(uid, "acme".to_owned())]))).1,
             credentials: watch::channel(Arc::new(credentials)).1,
             limits,

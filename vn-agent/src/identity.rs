@@ -97,6 +97,19 @@ impl Caller {
     }
 }
 
+/// The serial number of a certificate, in hexadecimal as [`serial_number`] has it; nothing if the certificate cannot be read.
+pub fn serial(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    serial_number(&certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// A serial number as people write it, in one form: in lower case, without colons and leading zeros. Nothing if it is none.
+pub fn serial_number(text: &str) -> Option<String> {
+    let text = text.trim().trim_start_matches("serial=").replace(':', "");
+    let digits = text.trim_start_matches('0');
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| digits.to_ascii_lowercase())
+}
+
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = match self.scope {
@@ -145,6 +158,16 @@ mod tests {
             assert!(Caller::of_uris(&[uri]).is_err(), "{uri}");
         }
         assert_eq!(Caller::of_certificate(b"no certificate"), Err(IdentityError::Unreadable));
+    }
+
+    #[test]
+    fn a_serial_number_is_the_same_however_it_is_written() {
+        for text in ["0a1b2c", "A1B2C", "0A:1B:2C", " 0a1b2c\n", "serial=0A1B2C"] {
+            assert_eq!(serial_number(text).as_deref(), Some("a1b2c"), "{text}");
+        }
+        for text in ["", "0", "00:00", "x", "a b", "-1"] {
+            assert_eq!(serial_number(text), None, "{text}");
+        }
     }
 
     proptest! {

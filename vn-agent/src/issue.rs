@@ -12,6 +12,10 @@ use clap::{Args, Subcommand};
 use common::Uid;
 use pki::{Authority, Identity, Leaf};
 use runtime::args::duration;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::identity::serial;
 
 /// Flags of `vn-agent issue`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +43,10 @@ Examples, in the order of setting up:
   vn-agent issue tenant --ca agent-ca --uid $uid --out team-a/agent-client
   vn-agent issue tenant --ca agent-ca --uid $uid --metrics --out team-a/metrics-client
 
+  # a certificate that somebody else has by now: out at once, on every node
+  kubectl -n team-a annotate virtualcluster team-a --overwrite \\
+    tenancy.x-k8s.io/revoked-certificates=$(vn-agent issue serial OLD.crt)
+
 The tenant's API server verifies vn-agent with --kubelet-certificate-authority=agent-ca.crt and dials it by
 --kubelet-preferred-address-types=InternalIP.";
 
@@ -65,7 +73,7 @@ enum What {
         metrics: bool,
         #[command(flatten)]
         signed: Signed,
-        /// How long it is valid; nothing revokes it but a list of revoked certificates or the end of the tenant
+        /// How long it is valid; before that, its tenant's `VirtualCluster` can name it as revoked
         #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
         life: Duration,
     },
@@ -95,6 +103,12 @@ enum What {
         /// Name of the node
         #[arg(long, value_name = "NAME")]
         node: String,
+    },
+    /// The serial numbers of certificates, for the annotation tenancy.x-k8s.io/revoked-certificates of their tenant's `VirtualCluster`
+    Serial {
+        /// A certificate, PEM; in a file with several, the first
+        #[arg(value_name = "FILE", required = true)]
+        certificates: Vec<PathBuf>,
     },
     /// The list of revoked certificates, for --client-crl-file
     Revoked {
@@ -153,6 +167,10 @@ pub fn run(args: &IssueArgs) -> anyhow::Result<()> {
         }
         What::KubeletClient { node, signed, life } => issue(signed, &Leaf::KubeletClient { node: node.clone() }, *life),
         What::KubeletRights { node } => print(&rights(node)?),
+        What::Serial { certificates } => {
+            let serials: Vec<String> = certificates.iter().map(|path| serial_of(path)).collect::<anyhow::Result<_>>()?;
+            print(&format!("{}\n", serials.join(",")))
+        }
         What::Revoked { certificates, number, ca } => {
             let texts: Vec<String> = certificates.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -163,6 +181,12 @@ pub fn run(args: &IssueArgs) -> anyhow::Result<()> {
 
 fn issue(signed: &Signed, leaf: &Leaf, life: Duration) -> anyhow::Result<()> {
     write(&signed.out, &load(&signed.ca)?.issue(leaf, life)?)
+}
+
+fn serial_of(path: &Path) -> anyhow::Result<String> {
+    let certificate =
+        CertificateDer::from_pem_slice(read(path)?.as_bytes()).with_context(|| format!("no certificate in {}", path.display()))?;
+    serial(&certificate).with_context(|| format!("the serial number of the certificate in {} cannot be read", path.display()))
 }
 
 fn load(ca: &Path) -> anyhow::Result<Authority> {

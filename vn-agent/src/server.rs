@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::door::{Door, Stranger};
 use crate::guard::{Limits, Places, Taken};
-use crate::identity::Caller;
+use crate::identity::{Caller, serial};
 use crate::line::{Line, Noted, Stall};
 use crate::session::{self, Agent, Peer, Tunnel};
 
@@ -139,7 +139,8 @@ async fn shake_hands(stream: TcpStream, agent: &Agent) -> Result<(Stream, Peer),
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     let leaf = chain.first().ok_or("no client certificate")?;
     let caller = Caller::of_certificate(leaf).map_err(|error| Chain(&error).to_string())?;
-    Ok((stream, Peer { caller, chain }))
+    let serial = serial(leaf).ok_or("the client certificate has no serial number that can be read")?.into();
+    Ok((stream, Peer { caller, chain, serial }))
 }
 
 async fn serve(stream: Noted<Stream>, agent: Arc<Agent>, peer: Peer, line: &Line, stop: CancellationToken) {

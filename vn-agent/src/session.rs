@@ -82,6 +82,8 @@ pub struct Peer {
     pub caller: Caller,
     /// The certificates shown, leaf first.
     pub chain: Arc<[CertificateDer<'static>]>,
+    /// The serial number of the leaf, in hexadecimal.
+    pub serial: Arc<str>,
 }
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
@@ -130,7 +132,11 @@ fn admitted(agent: &Agent, peer: &Peer) -> Result<Tenant, Failure> {
         return Err(forbidden(End::Certificate));
     }
     let uid = peer.caller.tenant;
-    let name = agent.tenants.borrow().name(uid);
+    let tenants = Arc::clone(&agent.tenants.borrow());
+    if tenants.has_revoked(uid, &peer.serial) {
+        return Err(forbidden(End::Certificate));
+    }
+    let name = tenants.name(uid);
     let name = name.ok_or_else(|| Failure::refused(StatusCode::FORBIDDEN, "the client certificate names no tenant that exists"))?;
     Ok(Tenant { uid, name })
 }
@@ -308,6 +314,7 @@ impl Session {
         let guard = Guard {
             caller: peer.caller,
             chain: Arc::clone(&peer.chain),
+            serial: Arc::clone(&peer.serial),
             tenants: agent.tenants.clone(),
             credentials: agent.credentials.clone(),
             limits: Limits { total: total.min(agent.limits.total), ..agent.limits },

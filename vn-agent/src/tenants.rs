@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::Uid;
+use common::{Uid, keys};
 use runtime::log::Chain;
 use runtime::serve::Condition;
 use runtime::transport::{Call, Transport, TransportError};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::identity::serial_number;
 use crate::way::Way;
 
 const PATH: &str = "/apis/tenancy.x-k8s.io/v1alpha1/virtualclusters";
@@ -30,14 +31,28 @@ const PAGE: usize = 500;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// The tenants at one moment: the name of each one's `VirtualCluster`, by UID.
+/// The tenants at one moment, by the UID of each one's `VirtualCluster`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tenants(HashMap<Uid, Arc<str>>);
+pub struct Tenants(HashMap<Uid, Known>);
+
+/// What is known of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    /// The name of its `VirtualCluster`.
+    name: Arc<str>,
+    /// The serial numbers of its certificates that count no more, as [`serial_number`] has them.
+    revoked: Arc<[String]>,
+}
 
 impl Tenants {
     /// The name of a tenant's `VirtualCluster`; nothing if there is no such tenant.
     pub fn name(&self, tenant: Uid) -> Option<Arc<str>> {
-        self.0.get(&tenant).cloned()
+        self.0.get(&tenant).map(|known| known.name.clone())
+    }
+
+    /// Whether a certificate of a tenant's, by its serial number, counts no more.
+    pub fn has_revoked(&self, tenant: Uid, serial: &str) -> bool {
+        self.0.get(&tenant).is_some_and(|known| known.revoked.iter().any(|revoked| revoked == serial))
     }
 
     /// How many there are.
@@ -56,7 +71,7 @@ impl Tenants {
         if meta.deletion_timestamp.is_some() {
             self.0.remove(&uid);
         } else {
-            self.0.insert(uid, meta.name.as_str().into());
+            self.0.insert(uid, Known { name: meta.name.as_str().into(), revoked: revoked(meta) });
         }
     }
 
@@ -69,8 +84,26 @@ impl Tenants {
 
 impl FromIterator<(Uid, String)> for Tenants {
     fn from_iter<I: IntoIterator<Item = (Uid, String)>>(tenants: I) -> Self {
-        Self(tenants.into_iter().map(|(uid, name)| (uid, name.into())).collect())
+        let known = |name: String| Known { name: name.into(), revoked: Arc::default() };
+        Self(tenants.into_iter().map(|(uid, name)| (uid, known(name))).collect())
     }
+}
+
+/// What the annotation says; a part of it that is no serial number is told of, and the others count.
+fn revoked(meta: &Metadata) -> Arc<[String]> {
+    let Some(text) = meta.annotations.get(keys::REVOKED_CERTIFICATES) else { return Arc::default() };
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    let serials: Vec<_> = parts.map(serial_number).collect();
+    if serials.contains(&None) {
+        let wrong = serials.iter().filter(|serial| serial.is_none()).count();
+        warn!(
+            virtual_cluster = meta.name,
+            annotation = keys::REVOKED_CERTIFICATES,
+            wrong,
+            "not serial numbers in hexadecimal; they revoke nothing"
+        );
+    }
+    serials.into_iter().flatten().collect()
 }
 
 #[derive(Deserialize)]
@@ -84,6 +117,7 @@ struct Metadata {
     name: String,
     uid: String,
     deletion_timestamp: Option<String>,
+    annotations: HashMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -243,6 +277,22 @@ mod tests {
         assert_eq!(tenants.name(Uid::from_bits(1)), None);
         tenants.remove(&object(2, None));
         assert!(tenants.is_empty());
+    }
+
+    #[test]
+    fn s61_certificates_are_revoked_by_an_annotation() {
+        let mut tenants = Tenants::default();
+        let annotated = |text: &str| -> Object {
+            let uid = Uid::from_bits(1).to_string();
+            let annotations = json!({keys::REVOKED_CERTIFICATES: text});
+            serde_json::from_value(json!({"metadata": {"name": "acme", "uid": uid, "annotations": annotations}})).unwrap()
+        };
+        tenants.apply(&annotated("0A:1B, serial=FF, nonsense,"));
+        let revoked = |tenants: &Tenants, serial| tenants.has_revoked(Uid::from_bits(1), serial);
+        assert!(revoked(&tenants, "a1b") && revoked(&tenants, "ff"));
+        assert!(!revoked(&tenants, "1b") && !tenants.has_revoked(Uid::from_bits(2), "a1b"));
+        tenants.apply(&annotated(""));
+        assert!(!revoked(&tenants, "ff"));
     }
 
     /// As Kubernetes 1.37 answers where no tenant is there yet, or the last one is gone.
