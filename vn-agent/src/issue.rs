@@ -43,10 +43,6 @@ Examples, in the order of setting up:
   vn-agent issue tenant --ca agent-ca --uid $uid --out team-a/agent-client
   vn-agent issue tenant --ca agent-ca --uid $uid --metrics --out team-a/metrics-client
 
-  # a certificate that somebody else has by now: out at once, on every node
-  kubectl -n team-a annotate virtualcluster team-a --overwrite \\
-    tenancy.x-k8s.io/revoked-certificates=$(vn-agent issue serial OLD.crt)
-
 The tenant's API server verifies vn-agent with --kubelet-certificate-authority=agent-ca.crt and dials it by
 --kubelet-preferred-address-types=InternalIP.";
 

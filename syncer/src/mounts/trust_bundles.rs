@@ -196,7 +196,8 @@ async fn list_at(attached: &Attached, collection: &str) -> Result<Vec<TrustBundl
         room = room.checked_sub(bytes.len()).ok_or_else(|| too_large(OF_A_TENANT))?;
         // What cannot be read is no bundle.
         let tell = |item: &RawValue| bundles.extend(serde_json::from_str(item.get()).ok().map(bundle));
-        let (meta, _) = page::read(&bytes, "ClusterTrustBundle", tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
+        let (meta, _) =
+            page::read(&bytes, "ClusterTrustBundle", tell).map_err(|source| CallError::Unreadable { side: "tenant", source })?;
         if meta.next.is_empty() {
             return Ok(bundles);
         }
