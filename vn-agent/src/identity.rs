@@ -100,7 +100,7 @@ impl Caller {
 /// The serial number of a certificate, in hexadecimal as [`serial_number`] has it; nothing if the certificate cannot be read.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    serial_number(&certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    serial_number(&certificate.raw_serial_as_string())
 }
 
 /// A serial number as people write it, in one form: in lower case, without colons and leading zeros. Nothing if it is none.
