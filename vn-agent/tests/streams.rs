@@ -303,6 +303,15 @@ async fn logs_pass_as_they_come_and_keep_the_connection() {
 
 const FOLLOW: &[u8] = b"GET /containerLogs/default/web/app?follow=true HTTP/1.1\r\nHost: n1\r\n\r\n";
 
+/// Has the Pod on the node, and asks for its log.
+async fn follow(bed: &Bed) -> bed::ClientStream {
+    bed.pods.lock().push(pod(1, "web", 7));
+    let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
+    stream.write_all(FOLLOW).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
 /// As the flags have them if nothing is said.
 const LONG: Limits = Limits { idle: Duration::from_hours(4), total: Duration::from_hours(24), ..LIMITS };
 
@@ -322,10 +331,7 @@ async fn a_log_is_followed_for_hours_while_a_line_comes_now_and_then() {
         LONG,
     )
     .await;
-    bed.pods.lock().push(pod(1, "web", 7));
-    let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
-    stream.write_all(FOLLOW).await.unwrap();
-    stream.flush().await.unwrap();
+    let mut stream = follow(&bed).await;
     let head = timeout(SOON, bed::head(&mut stream)).await.expect("an answer");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     tokio::time::pause();
@@ -361,10 +367,7 @@ async fn a_log_that_says_nothing_for_minutes_is_still_followed() {
         LONG,
     )
     .await;
-    bed.pods.lock().push(pod(1, "web", 7));
-    let mut stream = bed.dial(Some(&bed.caller(1))).await.unwrap();
-    stream.write_all(FOLLOW).await.unwrap();
-    stream.flush().await.unwrap();
+    let mut stream = follow(&bed).await;
     until("the kubelet is asked for the log", || !bed.heads.lock().is_empty()).await;
     let Backend::Kubelet(kubelet) = &bed.agent.backend else { unreachable!("it is one") };
     // Time stands still while a thread is at work beside the test, and is moved on by hand: what is on its way between two sockets takes none.
