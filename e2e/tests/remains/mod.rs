@@ -97,7 +97,8 @@ impl Run {
                 && networks.insert(network)
             {
                 let network = format!("--net={}", process.join("ns/net").display());
-                filters += filters_of(Command::new("nsenter").args([&network, "iptables-save"]))?.len();
+                // A process that has just ended has no network any more.
+                filters += filters_of(Command::new("nsenter").args([&network, "iptables-save"]))?.map_or(0, |filters| filters.len());
             }
         }
         found.extend(mounts.into_iter().map(|mount| format!("mount {mount}")));
@@ -178,12 +179,16 @@ fn mounts_of(process: &Path) -> BTreeSet<String> {
 
 /// Of the machine itself: what nodes make in their own.
 pub(crate) fn own_filters() -> anyhow::Result<BTreeSet<String>> {
-    filters_of(&mut Command::new("iptables-save"))
+    filters_of(&mut Command::new("iptables-save"))?.context("iptables-save failed: what it does not list may still be there")
 }
 
-fn filters_of(save: &mut Command) -> anyhow::Result<BTreeSet<String>> {
+/// Nothing if they cannot be listed.
+fn filters_of(save: &mut Command) -> anyhow::Result<Option<BTreeSet<String>>> {
     let output = save.output().context("could not list packet filters")?;
+    if !output.status.success() {
+        return Ok(None);
+    }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let of_nodes = |line: &&str| ["KUBE-", "CNI-", "vcbed"].iter().any(|part| line.contains(part));
-    Ok(text.lines().filter(of_nodes).map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect())
+    Ok(Some(text.lines().filter(of_nodes).map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()))
 }
