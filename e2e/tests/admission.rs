@@ -3,18 +3,15 @@
 //! Each try is one request of one identity. A try that must fail must fail for the reason stated: by RBAC, or by the message of
 //! the rule that is there for it, never by luck. Rows of `docs/threats.md`: X8, X9, S04, S09–S11, S19, S20, S23, S24, S60, S62, S63, S65.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
-#![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
 
-mod fence;
-
-use common::keys;
-use e2e::bed::{Bed, BedOptions};
-use fence::{
-    Fence,
+use crate::fence::{
+    self, Fence,
     Verdict::{Allowed, Invalid, Policy, Rbac},
     Who, ingresses, pods,
     tenant::{ROLE_BINDINGS, Tenant, annotated, labeled, merged},
 };
+use common::keys;
+use e2e::bed::{Bed, BedOptions};
 use serde_json::{Value, json};
 
 const WRITERS: &str = "/api/v1/namespaces/vc-writers/serviceaccounts";

@@ -1,8 +1,8 @@
 //! vn-agent, the kubelet behind it and the credentials of both fail, change and end while sessions run.
-mod failures;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::failures::{self, processes_in, sockets_to};
 use anyhow::{Context as _, bail, ensure};
 use e2e::{
     agents::{AgentOptions, AgentProcess, SessionLine},
@@ -13,7 +13,6 @@ use e2e::{
     story::{PATIENCE, Plot, Story, chapter, is_running, pod},
     wait::{Seen, eventually},
 };
-use failures::{processes_in, sockets_to};
 use futures::{StreamExt as _, future::try_join_all, stream};
 use nix::{
     sys::signal::{Signal, kill},
@@ -38,7 +37,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 const CUT: Duration = Duration::from_secs(28);
 
 /// Says again what it hears.
-const ECHO: &str = "/exec/default/echo/main?command=cat&input=1&output=1";
+pub(crate) const ECHO: &str = "/exec/default/echo/main?command=cat&input=1&output=1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r53_sessions_end_cleanly_with_vn_agent() {

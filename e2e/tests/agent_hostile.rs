@@ -2,7 +2,12 @@
 //!
 //! The other tenant's Pod `secret` holds a word in its environment, its log, a file and behind a port; another Pod has it in its name. The word
 //! is listened for in everything that is answered.
-mod hostile;
+
+mod attack;
+mod certificates;
+mod heads;
+mod replaced;
+mod rights;
 
 use anyhow::{Context as _, ensure};
 use e2e::{
@@ -13,13 +18,14 @@ use e2e::{
     story::{Actor, Plot, Story, chapter, is_running, pod, uid_of},
 };
 use futures::{StreamExt as _, stream};
-use hostile::{Ears, Target, paths, smuggled};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
+
+use self::attack::{Ears, Target, paths, smuggled};
 
 /// Requests on their way at once.
 const AT_ONCE: usize = 8;
@@ -90,8 +96,8 @@ async fn s62_a_node_s_credential_opens_no_other_nodes_kubelet() {
     }
     let story = Story::play(Plot::with_agents("agent-apart", 1, 2)).await.unwrap();
     let chapters = vec![
-        chapter("the credential of one node's vn-agent is refused by another node's kubelet", hostile::apart(&story)),
-        chapter("kubectl reaches a Pod by the vn-agent of its node, and no other knows of it", hostile::each_its_own(&story)),
+        chapter("the credential of one node's vn-agent is refused by another node's kubelet", rights::apart(&story)),
+        chapter("kubectl reaches a Pod by the vn-agent of its node, and no other knows of it", rights::each_its_own(&story)),
     ];
     story.tell(chapters).await.unwrap();
 }

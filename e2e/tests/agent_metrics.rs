@@ -1,8 +1,6 @@
 //! Metrics of a tenant's Pods in real containers, through vn-agent: an unmodified metrics-server of the tenant's own, `kubectl top`, an
 //! autoscaler, and the pages themselves, held against what the kubelet says unasked by vn-agent.
 
-mod pages;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -20,6 +18,8 @@ use futures::future::try_join_all;
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
+
+use crate::pages;
 
 /// For a figure to come: two rounds of metrics-server, which begin some time after a container has.
 const MEASURED: Duration = Duration::from_mins(4);

@@ -1,11 +1,9 @@
 //! `cargo xtask demo`, ended as people end it: its exit status says whether all that it showed was true, and nothing of it is left.
 
-mod demos;
-
 use std::path::Path;
 
+use crate::demos::{Demo, PATIENCE};
 use anyhow::Context as _;
-use demos::{Demo, PATIENCE};
 use e2e::{
     env, shipped,
     wait::{Seen, eventually},

@@ -131,7 +131,7 @@ async fn ends_by(case: &str, signal: Option<Signal>) {
     let _ = std::fs::remove_file(&file);
     let own = std::env::current_exe().unwrap();
     let mut parent = Command::new(own)
-        .args(["inner", "--exact", "--nocapture"])
+        .args(["process::inner", "--exact", "--nocapture"])
         .env(INNER, &file)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

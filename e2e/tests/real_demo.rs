@@ -1,14 +1,11 @@
 //! `cargo xtask demo --node`, ended before its time: nothing of its node is left.
 
-mod demos;
-mod remains;
-
 use std::path::Path;
 
-use demos::Demo;
+use crate::demos::Demo;
+use crate::remains::{Run, own_filters};
 use e2e::{env, machine, shipped};
 use nix::sys::signal::Signal;
-use remains::{Run, own_filters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_on_a_real_node_ends_as_it_is_asked_to_and_leaves_nothing() {

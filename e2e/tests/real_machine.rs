@@ -6,14 +6,13 @@
     reason = "a test may fail so, and one says to another that it has begun"
 )]
 
-mod remains;
-
 use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
+use crate::remains::{Run, named, own_filters};
 use e2e::{
     env,
     images::TOOLS,
@@ -21,7 +20,6 @@ use e2e::{
     machine::{Machine, Network},
     story::{Plot, Story, is_running, pod},
 };
-use remains::{Run, named, own_filters};
 use serde_json::json;
 
 /// Set for the run of a test within it: how it is to end.
@@ -55,7 +53,7 @@ async fn what_a_run_that_was_killed_has_left_the_next_one_removes() {
     if machine::skipped() || doomed().await {
         return;
     }
-    let (run, mut child) = begun("what_a_run_that_was_killed_has_left_the_next_one_removes", "killed");
+    let (run, mut child) = begun("real_machine::what_a_run_that_was_killed_has_left_the_next_one_removes", "killed");
     child.kill().unwrap();
     child.wait().unwrap();
     // Processes go by themselves, and with them what is in the machine's own namespaces.
@@ -69,7 +67,7 @@ async fn a_run_that_panics_leaves_nothing() {
     if machine::skipped() || doomed().await {
         return;
     }
-    let (run, mut child) = begun("a_run_that_panics_leaves_nothing", "panics");
+    let (run, mut child) = begun("real_machine::a_run_that_panics_leaves_nothing", "panics");
     drop(child.stdin.take());
     assert!(!child.wait().unwrap().success());
     run.ends().await.unwrap();

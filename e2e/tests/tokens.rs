@@ -1,8 +1,6 @@
 //! A Pod's token is its tenant's: from the tenant's API server, bound to the tenant's Pod, renewed in time, and nowhere else to be read.
 #![expect(clippy::unwrap_used, reason = "a test may fail so")]
 
-mod mounts;
-
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,6 +21,8 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 use serde_json::{Value, json};
+
+use crate::mounts;
 
 /// Of a token of ten minutes, the shortest that an API server grants: 15 seconds.
 const SHARE: &str = "0.025";
@@ -61,7 +61,7 @@ fn short_lived() -> Value {
 }
 
 /// The Secret that the super Pod of a tenant's Pod mounts, found by the super Pod's own spec.
-async fn secret_of(tenant: &Actor, name: &str) -> anyhow::Result<Secret> {
+pub(crate) async fn secret_of(tenant: &Actor, name: &str) -> anyhow::Result<Secret> {
     let above: Pod = tenant.above("default").get(name).await?;
     let below: Pod = tenant.below("default").get(name).await?;
     let wanted = tenant.id.token_secret(Uid::parse(&uid_of(&above))?).to_string();

@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let step = Step {
         name: "upgrade",
         about: "an earlier vc-syncer, this one, and the earlier one again, while Pods run",
-        run: |folder| on_beds("& binary(upgrade)", &[(env::EARLIER, folder.concat())], &[]),
+        run: |folder| on_beds("& test(/^upgrade::/)", &[(env::EARLIER, folder.concat())], &[]),
     };
     test::take(&[&step], "", &[earlier.display().to_string()], false)
 }

@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::ECHO;
+use crate::agent_failures::ECHO;
 
 const PORT: &str = "/portForward/default/echo";
 const FOLLOW: &str = "/containerLogs/default/echo/main?follow=true";

@@ -1,4 +1,6 @@
 //! Tries requests of several identities and notes which did not end as they should.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
+#![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
 
 mod in_force;
 pub(crate) mod ingresses;

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::secret_of;
+use crate::tokens::secret_of;
 
 /// A certificate authority's certificate.
 fn anchor(bed: &Bed, name: &str) -> anyhow::Result<String> {

@@ -15,7 +15,7 @@ use kube::{
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 
-use crate::secret_of;
+use crate::tokens::secret_of;
 
 const SIGNER: &str = "virtualcluster.test/pods";
 

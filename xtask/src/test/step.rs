@@ -12,10 +12,10 @@ use super::summary::Tests;
 use crate::{root, tool};
 
 /// The end-to-end tests of control planes of two versions, and of an earlier vc-syncer: `cargo xtask skew` and `cargo xtask upgrade` run them.
-const APART: &str = "binary(/^(skew|upgrade)$/)";
+const APART: &str = "test(/^(skew|upgrade)::/)";
 
 /// The end-to-end tests that start real nodes, which not every machine can.
-const REAL: &str = "binary(/^(agent|real_)/)";
+const REAL: &str = "test(/^(agent|real_)/)";
 
 /// What the names of their files begin with, as [`REAL`] says.
 #[cfg(test)]
@@ -226,15 +226,17 @@ mod tests {
 
     #[test]
     fn tests_that_need_real_nodes_are_those_that_are_counted_where_there_are_none() {
-        assert_eq!(REAL, format!("binary(/^({})/)", REAL_NAMES.join("|")));
+        assert_eq!(REAL, format!("test(/^({})/)", REAL_NAMES.join("|")));
+        let all = std::fs::read_to_string(root().join("e2e/tests/main.rs")).unwrap();
         for path in files(&root().join("e2e/tests"), ".rs").unwrap() {
             let (name, text) = (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap());
             let tests = text.matches("#[test]").count() + text.matches("#[tokio::test").count();
             let counted = REAL_NAMES.iter().any(|begin| name.starts_with(begin));
             assert_eq!(text.matches("machine::skipped()").count(), if counted { tests } else { 0 }, "{name}");
-            // A test in a folder is one of each file that takes part of it, counted or not.
+            // A filter goes by the file's name, which a test in a folder does not begin with.
             let is_own = path.parent().unwrap().ends_with("tests");
             assert!(is_own || tests == 0, "{} is no test by itself", path.display());
+            assert!(!is_own || name == "main" || all.contains(&format!("mod {name};\n")), "e2e/tests/main.rs does not name {name}");
         }
     }
 

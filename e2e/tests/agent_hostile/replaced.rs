@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use tokio::sync::watch;
 
-use crate::{Scene, container, simple};
+use super::{Scene, container, simple};
 
 /// Streams whose path names a UID.
 const VERBS: [&str; 3] = ["exec", "attach", "portForward"];

@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 use e2e::{agents, dial::Caller, pki::Identity, real_nodes::KUBELET_PORT};
 use rcgen::{DnType, ExtendedKeyUsagePurpose, SanType};
 
-use super::Forger;
-use crate::Scene;
+use super::Scene;
+use super::attack::Forger;
 
 impl Scene<'_> {
     fn as_whom(&self, identity: Option<&Identity>) -> anyhow::Result<Caller> {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use futures::future::join_all;
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
-use crate::Scene;
+use super::Scene;
 
 /// A head may take a minute; more where other tests run at once.
 const LONGEST: Duration = Duration::from_mins(3);

@@ -1,17 +1,10 @@
 //! What a hostile tenant has in hand: certificates of any CA that it reaches, and requests in any form. And who listens for what it must not hear.
 
-mod certificates;
-mod heads;
-mod replaced;
-mod rights;
-
 use std::{cell::Cell, path::Path};
 
 use anyhow::{Context as _, ensure};
 use e2e::pki::Identity;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-
-pub(crate) use rights::{apart, each_its_own};
 
 /// Listens to all that a hostile caller is answered.
 pub(crate) struct Ears {
