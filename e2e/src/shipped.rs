@@ -20,6 +20,7 @@ pub const USER: &str = "65532:65532";
 /// The syncer.
 pub const SYNCER: Shipped = Shipped {
     program: "vc-syncer",
+    package: "syncer",
     image: concat!("ghcr.io/virtualcluster/vc-syncer:", env!("CARGO_PKG_VERSION")),
     manifest: "deployment.yaml",
     variable: "VC_SYNCER",
@@ -29,6 +30,7 @@ pub const SYNCER: Shipped = Shipped {
 /// What runs on every node.
 pub const AGENT: Shipped = Shipped {
     program: "vn-agent",
+    package: "vn-agent",
     image: concat!("ghcr.io/virtualcluster/vn-agent:", env!("CARGO_PKG_VERSION")),
     manifest: "vn-agent.yaml",
     variable: "VN_AGENT",
@@ -43,6 +45,8 @@ pub const ALL: [&Shipped; 2] = [&SYNCER, &AGENT];
 pub struct Shipped {
     /// What the program is called.
     pub program: &'static str,
+    /// The package that it is built from.
+    pub package: &'static str,
     /// What the image is called.
     pub image: &'static str,
     /// Which file of `manifests/` runs it.

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitStatus};
 
 use anyhow::{Context as _, ensure};
-use e2e::{env, errand, shipped::Shipped};
+use e2e::{
+    env, errand,
+    shipped::{self, Shipped},
+};
 
 /// How to build it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,10 @@ pub(crate) async fn build(what: &Shipped, how: Build) -> anyhow::Result<PathBuf>
     let mut cargo = errand::command(env::var("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     // By the program's name, not the package's: features are then those of the whole workspace, and no large crate is built twice.
     cargo.current_dir(env::workspace()).args(["build", "--locked", "--bin", name]);
+    if how == Build::Static {
+        // What is shipped has nothing in it that only tests need.
+        cargo.args(shipped::ALL.iter().flat_map(|one| ["--package", one.package]));
+    }
     if how != Build::Debug {
         cargo.arg("--release");
     }
