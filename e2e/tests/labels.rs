@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, pod, uid_of},
+    story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, pod, uid_of, within},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
+};
 use kube::{
-    Api, ResourceExt as _,
+    Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
@@ -27,6 +31,8 @@ async fn what_selects_what_stays() {
         chapter("a Pod that is labeled anew changes sides", relabeled(&story)),
         chapter("labels of ours that a tenant sets change nothing", smuggled(&story)),
         chapter("Pods that keep away from each other by a label with a domain do so", anti_affinity(&story)),
+        chapter("a NetworkPolicy lets in the namespaces of a team, also after one changed teams", teams(&story)),
+        chapter("a Pod runs beside one in a namespace with a label", near(&story)),
     ];
     story.tell(more).await.unwrap();
 }
@@ -165,6 +171,70 @@ async fn smuggled(story: &Story) -> anyhow::Result<()> {
     let level = below.labels().keys().find(|key| key.starts_with("pod-security.kubernetes.io") || key.starts_with("kubernetes.io"));
     anyhow::ensure!(level.is_none(), "{level:?} went down");
     Ok(())
+}
+
+/// Makes a namespace with this label, and something in it that goes down.
+async fn namespace_of(tenant: &Actor, name: &str, team: &str) -> anyhow::Result<()> {
+    tenant.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": { "team": team } } })).await?;
+    let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } });
+    tenant.apply(&within(name, service)).await?;
+    tenant.holds_below("the Service is there", name, "a", |_: &Service| true).await.map(drop)
+}
+
+async fn teams(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for (name, team) in [("red", "red"), ("crimson", "red"), ("blue", "blue")] {
+        namespace_of(tenant, name, team).await?;
+    }
+    let selector = json!({ "matchLabels": { "team": "red" }, "matchExpressions": [{ "key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["crimson"] }] });
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "reds" },
+        "spec": { "podSelector": {}, "ingress": [{ "from": [{ "namespaceSelector": selector }] }] },
+    });
+    tenant.apply(&policy).await?;
+    let found: NetworkPolicy = tenant.holds_below("the policy is there", "default", "reds", |_| true).await?;
+    let peer =
+        found.spec.and_then(|spec| spec.ingress?.into_iter().next()?.from?.into_iter().next()?.namespace_selector).context("no peer")?;
+    let labels = peer.match_labels.unwrap_or_default().into_iter().map(|(key, value)| format!("{key}={value}"));
+    let expressions = peer.match_expressions.unwrap_or_default().into_iter();
+    let parts: Vec<_> =
+        labels.chain(expressions.map(|e| format!("{} notin ({})", e.key, e.values.unwrap_or_default().join(",")))).collect();
+    let selected = async |wanted: &str| {
+        let below = tenant.namespace_below(wanted);
+        eventually(format!("it lets in {wanted} alone"), PATIENCE, async || {
+            let list = Api::<Namespace>::all(story.bed.sup.client()).list(&ListParams::default().labels(&parts.join(","))).await?;
+            let names: Vec<_> = list.iter().map(ResourceExt::name_any).collect();
+            Ok(Seen::when(names == [below.clone()], names))
+        })
+        .await
+    };
+    selected("red").await?;
+    for (name, team) in [("red", "blue"), ("blue", "red")] {
+        let patch = json!({ "metadata": { "labels": { "team": team } } });
+        Api::<Namespace>::all(tenant.client()).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    }
+    selected("blue").await.map(drop)
+}
+
+async fn near(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    namespace_of(tenant, "harbour", "port").await?;
+    tenant.takes_pods("harbour").await?;
+    tenant.apply(&within("harbour", pod("anchor", &json!({ "app": "anchor" }), &json!({})))).await?;
+    let anchor: Pod = tenant.sees("the anchor runs", "harbour", "anchor", e2e::story::is_running).await?;
+    let beside = |team: &str| {
+        json!({ "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [{
+            "labelSelector": { "matchLabels": { "app": "anchor" } }, "namespaceSelector": { "matchLabels": { "team": team } },
+            "topologyKey": "kubernetes.io/hostname",
+        }] } } })
+    };
+    tenant.apply(&pod("ship", &json!({}), &beside("port"))).await?;
+    tenant.apply(&pod("lost", &json!({}), &beside("nowhere"))).await?;
+    let ship: Pod = tenant.sees("the Pod runs", "default", "ship", e2e::story::is_running).await?;
+    let node = |pod: Pod| pod.spec.and_then(|spec| spec.node_name);
+    anyhow::ensure!(node(ship) == node(anchor), "it runs elsewhere");
+    let waits = |pod: &Pod| e2e::story::condition(pod, "PodScheduled") == Some("False");
+    tenant.sees("nothing is there where no namespace is selected", "default", "lost", waits).await.map(drop)
 }
 
 async fn anti_affinity(story: &Story) -> anyhow::Result<()> {

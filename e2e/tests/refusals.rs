@@ -84,8 +84,6 @@ fn pod_rows() -> Vec<Row> {
     let main = |field: &str| -> &'static str { Box::leak(format!("spec.containers[0].{field}").into_boxed_str()) };
     let get = json!({ "httpGet": { "host": "169.254.169.254", "port": 80 } });
     let role = json!({ "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "node-role.kubernetes.io/control-plane", "operator": "Exists" }] }] });
-    let victim =
-        json!({ "topologyKey": "kubernetes.io/hostname", "labelSelector": {}, "namespaceSelector": { "matchLabels": { "a": "b" } } });
     vec![
         ("S01", "host-network", json!({ "hostNetwork": true }), "spec.hostNetwork"),
         ("S01", "host-pid", json!({ "hostPID": true }), "spec.hostPID"),
@@ -147,12 +145,6 @@ fn pod_rows() -> Vec<Row> {
         ("S08", "gates", json!({ "schedulingGates": [{ "name": "shop.example/wait" }] }), "spec.schedulingGates"),
         ("S15", "probe", with(&json!({ "livenessProbe": get })), main("livenessProbe.httpGet.host")),
         ("S15", "hook", with(&json!({ "lifecycle": { "postStart": get } })), main("lifecycle.postStart.httpGet.host")),
-        (
-            "S16",
-            "affinity",
-            json!({ "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [victim] } } }),
-            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].namespaceSelector",
-        ),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::name::hash26;
-use common::{InSuper, keys};
+use common::{InSuper, TenantId, keys};
 use serde_json::{Map, Value};
 
 use crate::cx::Policy;
@@ -90,6 +90,28 @@ pub fn selector_down(selector: &Value, policy: &Policy) -> Value {
         }
     }
     out
+}
+
+/// The labels that a tenant's namespace has in the super cluster: all of them hashed, also those without a domain, since labels of a namespace
+/// switch policies and injection on and off there.
+pub fn namespace_labels_down(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| (hashed(key), value.clone())).collect()
+}
+
+/// A selector of namespaces as it selects in the super cluster: of this tenant's, those that it selects in the tenant.
+pub fn namespace_selector_down(selector: &Map<String, Value>, tenant: &TenantId) -> Value {
+    let mut out = selector.clone();
+    let labels = out.entry("matchLabels").or_insert(Value::Null);
+    let mut mapped: Map<String, Value> =
+        labels.as_object().into_iter().flatten().map(|(key, value)| (hashed(key), value.clone())).collect();
+    mapped.insert(keys::TENANT.to_owned(), tenant.as_str().into());
+    *labels = Value::Object(mapped);
+    for expression in out.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(Value::String(key)) = expression.get_mut("key") {
+            *key = hashed(key);
+        }
+    }
+    Value::Object(out)
 }
 
 /// Whether a label of this key on a super object can be one that we put there for the tenant. Others belong to the super cluster.
@@ -217,6 +239,22 @@ mod tests {
         assert_eq!(selector_down(&selector, &policy()), expected);
     }
 
+    #[test]
+    fn namespaces_are_selected_by_hashed_keys_and_in_one_tenant() {
+        let tenant = TenantId::new(common::Uid::default(), "acme");
+        let selector = json!({
+            "matchLabels": {"team": "a", keys::TENANT: "other"},
+            "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["shop"]}],
+        });
+        let expected = json!({
+            "matchLabels": {hashed("team"): "a", hashed(keys::TENANT): "other", keys::TENANT: tenant.as_str()},
+            "matchExpressions": [{"key": hashed("kubernetes.io/metadata.name"), "operator": "NotIn", "values": ["shop"]}],
+        });
+        assert_eq!(namespace_selector_down(selector.as_object().unwrap(), &tenant), expected);
+        let all = json!({"matchLabels": {keys::TENANT: tenant.as_str()}});
+        assert_eq!(namespace_selector_down(&Map::new(), &tenant), all);
+    }
+
     /// What a selector selects, as apimachinery's `labels.Selector` decides it.
     fn selects(selector: &Value, labels: &BTreeMap<String, String>) -> bool {
         let equal = selector["matchLabels"]
@@ -263,6 +301,16 @@ mod tests {
             let policy = policy();
             let below = selects(&selector_down(&selector, &policy), &labels_down(&labels, &policy));
             prop_assert_eq!(selects(&selector, &labels), below);
+        }
+
+        #[test]
+        fn what_selected_a_namespace_selects_it_still(selector in selector(), labels in labels()) {
+            let tenant = TenantId::new(common::Uid::default(), "acme");
+            let below = namespace_selector_down(selector.as_object().unwrap(), &tenant);
+            let mut own = namespace_labels_down(&labels);
+            prop_assert!(!selects(&below, &own));
+            own.insert(keys::TENANT.to_owned(), tenant.as_str().to_owned());
+            prop_assert_eq!(selects(&selector, &labels), selects(&below, &own));
         }
 
         #[test]

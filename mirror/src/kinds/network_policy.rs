@@ -6,14 +6,13 @@
 //! *Guarantees*: a rule of which nothing is left is left out: an empty list of peers would mean everybody. The way to its own API server, that port
 //! alone, stays open where a tenant opens it with what was taken out.
 //!
-//! *Caveats*: namespaces are told apart by their name alone (`kubernetes.io/metadata.name`), since a tenant's labels on namespaces stay above. What
-//! enforces policies is the super cluster's network.
+//! *Caveats*: what enforces policies is the super cluster's network.
 //!
 //! *Sources*: KEP-2091 for what no policy of a namespace can widen; `docs/threats.md`, S25.
 
 use std::net::IpAddr;
 
-use common::{InSuper, InTenant, Namespace, keys};
+use common::{InSuper, InTenant};
 use serde_json::{Map, Value, json};
 
 use crate::cx::{Cx, lies_in};
@@ -26,9 +25,6 @@ use crate::shape::{Table, Verdict, carry_spec};
 /// The kind.
 pub struct NetworkPolicy;
 
-/// The label by which every API server names a namespace.
-const NAME: &str = "kubernetes.io/metadata.name";
-
 const SPEC: &Table = &[
     ("egress", Verdict::List(&[("ports", Verdict::List(PORT)), ("to", Verdict::List(PEER))])),
     ("ingress", Verdict::List(&[("from", Verdict::List(PEER)), ("ports", Verdict::List(PORT))])),
@@ -40,7 +36,7 @@ const PEER: &Table = &[
     ("ipBlock", Verdict::Rewrite("without the ranges of `--platform-ranges`; an Event names a block of which nothing is left")),
     (
         "namespaceSelector",
-        Verdict::Rewrite("the tenant's own namespaces: all of them, or by `kubernetes.io/metadata.name`; other labels are refused"),
+        Verdict::Rewrite("the tenant's own namespaces alone; keys as labels of namespaces have them in the super cluster"),
     ),
     ("podSelector", Verdict::Rewrite("keys as labels have them in the super cluster")),
 ];
@@ -122,13 +118,13 @@ fn rule_down(rule: Value, peers: &str, at: &str, cx: &Cx<'_>) -> Result<Vec<Valu
         named = [json!({"namespaceSelector": {}})].into_iter().chain(all).collect();
     }
     let (mut kept, mut opens) = (Vec::new(), false);
-    for (i, peer) in named.iter().enumerate() {
+    for peer in &named {
         match peer.get("ipBlock") {
             Some(block) => {
                 kept.extend(left_of(block, cx).map(|left| json!({"ipBlock": left})));
                 opens |= peers == "to" && opens_server(block, cx);
             }
-            None => kept.push(selected_down(peer, &format!("{at}.{peers}[{i}]"), cx)?),
+            None => kept.push(selected_down(peer, cx)),
         }
     }
     let server = cx.profile.server.filter(|server| opens && opens_port(&rule, server.port()));
@@ -159,49 +155,15 @@ fn opens_port(rule: &Map<String, Value>, port: u16) -> bool {
 }
 
 /// A peer that selects Pods, in the namespace of the policy or in others.
-fn selected_down(peer: &Value, at: &str, cx: &Cx<'_>) -> Result<Value, Hold> {
+fn selected_down(peer: &Value, cx: &Cx<'_>) -> Value {
     let mut out = Map::new();
     if let Some(pods) = peer.get("podSelector") {
         out.insert("podSelector".to_owned(), metadata::selector_down(pods, cx.policy));
     }
-    if let Some(namespaces) = peer.get("namespaceSelector") {
-        out.insert("namespaceSelector".to_owned(), namespaces_down(namespaces, &format!("{at}.namespaceSelector"), cx)?);
+    if let Some(namespaces) = peer.get("namespaceSelector").and_then(Value::as_object) {
+        out.insert("namespaceSelector".to_owned(), metadata::namespace_selector_down(namespaces, cx.tenant));
     }
-    Ok(Value::Object(out))
-}
-
-fn own_namespaces(cx: &Cx<'_>) -> Value {
-    json!({"matchLabels": {keys::TENANT: cx.tenant.as_str()}})
-}
-
-/// A selector of namespaces by their names, which are others below.
-fn namespaces_down(selector: &Value, at: &str, cx: &Cx<'_>) -> Result<Value, Hold> {
-    const BY_NAME: &str =
-        "of labels on namespaces only kubernetes.io/metadata.name is known in the super cluster; select by that, or all by {}";
-    let mut out = own_namespaces(cx);
-    let below = |name: &str| Namespace::parse(name).ok().map(|name| Value::from(cx.tenant.namespace(&name).as_str()));
-    let mut expressions: Vec<Value> = Vec::new();
-    for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-        let name = value.as_str().filter(|_| key == NAME).and_then(below);
-        let name = name.ok_or_else(|| Hold::refuse("NotSupported", format!("{at}.matchLabels[{key:.64}]"), BY_NAME))?;
-        expressions.push(json!({"key": NAME, "operator": "In", "values": [name]}));
-    }
-    for (i, expression) in items(selector.get("matchExpressions")).enumerate() {
-        if expression.get("key").and_then(Value::as_str) != Some(NAME) {
-            return Err(Hold::refuse("NotSupported", format!("{at}.matchExpressions[{i}].key"), BY_NAME));
-        }
-        let mut expression = expression.clone();
-        if let Some(Value::Array(names)) = expression.get_mut("values") {
-            *names = names.iter().filter_map(Value::as_str).filter_map(below).collect();
-        }
-        expressions.push(expression);
-    }
-    if !expressions.is_empty()
-        && let Some(out) = out.as_object_mut()
-    {
-        out.insert("matchExpressions".to_owned(), Value::Array(expressions));
-    }
-    Ok(out)
+    Value::Object(out)
 }
 
 /// What is left of a block of addresses.

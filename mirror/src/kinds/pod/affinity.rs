@@ -1,12 +1,12 @@
 //! Affinity between Pods and spreading: selectors select the same Pods as in the tenant, and never another tenant's.
 
 use common::{Namespace, Tenant, keys};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Fields, Own, object_mut, objects, objects_mut, placed_mut, text};
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::metadata::selector_down;
+use crate::metadata::{namespace_selector_down, selector_down};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -50,15 +50,10 @@ fn term(term: &mut Fields, at: &str, own: &Own<'_>, cx: &Cx<'_>) -> Result<(), H
             labels.extend([tenant()]);
         }
     }
-    if let Some(selector) = term.get_mut("namespaceSelector") {
-        if !selects_all(selector) {
-            return Err(Hold::refuse(
-                "NotSupported",
-                format!("{at}.namespaceSelector"),
-                "labels of namespaces are not known in the super cluster; list the namespaces, or use {} for all",
-            ));
-        }
-        *selector = json!({"matchLabels": Map::from_iter([tenant()])});
+    if let Some(selector) = term.get_mut("namespaceSelector")
+        && let Some(namespaces) = selector.as_object()
+    {
+        *selector = namespace_selector_down(namespaces, cx.tenant);
     }
     for name in term.get_mut("namespaces").and_then(Value::as_array_mut).into_iter().flatten() {
         let namespace = Namespace::<Tenant>::parse(name.as_str().unwrap_or_default())
@@ -66,18 +61,6 @@ fn term(term: &mut Fields, at: &str, own: &Own<'_>, cx: &Cx<'_>) -> Result<(), H
         *name = json!(cx.tenant.namespace(&namespace).as_str());
     }
     Ok(())
-}
-
-fn selects_all(selector: &Value) -> bool {
-    let empty = |key| {
-        selector.get(key).is_none_or(|part| match part {
-            Value::Null => true,
-            Value::Array(items) => items.is_empty(),
-            Value::Object(labels) => labels.is_empty(),
-            Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-        })
-    };
-    empty("matchLabels") && empty("matchExpressions")
 }
 
 /// Takes a list of label keys away. API servers merge it into the selector and refuse both together; where the tenant's has not merged

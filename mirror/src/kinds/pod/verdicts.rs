@@ -300,7 +300,7 @@ const POD_TERM: &Table = &[
     ("labelSelector", Object(SELECTOR)),
     ("matchLabelKeys", Rewrite("merged into the selector")),
     ("mismatchLabelKeys", Rewrite("merged into the selector")),
-    ("namespaceSelector", Rewrite("all of the tenant's, or refused")),
+    ("namespaceSelector", Rewrite("the tenant's own namespaces alone; keys as labels of namespaces have them in the super cluster")),
     ("namespaces", Rewrite("the super namespaces")),
     ("topologyKey", Copy),
 ];
