@@ -10,12 +10,12 @@ use e2e::{
     wait::{Seen, eventually},
 };
 use k8s_openapi::api::{
-    core::v1::Secret,
+    core::v1::{Event, Secret},
     networking::v1::{Ingress, IngressClass},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -38,16 +38,23 @@ async fn each_host_leads_to_the_tenant_that_it_is_registered_for() {
         chapter("the addresses of the proxy come up, and what a tenant forges is put right", addressed(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("what a controller says of an Ingress comes up, without its words", told(&story))]).await.unwrap();
     story.tell(vec![chapter("a change into what is refused changes nothing below", spoiled(&story))]).await.unwrap();
     story.tell(vec![chapter("a certificate goes with the last Ingress that needs it", certificates(&story))]).await.unwrap();
     story.tell(vec![chapter("a host that is taken from a tenant is its no longer, and comes back", withdrawn(&story))]).await.unwrap();
-    story.tell(vec![chapter("nothing of the super cluster stands in a tenant", reveals_nothing(&story, &["platform-lb"]))]).await.unwrap();
+    story
+        .tell(vec![chapter("nothing of the super cluster stands in a tenant", reveals_nothing(&story, &["platform-lb", OVERHEARD]))])
+        .await
+        .unwrap();
     story
         .tell(vec![chapter("of two registrations the older counts, and the younger once that is gone", overlapping(&story))])
         .await
         .unwrap();
     story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
 }
+
+/// A name that a controller speaks of, which is no tenant's to know.
+const OVERHEARD: &str = "shop.elsewhere.example.net";
 
 /// A class that is published and one that is not, and a range of hosts for each tenant.
 async fn prepare(story: &Story) -> anyhow::Result<()> {
@@ -250,6 +257,29 @@ async fn addressed(story: &Story) -> anyhow::Result<()> {
     tenant.sees("it has the address again", "default", "web", is_told).await?;
     let below = tenant.below::<Ingress>("default").get("web").await?;
     ensure!(is_told(&below), "the forged one went down: {:?}", below.status);
+    Ok(())
+}
+
+/// One proxy serves everybody, and what its controller says of one's Ingress may be about another's.
+async fn told(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(1)?;
+    let (mine, below) = (tenant.above::<Ingress>("default").get("web").await?, tenant.below::<Ingress>("default").get("web").await?);
+    let namespace = below.namespace().context("no namespace")?;
+    let events: Api<Event> = Api::namespaced(story.bed.sup.client(), &namespace);
+    // The first is about an earlier object of the name, and said to nobody.
+    for (reason, uid) in [("Earlier", "00000000-0000-4000-8000-000000000001".to_owned()), ("Rejected", uid_of(&below))] {
+        let event = json!({
+            "metadata": { "generateName": "web.", "namespace": namespace },
+            "involvedObject": { "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "namespace": namespace, "name": "web", "uid": uid },
+            "type": "Warning", "reason": reason, "message": format!("the host \"{OVERHEARD}\" is defined already"), "count": 1,
+            "source": { "component": "proxy-controller" },
+        });
+        events.create(&PostParams::default(), &serde_json::from_value(event)?).await?;
+    }
+    let heard = tenant.warned("default", &uid_of(&mine), "its words are for the administrator").await?;
+    ensure!(heard.reason.as_deref() == Some("Rejected") && heard.involved_object.name.as_deref() == Some("web"), "{heard:?}");
+    let all = tenant.above::<Event>("default").list(&ListParams::default()).await?;
+    ensure!(all.iter().all(|event| event.reason.as_deref() != Some("Earlier")), "what was said of another object is said of this one");
     Ok(())
 }
 

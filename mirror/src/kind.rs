@@ -77,6 +77,16 @@ pub enum Observe {
     Patrolled,
 }
 
+/// How much a tenant reads of what is said in the super cluster of the copies of its objects (Events).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearsay {
+    /// What happened, and the message, scrubbed: what is said is about this object, by those who run it.
+    Message,
+    /// What happened, without the message. Who says it serves all tenants at once, and may name hosts, addresses and objects of others, which
+    /// nothing here could tell from the tenant's own.
+    Reason,
+}
+
 /// An object that another one needs in its own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
@@ -152,6 +162,12 @@ pub trait Downward: Sync {
     /// (`docs/kinds.md`); what is not in here is refused.
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[]
+    }
+
+    /// How much the tenant reads of Events about its copies. Override for kinds of which nobody but the super cluster's own components speaks, or
+    /// whose messages a tenant cannot do without.
+    fn hearsay(&self) -> Hearsay {
+        Hearsay::Reason
     }
 
     /// What comes back to the tenant, in a sentence for people.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use common::keys;
-use mirror::kind::{Demand, Downward, Kind, Upward};
+use mirror::kind::{Demand, Downward, Hearsay, Kind, Upward};
 use mirror::shape::{Table, Verdict};
 
 /// What stands above the kinds.
@@ -40,7 +40,8 @@ pub(crate) fn page(kinds: &[Kind]) -> String {
 
 fn down(out: &mut String, kind: &dyn Downward) {
     let resource = kind.resource();
-    line(out, format_args!("\n## {}\n\n`{}`, down: {} Back: {}", resource.kind, resource.api_version, which(kind), kind.returns()));
+    let heard = if resource.namespaced { heard(kind) } else { "" };
+    line(out, format_args!("\n## {}\n\n`{}`, down: {} Back: {}{heard}", resource.kind, resource.api_version, which(kind), kind.returns()));
     let mut fields = Fields::default();
     kind.fields().iter().for_each(|(at, table)| fields.add(at, table));
     fields.write(out, "");
@@ -74,6 +75,14 @@ fn which(kind: &dyn Downward) -> String {
         Demand::Contents => "Those that hold anything that goes down.",
     }
     .to_owned()
+}
+
+/// What comes back of Events.
+fn heard(kind: &dyn Downward) -> &'static str {
+    match kind.hearsay() {
+        Hearsay::Message => " Events about it come back, with their messages.",
+        Hearsay::Reason => " Events about it come back, without their messages.",
+    }
 }
 
 /// The fields of one kind, by what happens to them.

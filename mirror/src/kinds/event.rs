@@ -6,19 +6,29 @@ use serde_json::{Map, Value, json};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{About, Audience, Resource, Upward};
+use crate::kind::{About, Audience, Downward, Hearsay, KindId, Resource, Upward};
 use crate::object::{Content, Object};
 use crate::scrub::Scrub;
 
 /// The kind.
 pub struct Event;
 
-/// Events about these go up: kinds that go down, and whose Events mean something to who made them.
-const ABOUT: [&str; 3] = ["PersistentVolumeClaim", "Pod", "Service"];
-
 /// Fields that go up as they are: what happened, how often and when. Not `related`: it names another object of the super cluster.
 const CARRIED: [&str; 9] =
     ["action", "count", "eventTime", "firstTimestamp", "lastTimestamp", "reason", "reportingComponent", "series", "type"];
+
+/// Of those the ones that are a word and no text, as client-go's documentation asks.
+const WORDS: [&str; 2] = ["action", "reason"];
+
+/// What stands in place of a word that is none.
+const NO_WORD: &str = "Reported";
+
+/// The longest word, in bytes.
+const LONGEST_WORD: usize = 64;
+
+/// What stands in place of a message that does not go up.
+const UNSAID: &str =
+    "said by a controller of the super cluster that serves other tenants too: its words are for the administrator, who can tell you more";
 
 /// The component whose Events say on which node they happened; of others the host is one of the super cluster's own machines.
 const KUBELET: &str = "kubelet";
@@ -32,15 +42,15 @@ impl Upward for Event {
     }
 
     fn shows(&self) -> &'static str {
-        "A tenant sees what is said of its own Pods, Services and claims, about its own objects and in their names; messages are scrubbed of what is \
-         the super cluster's."
+        "A tenant sees what is said of the copies of its own objects, about these and in their names. Messages are scrubbed of what is the super \
+         cluster's, or are left out, as each kind says."
     }
 
     fn audience(&self, InSuper(sup): &InSuper<Object>) -> Audience {
         let text =
             |key: &str| sup.at("/involvedObject").and_then(|object| object.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (kind, namespace, name) = (text("kind"), text("namespace"), text("name"));
-        if text("apiVersion") != "v1" || !ABOUT.contains(&kind.as_str()) || namespace.is_empty() || name.is_empty() {
+        if about_kind(sup).is_none() || namespace.is_empty() || name.is_empty() {
             return Audience::Nobody;
         }
         // A kubelet may be quicker than a Secret that is made once the Pod has a node, and soon tries again; the tenant has no such Secret. Why there is
@@ -53,22 +63,46 @@ impl Upward for Event {
 
     fn up(&self, InSuper(sup): &InSuper<Object>, about: Option<&About<'_>>, cx: &Cx<'_>) -> Result<InTenant<(String, Content)>, Hold> {
         let about = about.ok_or(Hold::Malformed("an Event about nothing of the tenant's".into()))?;
-        if self.audience(&InSuper(sup.clone())) == Audience::Nobody {
-            return Err(Hold::Malformed("an Event about no object that goes down".into()));
-        }
+        let kind = about_kind(sup).filter(|_| self.audience(&InSuper(sup.clone())) != Audience::Nobody);
+        let kind = kind.ok_or(Hold::Malformed("an Event about no object that goes down".into()))?;
         let mut body = Map::new();
         for key in CARRIED {
             if let Some(value) = sup.body.get(key).filter(|value| !value.is_null()) {
                 body.insert(key.to_owned(), value.clone());
             }
         }
-        body.insert("involvedObject".to_owned(), involved(sup, about));
-        if let Some(message) = sup.text("/message") {
-            body.insert("message".to_owned(), Value::String(scrub(sup, about, cx).line(message)));
+        let hearsay = kind.hearsay();
+        body.insert("involvedObject".to_owned(), involved(sup, about, kind.resource(), hearsay));
+        match hearsay {
+            Hearsay::Message => {
+                if let Some(message) = sup.text("/message") {
+                    body.insert("message".to_owned(), Value::String(scrub(sup, about, cx).line(message)));
+                }
+            }
+            Hearsay::Reason => {
+                let words = body.iter_mut().filter(|(key, _)| WORDS.contains(&key.as_str()));
+                words.filter(|(_, word)| !is_word(word)).for_each(|(_, word)| *word = Value::from(NO_WORD));
+                body.insert("message".to_owned(), Value::from(UNSAID));
+            }
         }
         origin(&mut body, sup);
         Ok(InTenant((name(sup, about), Content { body, ..Content::default() })))
     }
+}
+
+/// The kind of the object that it is about, if objects of it go down into namespaces. Whichever version it is called by, the group tells it from
+/// others of its name.
+fn about_kind(sup: &Object) -> Option<&'static dyn Downward> {
+    let kind = KindId::named(sup.text("/involvedObject/kind")?)?.downward()?;
+    let resource = kind.resource();
+    let group = sup.text("/involvedObject/apiVersion")?.rsplit_once('/').map_or("", |(group, _)| group);
+    (resource.namespaced && group == resource.group).then_some(kind)
+}
+
+/// Whether this is one upper-camel-case word, in which no name of anything finds room.
+fn is_word(value: &Value) -> bool {
+    let is_word = |text: &str| text.len() <= LONGEST_WORD && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    value.as_str().is_some_and(is_word)
 }
 
 fn scrub<'a>(sup: &'a Object, about: &About<'a>, cx: &Cx<'a>) -> Scrub<'a> {
@@ -101,12 +135,12 @@ fn name(sup: &Object, about: &About<'_>) -> String {
     }
 }
 
-fn involved(sup: &Object, about: &About<'_>) -> Value {
-    let mut out = json!({"namespace": about.namespace, "name": about.name, "uid": about.uid});
-    for key in ["apiVersion", "fieldPath", "kind"] {
-        if let (Some(out), Some(text)) = (out.as_object_mut(), sup.text(&format!("/involvedObject/{key}"))) {
-            out.insert(key.to_owned(), Value::from(text));
-        }
+fn involved(sup: &Object, about: &About<'_>, resource: Resource, hearsay: Hearsay) -> Value {
+    let mut out = json!({
+        "apiVersion": resource.api_version, "kind": resource.kind, "namespace": about.namespace, "name": about.name, "uid": about.uid,
+    });
+    if let (Hearsay::Message, Some(field), Some(out)) = (hearsay, sup.text("/involvedObject/fieldPath"), out.as_object_mut()) {
+        out.insert("fieldPath".to_owned(), Value::from(field));
     }
     out
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{Downward, Report, Resource};
+use crate::kind::{Downward, Hearsay, Report, Resource};
 use crate::metadata;
 use crate::object::{Content, Object, items};
 use crate::scrub::Scrub;
@@ -73,6 +73,10 @@ impl Downward for PersistentVolumeClaim {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn hearsay(&self) -> Hearsay {
+        Hearsay::Message
     }
 
     fn returns(&self) -> &'static str {

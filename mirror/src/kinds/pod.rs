@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{Addition, Downward, Reference, Report, Resource};
+use crate::kind::{Addition, Downward, Hearsay, Reference, Report, Resource};
 use crate::metadata::{TOPOLOGY_LABELS, annotations_down, labels_down};
 use crate::mounts::Mounts;
 use crate::object::{Content, Object, items};
@@ -130,6 +130,10 @@ impl Downward for Pod {
 
     fn mounts(&self, tenant: &InTenant<Object>) -> Mounts {
         tenant.body.get("spec").map(mounts::of).unwrap_or_default()
+    }
+
+    fn hearsay(&self) -> Hearsay {
+        Hearsay::Message
     }
 
     fn graceful(&self) -> bool {

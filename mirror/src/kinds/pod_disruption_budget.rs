@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::cx::Cx;
 use crate::hold::Hold;
-use crate::kind::{Downward, Resource};
+use crate::kind::{Downward, Hearsay, Resource};
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_spec};
@@ -46,6 +46,10 @@ impl Downward for PodDisruptionBudget {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn hearsay(&self) -> Hearsay {
+        Hearsay::Message
     }
 
     fn returns(&self) -> &'static str {

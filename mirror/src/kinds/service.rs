@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
-use crate::kind::{Choice, Downward, Report, Resource};
+use crate::kind::{Choice, Downward, Hearsay, Report, Resource};
 use crate::kinds::endpoint_slice::KUBERNETES;
 use crate::metadata;
 use crate::object::{Content, Object};
@@ -76,6 +76,10 @@ impl Downward for Service {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn hearsay(&self) -> Hearsay {
+        Hearsay::Message
     }
 
     fn returns(&self) -> &'static str {
