@@ -329,6 +329,11 @@ pub trait Downward: Sync {
     fn observe(&self) -> Observe {
         Observe::Watched
     }
+
+    /// Whether an API server may lack the kind: see [`Kind::is_optional`].
+    fn is_optional(&self) -> bool {
+        false
+    }
 }
 
 /// Who sees an object of the super cluster.
@@ -390,6 +395,11 @@ pub trait Upward: Sync {
         shown::says_only(wanted, seen)
     }
 
+    /// Whether an API server may lack the kind: see [`Kind::is_optional`].
+    fn is_optional(&self) -> bool {
+        false
+    }
+
     /// Who sees it.
     fn audience(&self, sup: &InSuper<Object>) -> Audience;
 
@@ -412,6 +422,15 @@ impl Kind {
         match self {
             Self::Down(kind) => kind.resource(),
             Self::Up(kind) => kind.resource(),
+        }
+    }
+
+    /// Whether an API server may lack the kind: it is older, has it switched off, or nobody has defined it there. Where one does not serve it,
+    /// everything else goes on, and it is asked for again now and then. That says nothing of the objects: what is known of them stays.
+    pub fn is_optional(&self) -> bool {
+        match self {
+            Self::Down(kind) => kind.is_optional(),
+            Self::Up(kind) => kind.is_optional(),
         }
     }
 

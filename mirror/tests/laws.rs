@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 
 use common::{InSuper, InTenant, Namespace, keys};
-use mirror::kind::{About, Audience};
+use mirror::kind::{About, Audience, Demand, Observe};
 use mirror::{Content, Cx, Downward, KINDS, Kind, Object, Upward};
 use serde_json::{Value, json};
 
@@ -163,12 +163,24 @@ fn kinds_have_names_of_their_own() {
     assert_eq!(names.len(), KINDS.len());
 }
 
+/// What an API server may lack is watched, or shown by its mark, and nothing stands in it: it is noticed to be lacking, and nothing else ends for it.
+#[test]
+fn what_may_not_be_served_is_noticed_to_be_so() {
+    for row in KINDS.iter().filter(|row| row.is_optional()) {
+        let is_noticed = match row {
+            Kind::Down(kind) => kind.observe() == Observe::Watched && kind.demand() != Demand::Contents && !kind.graceful(),
+            Kind::Up(kind) => kind.mark().is_some(),
+        };
+        assert!(is_noticed, "{row:?}");
+    }
+}
+
 /// What no table names is refused, so a row without tables carries nothing; a Namespace carries nothing but its labels.
 #[test]
 fn every_row_names_its_fields() {
     for row in KINDS {
         if let Kind::Down(kind) = row {
-            let carries = kind.demand() != mirror::kind::Demand::Contents;
+            let carries = kind.demand() != Demand::Contents;
             assert_eq!(!kind.fields().is_empty(), carries, "{row:?}");
         }
     }

@@ -70,7 +70,7 @@ pub struct AttachSpec {
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is something else that is the case or not")]
 pub struct TenantHealth {
-    /// Whether all its informers have listed once.
+    /// Whether all its informers have listed once, or know that their kind is not served.
     pub synced: bool,
     /// What is wrong with its API server, if anything.
     pub unreachable: Option<String>,
@@ -98,6 +98,8 @@ pub(crate) struct Watchfulness {
     pub(crate) regression: Mutex<Option<(u64, u64)>>,
     pub(crate) other_life: AtomicBool,
     pub(crate) synced: DashSet<KindId>,
+    /// The kinds that its API server does not serve.
+    pub(crate) unserved: DashSet<KindId>,
     pub(crate) noted: Noted,
 }
 
@@ -147,6 +149,8 @@ pub(crate) struct Shared {
     pub(crate) copier: Arc<Copier>,
     pub(crate) trust_bundles: Reader,
     pub(crate) super_synced: DashSet<KindId>,
+    /// The kinds that the super cluster does not serve.
+    pub(crate) super_unserved: DashSet<KindId>,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
     pub(crate) noted: Noted,
 }
@@ -198,6 +202,7 @@ impl Engine {
             copier: parts.copier,
             trust_bundles: Reader::default(),
             super_synced: DashSet::new(),
+            super_unserved: DashSet::new(),
             health: DashMap::new(),
             noted: Noted::default(),
         }))
@@ -223,7 +228,7 @@ impl Engine {
         until_stopped(tasks, "copier", async move { copier.run().await });
     }
 
-    /// Whether every kind of the super cluster has been listed once.
+    /// Whether every kind of the super cluster has been listed once, or is known not to be served.
     pub fn super_synced(&self) -> bool {
         watched_kinds().chain(shown_kinds()).all(|kind| self.0.super_synced.contains(&kind))
     }

@@ -53,6 +53,8 @@ impl fmt::Debug for Key {
 struct Sync {
     epoch: u32,
     synced: bool,
+    /// Whether the API server does not serve the kind.
+    unserved: bool,
 }
 
 /// All pairs of one tenant.
@@ -109,6 +111,11 @@ impl Index {
     /// All pairs.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.entries.iter()
+    }
+
+    /// The keys of a kind.
+    pub fn of_kind(&self, kind: KindId) -> Vec<Key> {
+        self.entries.keys().filter(|key| key.kind == kind).cloned().collect()
     }
 
     /// How many pairs there are.
@@ -243,9 +250,16 @@ impl Index {
         }
         let sync = if tenant_side { self.tenant.entry(kind) } else { self.sup.entry(kind) }.or_default();
         sync.epoch += 1;
+        sync.unserved = false;
         if tenant_side {
             sync.synced = false;
         }
+    }
+
+    /// The tenant's API server does not serve a kind. Nothing is absent for that, and its keys wait until there is a list.
+    pub fn unserved(&mut self, kind: KindId) {
+        let sync = self.tenant.entry(kind).or_default();
+        (sync.synced, sync.unserved) = (false, true);
     }
 
     /// A list of super copies could not look into these namespaces: what is known to be there stays.

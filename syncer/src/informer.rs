@@ -38,6 +38,8 @@ pub enum Told {
     ListEnds(String),
     /// Something of what came cannot be read. It was skipped, and what follows is looked at.
     Unreadable(serde_json::Error),
+    /// The API server does not serve the kind, which is asked for again now and then. Of what there is that says nothing.
+    Unserved,
     /// The last try failed; the informer goes on trying.
     Failed(CallError),
 }
@@ -55,6 +57,8 @@ pub struct Source {
     pub from_now: bool,
     /// What one list may take.
     pub bounds: Bounds,
+    /// How often the kind is asked for again where it is not served, if that may be so.
+    pub optional: Option<Duration>,
 }
 
 /// A watch that ends sooner is opened again only after a back-off: an API server that ends each at once is not asked in a hurry.
@@ -124,6 +128,13 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
                 Err(error) => {
                     if is_lost(&error) {
                         next = Next::List;
+                    }
+                    if let Some(pace) = self.source.optional.filter(|_| error.is_not_found()) {
+                        (self.sink)(Told::Unserved);
+                        backoff = builder.build();
+                        let wait = pace.mul_f64(rand::rng().random_range(1.0..1.5));
+                        tokio::time::sleep(wait).await;
+                        continue;
                     }
                     (self.sink)(Told::Failed(error));
                 }

@@ -26,6 +26,7 @@ pub struct SyncMetrics {
     relists: Family<SideKindLabels, Counter>,
     watch_failures: Family<SideKindLabels, Counter>,
     unreadable: Family<SideKindLabels, Counter>,
+    unserved: Family<SideKindLabels, Counter>,
     pair_seconds: Family<KindLabels, Histogram, fn() -> Histogram>,
     queue: Gauge,
     pairs: Gauge,
@@ -114,6 +115,7 @@ impl Default for SyncMetrics {
             relists: Family::default(),
             watch_failures: Family::default(),
             unreadable: Family::default(),
+            unserved: Family::default(),
             pair_seconds: Family::new_with_constructor(pair_histogram),
             queue: Gauge::default(),
             pairs: Gauge::default(),
@@ -145,6 +147,7 @@ impl SyncMetrics {
         registry.register("relists", "Whole lists begun", metrics.relists.clone());
         registry.register("watch_failures", "Lists and watches that ended in an error", metrics.watch_failures.clone());
         registry.register("unreadable", "Objects and lines of watches that could not be read", metrics.unreadable.clone());
+        registry.register("unserved", "Times that a kind was asked for which an API server does not serve", metrics.unserved.clone());
         registry.register("pair_seconds", "From an event to both copies agreeing", metrics.pair_seconds.clone());
         registry.register("queue_length", "Keys that wait or are worked on", metrics.queue.clone());
         registry.register("pairs", "Pairs of copies that are known", metrics.pairs.clone());
@@ -220,6 +223,11 @@ impl SyncMetrics {
         self.unreadable.get_or_create(&SideKindLabels { side, kind }).inc();
     }
 
+    /// A kind was asked for that the API server of `side` does not serve.
+    pub fn unserved(&self, side: &'static str, kind: &'static str) {
+        self.unserved.get_or_create(&SideKindLabels { side, kind }).inc();
+    }
+
     /// A pair agrees, this long after the event that moved it.
     pub fn agreed(&self, kind: &'static str, after: Duration) {
         self.pair_seconds.get_or_create(&KindLabels { kind }).observe(after.as_secs_f64());
@@ -275,6 +283,7 @@ mod tests {
         metrics.not_kept("super", "Pod");
         metrics.relisted("tenant", "Pod");
         metrics.unreadable("tenant", "Pod");
+        metrics.unserved("super", "Pod");
         metrics.show_load(1, 2, 3);
         metrics.agreed("Pod", Duration::from_millis(7));
         metrics.tenant_moved(None, Some("Starting"));
@@ -290,6 +299,7 @@ mod tests {
             r#"vnode_writes_total{step="beat",outcome="failed"} 1"#,
             r#"relists_total{side="tenant",kind="Pod"} 1"#,
             r#"unreadable_total{side="tenant",kind="Pod"} 1"#,
+            r#"unserved_total{side="super",kind="Pod"} 1"#,
             "objects_left_out 3",
             r#"tenants{state="Starting"} 0"#,
             r#"tenants{state="Synced"} 1"#,

@@ -107,7 +107,7 @@ impl Nodes {
     /// Takes what the informer of the super cluster's Nodes tells.
     pub fn super_told(&self, told: Told) {
         let news = match told {
-            Told::Opened | Told::Unreadable(_) => News::None,
+            Told::Opened | Told::Unreadable(_) | Told::Unserved => News::None,
             Told::ListBegins => {
                 self.sup.list_begins();
                 News::None
@@ -134,7 +134,7 @@ impl Nodes {
         }
         let home = self.home(attached);
         match told {
-            Told::Opened | Told::Unreadable(_) => return,
+            Told::Opened | Told::Unreadable(_) | Told::Unserved => return,
             Told::ListBegins => home.list_begins(),
             Told::Object(bytes) => match Seen::of(&bytes) {
                 Ok((name, seen)) if home.takes_in(&name, &self.sup) => see(attached, &home, &name, seen),

@@ -164,7 +164,8 @@ impl Showing {
     pub fn super_told(&self, kind: KindId, told: Told) {
         let Some(row) = kind.kind().marked() else { return };
         let has_moved = match told {
-            Told::Opened => false,
+            // What is not served may be there all the same: what was published stays so, and where nothing is known nothing is taken away.
+            Told::Opened | Told::Unserved => false,
             Told::Unreadable(_) => {
                 self.shelf.is_unread(kind);
                 false
@@ -355,6 +356,11 @@ impl Showing {
         let is_all = wanted.is_all;
         let changes = match self.compare(row, wanted.copies, attached).await {
             Ok(changes) => changes,
+            // Its API server does not serve the kind, and is asked again on patrol.
+            Err(error) if error.is_not_found() && row.is_optional() => {
+                self.metrics.unserved("tenant", row.resource().kind);
+                return Outcome::Well;
+            }
             Err(error) => return failed(&error, row, attached),
         };
         let mut outcome = if is_all { Outcome::Well } else { Outcome::Unsure };

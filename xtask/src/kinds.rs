@@ -17,6 +17,9 @@ unless the administrator lets unknown ones pass. A value that asks for nothing (
 kind go through one function each: see ARCHITECTURE.md. A kind that is not here stays in the tenant.
 ";
 
+/// What is said of a kind that need not be served.
+const OPTIONAL: &str = "An API server may lack the kind: it is older, or has it switched off. Then everything else goes on, what is known of the kind stays as it is, and it is taken up once it is served.";
+
 /// The page for these kinds.
 pub(crate) fn page(kinds: &[Kind]) -> String {
     let mut out = PREFACE.to_owned();
@@ -33,6 +36,9 @@ pub(crate) fn page(kinds: &[Kind]) -> String {
         match kind {
             Kind::Down(kind) => down(&mut out, *kind),
             Kind::Up(kind) => up(&mut out, *kind),
+        }
+        if kind.is_optional() {
+            line(&mut out, format_args!("\n{OPTIONAL}"));
         }
     }
     out

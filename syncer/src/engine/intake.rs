@@ -34,7 +34,7 @@ impl Engine {
     pub(super) fn watch_super(&self, tasks: &Tasks) {
         for kind in watched_kinds() {
             let engine = self.clone();
-            let source = super_source(kind);
+            let source = self.super_source(kind);
             let remote = self.sup().clone();
             until_stopped(tasks, "super-informer", async move { run(remote, source, |told| engine.super_told(kind, told)).await });
         }
@@ -43,17 +43,17 @@ impl Engine {
             let sink = move |told| engine.shown_told(kind, told);
             let is_published = kind.kind().marked().is_some_and(Upward::is_published);
             let selectors: &[&str] = if is_published { &[keys::PUBLIC] } else { &[] };
-            until_stopped(tasks, "super-shown", run(remote, source(kind, selectors), sink));
+            until_stopped(tasks, "super-shown", run(remote, self.source(kind, selectors), sink));
         }
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/nodes".into(), kind: "Node", selector: None, from_now: false, bounds: Bounds::default() };
+        let source = whole("/api/v1/nodes", "Node");
         let sink = move |told| {
             engine.note(Super::NAME, "Node", &engine.0.noted, &told);
             engine.0.nodes.super_told(told);
         };
         until_stopped(tasks, "super-nodes", run(remote, source, sink));
         let (engine, remote) = (self.clone(), self.sup().clone());
-        let source = Source { path: "/api/v1/events".into(), kind: "Event", selector: None, from_now: true, bounds: Bounds::default() };
+        let source = Source { from_now: true, ..whole("/api/v1/events", "Event") };
         let sink = move |told| {
             engine.note(Super::NAME, "Event", &engine.0.noted, &told);
             engine.0.copier.super_told(told);
@@ -67,6 +67,7 @@ impl Engine {
             Told::ListBegins => self.0.metrics.relisted(side, kind),
             Told::Failed(_) => self.0.metrics.watch_failed(side, kind),
             Told::Unreadable(error) => self.unreadable(side, kind, noted, error),
+            Told::Unserved => self.0.metrics.unserved(side, kind),
             Told::Opened | Told::Object(_) | Told::Gone(_) | Told::ListEnds(_) => {}
         }
     }
@@ -93,6 +94,7 @@ impl Engine {
             Told::Gone(bytes) => self.super_object_gone(kind, &bytes),
             Told::ListEnds(_) => {
                 self.0.super_synced.insert(kind);
+                let is_new = self.0.super_unserved.remove(&kind).is_some();
                 for tenant in self.0.tenants.all() {
                     let missed = tenant.index.lock().list_ends(kind, false);
                     namespaces_missed(kind, &tenant);
@@ -106,11 +108,16 @@ impl Engine {
                         self.addresses_moved(&tenant);
                     }
                     self.0.work.push_each(&tenant.lane, missed);
+                    if is_new {
+                        let keys = tenant.index.lock().of_kind(kind);
+                        self.decide_again(&tenant, keys);
+                    }
                 }
                 if self.super_synced() {
                     self.push_all();
                 }
             }
+            Told::Unserved => self.super_lacks(kind),
             Told::Failed(error) => {
                 tracing::warn!(kind = kind.kind().resource().kind, error = %chain(&error), "super informer failed");
             }
@@ -120,10 +127,28 @@ impl Engine {
 
     fn shown_told(&self, kind: KindId, told: Told) {
         self.note(Super::NAME, kind.kind().resource().kind, &self.0.noted, &told);
-        let is_whole = matches!(told, Told::ListEnds(_));
+        let (is_whole, is_lacking) = (matches!(told, Told::ListEnds(_)), matches!(told, Told::Unserved));
         self.0.showing.super_told(kind, told);
-        // What goes down depends on what is published.
-        if is_whole && self.0.super_synced.insert(kind) && self.super_synced() {
+        if is_lacking {
+            self.super_lacks(kind);
+        }
+        if is_whole {
+            self.0.super_unserved.remove(&kind);
+            self.super_known(kind);
+        }
+    }
+
+    /// A kind that the super cluster does not serve keeps nothing waiting.
+    fn super_lacks(&self, kind: KindId) {
+        if self.0.super_unserved.insert(kind) {
+            tracing::info!(kind = kind.kind().resource().kind, "the super cluster does not serve a kind, which is asked for again");
+        }
+        self.super_known(kind);
+    }
+
+    /// What goes down depends on what is published, and on what there is.
+    fn super_known(&self, kind: KindId) {
+        if self.0.super_synced.insert(kind) && self.super_synced() {
             self.push_all();
         }
     }
@@ -219,7 +244,7 @@ impl Engine {
         let seen = self.0.health.get(&tenant.lane).map(|entry| entry.value().clone()).unwrap_or_default();
         for kind in downward_kinds() {
             let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
-            let source = tenant_source(kind);
+            let source = self.tenant_source(kind);
             let cancel = attached.cancel.clone();
             until_stopped(tasks, "tenant-informer", async move {
                 let informers = async {
@@ -236,13 +261,8 @@ impl Engine {
             });
         }
         let (engine, tenant, attached) = (self.clone(), tenant.clone(), attached.clone());
-        let source = Source {
-            path: "/api/v1/nodes".into(),
-            kind: "Node",
-            selector: Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F"))),
-            from_now: false,
-            bounds: Bounds::default(),
-        };
+        let selector = Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F")));
+        let source = Source { selector, ..whole("/api/v1/nodes", "Node") };
         let cancel = attached.cancel.clone();
         until_stopped(tasks, "tenant-nodes", async move {
             let remote = attached.remote.clone();
@@ -276,6 +296,14 @@ impl Engine {
                 self.tenant_object_gone(tenant, attached, seen, kind, &bytes);
             }
             Told::ListEnds(version) => self.tenant_listed(tenant, attached, seen, kind, &version),
+            Told::Unserved => {
+                if seen.unserved.insert(kind) {
+                    let kind = kind.kind().resource().kind;
+                    tracing::info!(tenant = %tenant.lane, kind, "the tenant's API server does not serve a kind, which is asked for again");
+                }
+                tenant.index.lock().unserved(kind);
+                seen.synced.insert(kind);
+            }
             Told::Failed(error) => {
                 tracing::warn!(tenant = %tenant.lane, kind = kind.kind().resource().kind, error = %chain(&error), "tenant informer failed");
                 if error.code() == Some(401) {
@@ -306,6 +334,7 @@ impl Engine {
             missed
         };
         seen.synced.insert(kind);
+        seen.unserved.remove(&kind);
         self.0.work.push_each(&tenant.lane, missed);
         // All that was turned away while the list ran, whichever side moved.
         let now = Instant::now();
@@ -370,26 +399,32 @@ impl Engine {
         let within = key.namespace.as_ref().map_or(key.name.as_str(), Namespace::as_str);
         self.0.options.exclude_namespaces.contains(within)
     }
+
+    /// What is watched of a kind in the super cluster: all that bears a tenant's label, in the namespaces of all tenants.
+    ///
+    /// Controllers copy the labels of what they work for: the slices of a tenant's Services bear its label too, and are not looked at.
+    fn super_source(&self, kind: KindId) -> Source {
+        let selectors = [Some(keys::TENANT), kind.downward().and_then(Downward::super_selector)];
+        self.source(kind, &selectors.into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// What is watched of a kind in a tenant.
+    fn tenant_source(&self, kind: KindId) -> Source {
+        self.source(kind, kind.downward().and_then(Downward::tenant_selector).as_slice())
+    }
+
+    fn source(&self, kind: KindId, selectors: &[&str]) -> Source {
+        let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21");
+        let selector = (!selectors.is_empty()).then(|| selectors.iter().map(|text| encoded(text)).collect::<Vec<_>>().join("%2C"));
+        let resource = kind.kind().resource();
+        let optional = kind.kind().is_optional().then_some(self.0.options.patrol_interval);
+        Source { selector, optional, ..whole(&resource.collection(None), resource.kind) }
+    }
 }
 
-/// What is watched of a kind in the super cluster: all that bears a tenant's label, in the namespaces of all tenants.
-///
-/// Controllers copy the labels of what they work for: the slices of a tenant's Services bear its label too, and are not looked at.
-fn super_source(kind: KindId) -> Source {
-    let selectors = [Some(keys::TENANT), kind.downward().and_then(Downward::super_selector)];
-    source(kind, &selectors.into_iter().flatten().collect::<Vec<_>>())
-}
-
-/// What is watched of a kind in a tenant.
-fn tenant_source(kind: KindId) -> Source {
-    source(kind, kind.downward().and_then(Downward::tenant_selector).as_slice())
-}
-
-fn source(kind: KindId, selectors: &[&str]) -> Source {
-    let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21");
-    let selector = (!selectors.is_empty()).then(|| selectors.iter().map(|text| encoded(text)).collect::<Vec<_>>().join("%2C"));
-    let resource = kind.kind().resource();
-    Source { path: resource.collection(None), kind: resource.kind, selector, from_now: false, bounds: Bounds::default() }
+/// A whole collection, which every API server has.
+fn whole(path: &str, kind: &'static str) -> Source {
+    Source { path: path.into(), kind, selector: None, from_now: false, bounds: Bounds::default(), optional: None }
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.

@@ -223,6 +223,9 @@ pub(super) fn backoff(failures: u32) -> Duration {
 
 impl Job<'_> {
     async fn run(&self) -> End {
+        if let Some(end) = self.unserved() {
+            return end;
+        }
         // Nobody tells us when an object that is not ours goes away.
         let is_foreign = self.tenant.index.lock().get(self.key).is_some_and(|entry| matches!(entry.sup, Slot::Foreign));
         if is_foreign && let Err(error) = self.fetch(Want::Super).await {
@@ -293,6 +296,17 @@ impl Job<'_> {
             }
         }
         End::Retry(Duration::ZERO)
+    }
+
+    /// What the super cluster does not serve waits until it does, and the tenant hears of it: what cannot be found then is not gone.
+    fn unserved(&self) -> Option<End> {
+        if !self.engine.0.super_unserved.contains(&self.key.kind) {
+            return None;
+        }
+        let (pair, _) = self.pair();
+        let is_nothing = matches!((&pair.tenant, &pair.sup), (TenantSide::Absent(_), SuperSide::Absent(_)));
+        let hold = Hold::refuse("NotServed", "", "the super cluster does not serve this kind");
+        (!is_nothing).then(|| self.hold(&pair, &hold))
     }
 
     /// Reads what the decision depends on beside the pair, if that is not known.

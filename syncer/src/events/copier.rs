@@ -88,7 +88,7 @@ impl Copier {
         match told {
             Told::Object(bytes) => self.event(&bytes),
             Told::Failed(error) => tracing::warn!(kind = "Event", error = %Chain(&error), "super informer failed"),
-            Told::Opened | Told::ListBegins | Told::ListEnds(_) | Told::Gone(_) | Told::Unreadable(_) => {}
+            Told::Opened | Told::ListBegins | Told::ListEnds(_) | Told::Gone(_) | Told::Unreadable(_) | Told::Unserved => {}
         }
     }
 

@@ -63,7 +63,10 @@ impl Index {
             return true;
         }
         let holds = |kind: KindId| kind.downward().is_some_and(Downward::refers);
-        let listed = KindId::all().filter(|kind| holds(*kind)).all(|kind| self.tenant.get(&kind).is_some_and(|sync| sync.synced));
+        // Of a kind that the tenant does not serve no more refer to anything than went down before.
+        let none_below = |kind: KindId| !self.entries.iter().any(|(key, entry)| key.kind == kind && matches!(entry.sup, Slot::Here(..)));
+        let known = |kind: KindId| self.tenant.get(&kind).is_some_and(|sync| sync.synced || (sync.unserved && none_below(kind)));
+        let listed = KindId::all().filter(|kind| holds(*kind)).all(known);
         let asked = |(key, entry): (&Key, &Entry)| {
             !holds(key.kind) || entry.asked || !matches!(&entry.tenant, Slot::Here(facts, ()) if !facts.deleting)
         };

@@ -276,6 +276,34 @@ fn an_ingress_is_asked_too_before_anything_counts_as_unwanted() {
 }
 
 #[test]
+fn a_kind_that_the_tenant_does_not_serve_keeps_nothing_waiting_unless_something_of_it_is_below() {
+    let mut index = Index::default();
+    let ingress = Key { kind: KindId::named("Ingress").unwrap(), ..key("a") };
+    index.list_ends(key("a").kind, true);
+    index.unserved(ingress.kind);
+    assert!(index.holders_known());
+    let mut index = Index::default();
+    index.list_ends(key("a").kind, true);
+    index.super_seen(&ingress, facts(50, 3), place(1), None);
+    index.unserved(ingress.kind);
+    assert!(!index.holders_known(), "what it refers to is not known");
+}
+
+#[test]
+fn nothing_of_a_kind_that_the_tenant_serves_no_longer_is_absent_and_its_keys_wait() {
+    let mut index = Index::default();
+    index.list_begins(key("a").kind, true);
+    index.tenant_seen(&key("a"), facts(1, 5), &[]);
+    index.list_ends(key("a").kind, true);
+    index.unserved(key("a").kind);
+    assert!(!index.synced(key("a").kind, false));
+    assert!(matches!(index.get(&key("a")).unwrap().tenant, Slot::Here(..)));
+    index.list_begins(key("a").kind, true);
+    assert_eq!(index.list_ends(key("a").kind, true), [key("a")]);
+    assert!(index.synced(key("a").kind, false));
+}
+
+#[test]
 fn s34_objects_without_end_are_not_taken_in() {
     let mut index = Index::default();
     let some = facts(1, 1);

@@ -7,6 +7,7 @@
 mod events;
 mod kinds;
 mod lists;
+mod served;
 mod versions;
 mod watches;
 
@@ -34,18 +35,29 @@ struct Heard {
     told: mpsc::UnboundedReceiver<Told>,
     index: Index,
     unreadable: usize,
+    /// How often the kind was found not to be served.
+    lacked: usize,
     _task: JoinSet<()>,
 }
 
 impl Heard {
     /// Lists and watches what `server` says.
     fn of(server: &Server, limits: Limits, bounds: Bounds) -> Self {
+        Self::told_of(server, limits, bounds, None)
+    }
+
+    /// The same, of a kind that need not be served, and that is asked for again so often.
+    fn of_optional(server: &Server, pace: Duration) -> Self {
+        Self::told_of(server, Limits::default(), Bounds::default(), Some(pace))
+    }
+
+    fn told_of(server: &Server, limits: Limits, bounds: Bounds, optional: Option<Duration>) -> Self {
         let remote = remote(server, limits);
-        let source = Source { path: "/api/v1/configmaps".into(), kind: "ConfigMap", selector: None, from_now: false, bounds };
+        let source = Source { path: "/api/v1/configmaps".into(), kind: "ConfigMap", selector: None, from_now: false, bounds, optional };
         let (sender, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(run(remote, source, move |told| drop(sender.send(told))));
-        Self { told, index: Index::default(), unreadable: 0, _task: task }
+        Self { told, index: Index::default(), unreadable: 0, lacked: 0, _task: task }
     }
 
     /// Takes in what is told, as the engine does, until a list is complete or something failed.
@@ -62,9 +74,26 @@ impl Heard {
                     return Ok(version);
                 }
                 Told::Unreadable(_) => self.unreadable += 1,
+                Told::Unserved => self.unserved(),
                 Told::Failed(error) => return Err(error),
             }
         }
+    }
+
+    /// Takes in what is told until the kind has been found not to be served so often.
+    async fn lacks(&mut self, times: usize) {
+        while self.lacked < times {
+            match tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap() {
+                Told::Unserved => self.unserved(),
+                Told::Opened => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn unserved(&mut self) {
+        self.lacked += 1;
+        self.index.unserved(kind());
     }
 
     /// Takes in until this object is known at this version.
@@ -76,7 +105,7 @@ impl Heard {
                 Told::Gone(bytes) => self.gone(&bytes),
                 Told::Unreadable(_) => self.unreadable += 1,
                 Told::Opened | Told::Failed(_) => {}
-                other @ (Told::ListBegins | Told::ListEnds(_)) => panic!("{other:?}"),
+                other @ (Told::ListBegins | Told::ListEnds(_) | Told::Unserved) => panic!("{other:?}"),
             }
         }
     }

@@ -1,0 +1,76 @@
+//! Kinds that an API server does not serve, not yet, or no longer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use runtime::transport::Limits;
+use syncer::informer::Bounds;
+use testing::http::{Body, pieces, reply};
+use testing::server::{Behavior, Server};
+use tokio::time::Instant;
+
+use crate::{Heard, asked, kind, object, page};
+
+const PACE: Duration = Duration::from_millis(200);
+
+/// What a server serves now.
+const NOTHING: usize = 0;
+const OBJECTS: usize = 1;
+
+/// What kube-apiserver says to a path that leads nowhere.
+fn nowhere() -> Response<Body> {
+    reply(404, &[("content-type", "text/plain")], "404 page not found\n")
+}
+
+/// A server, with WatchList or without, of a kind that it serves while `serves` says so: two objects, and watches that end at once.
+async fn server(serves: Arc<AtomicUsize>) -> Server {
+    let answer = move |request: &Request<()>| match (serves.load(Ordering::SeqCst), asked(request, "watch")) {
+        (NOTHING, _) => nowhere(),
+        (_, Some(_)) if asked(request, "sendInitialEvents").is_some() => reply(400, &[], "no WatchList"),
+        (_, Some(_)) => pieces(std::iter::empty()),
+        (_, None) => page(&[object(1, "5", 0), object(2, "6", 0)], "7", ""),
+    };
+    Server::start(Behavior::http2(move |request| {
+        let response = answer(&request.map(drop));
+        async move { response }
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_served_is_asked_for_at_a_pace_and_taken_up_when_it_is() {
+    let serves = Arc::new(AtomicUsize::new(NOTHING));
+    let server = server(serves.clone()).await;
+    let mut heard = Heard::of_optional(&server, PACE);
+    let begun = Instant::now();
+    heard.lacks(3).await;
+    assert!(begun.elapsed() >= PACE * 2, "{:?}", begun.elapsed());
+    assert!(!heard.index.synced(kind(), false), "a kind that is not served says nothing of its objects");
+    serves.store(OBJECTS, Ordering::SeqCst);
+    assert_eq!(heard.next().await.unwrap(), "7");
+    assert_eq!((heard.standing(), heard.index.synced(kind(), false)), ((2, 0, 0), true));
+}
+
+#[tokio::test]
+async fn nothing_is_missed_of_a_kind_that_is_served_no_longer() {
+    let serves = Arc::new(AtomicUsize::new(OBJECTS));
+    let server = server(serves.clone()).await;
+    let mut heard = Heard::of_optional(&server, PACE);
+    assert_eq!(heard.next().await.unwrap(), "7");
+    serves.store(NOTHING, Ordering::SeqCst);
+    heard.lacks(2).await;
+    assert_eq!((heard.standing(), heard.index.synced(kind(), false)), ((2, 0, 0), false), "its keys wait");
+    serves.store(OBJECTS, Ordering::SeqCst);
+    assert_eq!(heard.next().await.unwrap(), "7");
+    assert_eq!((heard.standing(), heard.index.synced(kind(), false)), ((2, 0, 0), true));
+}
+
+#[tokio::test]
+async fn a_kind_that_must_be_served_and_is_not_is_a_failure() {
+    let server = server(Arc::new(AtomicUsize::new(NOTHING))).await;
+    let mut heard = Heard::of(&server, Limits::default(), Bounds::default());
+    assert_eq!(heard.next().await.unwrap_err().code(), Some(404));
+    assert_eq!(heard.lacked, 0);
+}
