@@ -39,6 +39,7 @@ async fn each_host_leads_to_the_tenant_that_it_is_registered_for() {
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("what a controller says of an Ingress comes up, without its words", told(&story))]).await.unwrap();
+    story.tell(vec![chapter("of rules only so many go down, and the next when there is room", bounded(&story))]).await.unwrap();
     story.tell(vec![chapter("a change into what is refused changes nothing below", spoiled(&story))]).await.unwrap();
     story.tell(vec![chapter("a certificate goes with the last Ingress that needs it", certificates(&story))]).await.unwrap();
     story.tell(vec![chapter("a host that is taken from a tenant is its no longer, and comes back", withdrawn(&story))]).await.unwrap();
@@ -283,6 +284,29 @@ async fn told(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ten times as much as one Ingress may have is all that a tenant may, and it has some already.
+async fn bounded(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let above = tenant.above::<Ingress>("default");
+    let paths: Vec<Value> = (0..499).filter_map(|i| rule("", &format!("/{i}"), "Exact").pointer("/http/paths/0").cloned()).collect();
+    let large = json!({ "host": host(tenant, "www"), "http": { "paths": paths } });
+    let name = |i: usize| format!("many-{i}");
+    for i in 0..9 {
+        tenant.apply(&ingress(&name(i), &large, &json!({}))).await?;
+        tenant.holds_below::<Ingress>("there is room", "default", &name(i), |_| true).await?;
+    }
+    let made = tenant.apply(&ingress(&name(9), &large, &json!({}))).await?;
+    let event = tenant.warned("default", &uid_of(&made), "of at most 5000").await?;
+    ensure!(event.reason.as_deref() == Some("TooManyRules"), "{event:?}");
+    ensure!(tenant.below::<Ingress>("default").get_opt(&name(9)).await?.is_none(), "it went down");
+    above.delete(&name(0), &DeleteParams::default()).await?;
+    tenant.holds_below::<Ingress>("there is room again", "default", &name(9), |_| true).await?;
+    for i in 1..10 {
+        above.delete(&name(i), &DeleteParams::default()).await?;
+    }
+    Ok(())
+}
+
 async fn spoiled(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(1)?;
     let (above, theirs) = (tenant.above::<Ingress>("default"), host(story.tenant(0)?, "www"));
@@ -338,7 +362,7 @@ async fn withdrawn(story: &Story) -> anyhow::Result<()> {
 }
 
 /// Which of the two tenants is older, and which younger.
-async fn by_age(story: &Story) -> anyhow::Result<[usize; 2]> {
+pub(crate) async fn by_age(story: &Story) -> anyhow::Result<[usize; 2]> {
     let age = async |i: usize| -> anyhow::Result<_> {
         let object = story.standing(i)?.object().await?;
         Ok((object.creation_timestamp().map(|time| time.0), object.namespace(), object.name_any()))

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 use serde_json::{Map, Value, json};
 
+use crate::bound::Bound;
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::metadata;
@@ -164,6 +165,11 @@ pub trait Downward: Sync {
         &[]
     }
 
+    /// What of the super cluster objects of this kind take that there is only so much of.
+    fn bounds(&self) -> &'static [Bound] {
+        &[]
+    }
+
     /// How much the tenant reads of Events about its copies. Override for kinds of which nobody but the super cluster's own components speaks, or
     /// whose messages a tenant cannot do without.
     fn hearsay(&self) -> Hearsay {
@@ -283,6 +289,12 @@ pub trait Downward: Sync {
     /// list of conditions, or `None` if nothing is to be written.
     fn conditions_down(&self, _tenant: &InTenant<Object>, _sup: &InSuper<Object>) -> Option<InSuper<Value>> {
         None
+    }
+
+    /// Whether objects of this kind claim what the super cluster may have given to another. Override with [`Downward::without_claims`] and
+    /// [`Downward::other_claim`].
+    fn claims(&self) -> bool {
+        false
     }
 
     /// What is asked without what the super API server may refuse to give (a Service's own address).

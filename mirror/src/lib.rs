@@ -3,6 +3,7 @@
 //! A *kind* ([`kind::Downward`], [`kind::Upward`]) says what a tenant's object asks of the super cluster and what the super cluster
 //! reports back; [`kinds::KINDS`] lists them. The planner ([`plan::plan`]) turns a pair of copies into steps, alike for all kinds.
 
+pub mod bound;
 pub mod cx;
 pub mod facts;
 pub mod hold;

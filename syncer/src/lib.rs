@@ -5,6 +5,7 @@
 //! ```
 
 pub mod args;
+pub mod bounds;
 pub mod brake;
 pub mod breaker;
 pub mod bucket;
@@ -23,7 +24,6 @@ pub mod program;
 pub mod remote;
 pub mod repeat;
 mod service_ranges;
-pub mod services;
 pub mod shown;
 pub mod tenant;
 pub mod throttle;

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bounds::Counts;
 use crate::brake::Brake;
 use crate::breaker::Breaker;
 use crate::bucket::{Bucket, Rate};
@@ -25,7 +26,6 @@ use crate::handlers::Handlers;
 use crate::index::Index;
 use crate::pod_addresses::PodAddresses;
 use crate::remote::{CallError, Remote};
-use crate::services::Services;
 use crate::turn::Turn;
 use crate::work::Lane;
 
@@ -45,8 +45,8 @@ pub struct Tenant {
     pub brake: Mutex<Brake>,
     /// Paces what is written for it into the super cluster.
     pub writes: Mutex<Bucket>,
-    /// What its Services take of the super cluster.
-    pub services: Mutex<Services>,
+    /// What its objects take of the super cluster.
+    pub counts: Mutex<Counts>,
     /// Addresses of its Pods.
     pub pods: PodAddresses,
     /// Where the tenant's own API server and name server are in the super cluster.
@@ -216,7 +216,7 @@ impl Tenant {
             taken: Mutex::default(),
             brake: Mutex::default(),
             writes: Mutex::new(Bucket::full(&WRITES)),
-            services: Mutex::default(),
+            counts: Mutex::default(),
             pods: PodAddresses::default(),
             addresses: Mutex::default(),
             turn: Mutex::default(),

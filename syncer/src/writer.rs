@@ -74,7 +74,7 @@ fn too_many_namespaces() -> CallError {
 const NAMESPACE_TAKEN: &str = "NamespaceTaken";
 
 /// The reason of a Service whose address another has.
-pub const ADDRESS_TAKEN: &str = "AddressTaken";
+const ADDRESS_TAKEN: &str = "AddressTaken";
 
 /// The least time before another try.
 const SOON: Duration = Duration::from_millis(100);

@@ -46,8 +46,12 @@ pub(crate) fn page(kinds: &[Kind]) -> String {
 
 fn down(out: &mut String, kind: &dyn Downward) {
     let resource = kind.resource();
+    let bounds: String = kind.bounds().iter().map(|bound| format!(" At most {} {} of a tenant.", bound.most, bound.what)).collect();
     let heard = if resource.namespaced { heard(kind) } else { "" };
-    line(out, format_args!("\n## {}\n\n`{}`, down: {} Back: {}{heard}", resource.kind, resource.api_version, which(kind), kind.returns()));
+    line(
+        out,
+        format_args!("\n## {}\n\n`{}`, down: {} Back: {}{heard}{bounds}", resource.kind, resource.api_version, which(kind), kind.returns()),
+    );
     let mut fields = Fields::default();
     kind.fields().iter().for_each(|(at, table)| fields.add(at, table));
     fields.write(out, "");

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use common::{InSuper, InTenant, Name, Tenant};
 use serde_json::Value;
 
+use crate::bound::{Bound, Takes};
 use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
 use crate::kind::{Downward, Resource};
@@ -59,6 +60,10 @@ const ENDPOINT: &Table = &[
 
 const PORT: &Table = &[("appProtocol", Verdict::Copy), ("name", Verdict::Copy), ("port", Verdict::Copy), ("protocol", Verdict::Copy)];
 
+/// Each is looked at again whenever the address of a Pod of the tenant moves.
+const SLICES: Bound =
+    Bound { reason: "TooManyEndpointSlices", what: "EndpointSlices of Services without a selector", most: 1000, takes: Takes::One };
+
 impl Downward for EndpointSlice {
     fn resource(&self) -> Resource {
         Resource {
@@ -82,6 +87,10 @@ impl Downward for EndpointSlice {
 
     fn super_selector(&self) -> Option<&'static str> {
         Some(OURS)
+    }
+
+    fn bounds(&self) -> &'static [Bound] {
+        &[SLICES]
     }
 
     fn depends_on_pods(&self) -> bool {

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use common::{InSuper, InTenant, Name, Super, Tenant};
 use serde_json::{Map, Value};
 
+use crate::bound::{Bound, Takes};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::host::{Denied, Host};
@@ -68,6 +69,17 @@ const TLS: &Table = &[
 /// Rules, paths and hosts of certificates of one Ingress that go down.
 const MOST: usize = 500;
 
+/// One proxy holds the configuration of all tenants' Ingresses, and reads it anew with each change of any.
+const BOUNDS: [Bound; 2] = [
+    Bound { reason: "TooManyIngresses", what: "Ingresses", most: 1000, takes: Takes::One },
+    Bound {
+        reason: "TooManyRules",
+        what: "rules, paths and hosts of certificates of Ingresses",
+        most: 5000,
+        takes: Takes::Counted(|body| body.get("spec").and_then(Value::as_object).map_or(0, size)),
+    },
+];
+
 /// The longest path, in bytes.
 const LONGEST_PATH: usize = 1024;
 
@@ -110,6 +122,10 @@ impl Downward for Ingress {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn bounds(&self) -> &'static [Bound] {
+        &BOUNDS
     }
 
     fn returns(&self) -> &'static str {
@@ -204,10 +220,15 @@ fn configures(key: &str) -> bool {
     domain.contains("ingress") || (domain == "kubernetes.io" && name.starts_with("ingress.")) || CONTROLLERS.into_iter().any(is_within)
 }
 
-fn bounded(spec: &Map<String, Value>) -> Result<(), Hold> {
+/// Rules, paths, certificates and their hosts.
+fn size(spec: &Map<String, Value>) -> usize {
     let rules = items(spec.get("rules")).map(|rule| 1 + items(rule.get("http").and_then(|http| http.get("paths"))).count());
     let tls = items(spec.get("tls")).map(|tls| 1 + items(tls.get("hosts")).count());
-    if rules.chain(tls).sum::<usize>() <= MOST {
+    rules.chain(tls).sum()
+}
+
+fn bounded(spec: &Map<String, Value>) -> Result<(), Hold> {
+    if size(spec) <= MOST {
         return Ok(());
     }
     let message = format!("at most {MOST} rules, paths and hosts of certificates of one Ingress go down; make several of it");

@@ -12,6 +12,7 @@
 use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 use serde_json::{Map, Value};
 
+use crate::bound::{Bound, Takes};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Downward, Hearsay, Report, Resource};
@@ -58,6 +59,9 @@ const OWN_CONDITION: &str = "Unused";
 /// Fields of the status that speak of classes which no tenant may name.
 const NOT_TOLD: [&str; 2] = ["currentVolumeAttributesClassName", "modifyVolumeStatus"];
 
+/// Each is a volume, of whatever size, that somebody pays for and that a driver makes and watches over.
+const CLAIMS: Bound = Bound { reason: "TooManyClaims", what: "PersistentVolumeClaims", most: 1000, takes: Takes::One };
+
 impl Downward for PersistentVolumeClaim {
     fn resource(&self) -> Resource {
         Resource {
@@ -73,6 +77,10 @@ impl Downward for PersistentVolumeClaim {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn bounds(&self) -> &'static [Bound] {
+        &[CLAIMS]
     }
 
     fn hearsay(&self) -> Hearsay {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use common::{InSuper, InTenant};
 use serde_json::{Map, Value, json};
 
+use crate::bound::{Bound, Takes};
 use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
 use crate::kind::{Choice, Downward, Hearsay, Report, Resource};
@@ -69,6 +70,29 @@ const ADDRESS: [&str; 2] = ["clusterIP", "clusterIPs"];
 /// Fields that the super API server fills in for a Service that opens node ports.
 const FILLED_IN_OUTSIDE: [&str; 2] = ["allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
 
+/// Each Service takes one of some 65,000 addresses, if the super cluster has a /16 for them. Of ports on all nodes there are 2768 by default, for all
+/// tenants and for the platform.
+const BOUNDS: [Bound; 2] = [
+    Bound { reason: "TooManyServices", what: "Services", most: 2000, takes: Takes::One },
+    Bound {
+        reason: "TooManyNodePorts",
+        what: "ports of nodes (one for each port of a Service of the type NodePort or LoadBalancer)",
+        most: 100,
+        takes: Takes::Counted(opens),
+    },
+];
+
+/// The ports on all nodes that a Service opens. A load balancer counts even if it opens no port: somebody pays for it.
+fn opens(body: &Map<String, Value>) -> usize {
+    let spec = body.get("spec");
+    let ports = spec.and_then(|spec| spec.get("ports")).and_then(Value::as_array).map_or(0, Vec::len);
+    match spec.and_then(|spec| spec.get("type")).and_then(Value::as_str) {
+        Some("NodePort") => ports,
+        Some("LoadBalancer") => ports.max(1),
+        _ => 0,
+    }
+}
+
 impl Downward for Service {
     fn resource(&self) -> Resource {
         Resource { group: "", version: "v1", api_version: "v1", kind: "Service", plural: "services", namespaced: true, status: true }
@@ -76,6 +100,10 @@ impl Downward for Service {
 
     fn fields(&self) -> &'static [(&'static str, &'static Table)] {
         &[("spec", SPEC)]
+    }
+
+    fn bounds(&self) -> &'static [Bound] {
+        &BOUNDS
     }
 
     fn hearsay(&self) -> Hearsay {
@@ -102,6 +130,10 @@ impl Downward for Service {
             *selector = metadata::match_labels_down(selector, cx.policy);
         }
         metadata::down_with_spec(&tenant.meta, spec, cx.policy)
+    }
+
+    fn claims(&self) -> bool {
+        true
     }
 
     fn without_claims(&self, mut asked: Content) -> Content {

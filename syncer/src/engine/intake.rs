@@ -101,12 +101,13 @@ impl Engine {
                     let mut moved = false;
                     for key in &missed {
                         forget_address(&tenant, key);
-                        tenant.services.lock().gone(key);
+                        tenant.counts.lock().gone(key);
                         moved |= tenant.pods.gone(key);
                     }
                     if moved {
                         self.addresses_moved(&tenant);
                     }
+                    self.room_came(&tenant);
                     self.0.work.push_each(&tenant.lane, missed);
                     if is_new {
                         let keys = tenant.index.lock().of_kind(kind);
@@ -177,7 +178,8 @@ impl Engine {
             self.0.copier.learn_namespace(seen.name, &tenant.lane, key.name.as_str());
         }
         learn_address(&tenant, &key, bytes);
-        tenant.services.lock().seen(&key, bytes);
+        tenant.counts.lock().seen(&key, bytes);
+        self.room_came(&tenant);
         let moved = tenant.pods.seen(&key, seen.status).unwrap_or_else(|error| {
             self.unreadable(Super::NAME, kind.kind().resource().kind, &self.0.noted, &error);
             true
@@ -192,8 +194,16 @@ impl Engine {
 
     /// The tenant's Pods have other addresses: what depends on them is looked at again, whether its pair has agreed or not.
     fn addresses_moved(&self, tenant: &Tenant) {
-        let keys = tenant.services.lock().slices();
+        let keys = tenant.counts.lock().on_pods();
         self.decide_again(tenant, keys);
+    }
+
+    /// What found no room before, and may now, is looked at again.
+    fn room_came(&self, tenant: &Tenant) {
+        let woken = tenant.counts.lock().woken();
+        if tenant.attached().is_some() {
+            self.0.work.push_each(&tenant.lane, woken);
+        }
     }
 
     fn super_object_gone(&self, kind: KindId, bytes: &Bytes) {
@@ -217,7 +227,8 @@ impl Engine {
             return;
         }
         forget_address(&tenant, &key);
-        tenant.services.lock().gone(&key);
+        tenant.counts.lock().gone(&key);
+        self.room_came(&tenant);
         if tenant.pods.gone(&key) {
             self.addresses_moved(&tenant);
         }
@@ -543,7 +554,7 @@ pub(super) fn super_known(tenant: &Tenant, key: &Key, bytes: &Bytes) -> Option<(
     let mut index = tenant.index.lock();
     let is_news = !index.is_overtaken(key, &facts, false);
     if is_news {
-        tenant.services.lock().seen(key, bytes);
+        tenant.counts.lock().seen(key, bytes);
     }
     let moved = is_news && index.super_seen(key, facts.clone(), place, Some(bytes));
     drop(index);

@@ -11,7 +11,7 @@ use crate::engine::intake::chain;
 use crate::events::{About, Severity};
 use crate::index::Told;
 use crate::remote::CallError;
-use crate::writer::{ADDRESS_TAKEN, Verdict, judge};
+use crate::writer::{Verdict, judge};
 
 impl Job<'_> {
     /// Nothing can be written for now: wait for what is missing, or tell the tenant and wait for a change.
@@ -97,7 +97,7 @@ impl Job<'_> {
                 let failures = self.tenant.index.lock().get(self.key).map_or(0, |entry| entry.failures);
                 if failures >= CONTESTED {
                     self.tell_scrubbed(reason, &message);
-                    if reason == ADDRESS_TAKEN {
+                    if self.kind.claims() {
                         return self.again(self.claim_other().await);
                     }
                 }

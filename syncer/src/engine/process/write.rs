@@ -22,6 +22,10 @@ impl Job<'_> {
     /// Executes steps in order; then what is held is. `None`: plan again at once.
     pub(super) async fn write(&self, pair: &Pair, steps: Vec<Step>, reported: Option<u64>, held: Option<Hold>) -> Option<End> {
         let mut shown = Shown::default();
+        let (steps, held) = self.within_bounds(steps, held);
+        if steps.is_empty() {
+            return held.map(|hold| self.hold(pair, &hold));
+        }
         if let Some(end) = self.paced(&steps).or_else(|| self.repeated(pair, &steps)) {
             return Some(end);
         }
@@ -91,6 +95,20 @@ impl Job<'_> {
         Some(End::Rest)
     }
 
+    /// The steps without one by which the tenant would have too much of what there is for all; that is held, as a refusal.
+    fn within_bounds(&self, steps: Vec<Step>, held: Option<Hold>) -> (Vec<Step>, Option<Hold>) {
+        let mut held = held;
+        let mut fits = |step: &Step| {
+            let (Step::CreateSuper { content, .. } | Step::UpdateSuper { content, .. }) = step else { return true };
+            let over = self.tenant.counts.lock().ask(self.key, content).err();
+            let fits = over.is_none();
+            held = over.or(held.take());
+            fits
+        };
+        let steps = steps.into_iter().filter(|step| fits(step)).collect();
+        (steps, held)
+    }
+
     /// The end, if too much was made or changed for this tenant lately.
     fn paced(&self, steps: &[Step]) -> Option<End> {
         steps.iter().find(|step| matches!(step, Step::CreateSuper { .. } | Step::UpdateSuper { .. }))?;
@@ -131,7 +149,6 @@ impl Job<'_> {
         match step {
             Step::CreateSuper { content, mounts } => return self.create(content, mounts, shown).await,
             Step::UpdateSuper { content, uid, version } => {
-                self.tenant.services.lock().ask(self.key, &content)?;
                 let bearer = self.bearer().await?;
                 let namespace = self.namespace.as_ref().map(Namespace::as_str);
                 let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
@@ -200,7 +217,6 @@ impl Job<'_> {
     pub(super) async fn create(&self, content: mirror::Content, mounts: Mounts, shown: &mut Shown) -> Result<bool, CallError> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
         self.addresses_known()?;
-        self.tenant.services.lock().ask(self.key, &content)?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
         let bearer = self.engine.0.writer.token(self.attached).await?;
         self.will_mount(mounts);
