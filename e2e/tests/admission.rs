@@ -7,7 +7,7 @@
 use crate::fence::{
     self, Fence,
     Verdict::{Allowed, Invalid, Policy, Rbac},
-    Who, ingresses, pods,
+    Who, addresses, ingresses, pods,
     tenant::{ROLE_BINDINGS, Tenant, annotated, labeled, merged},
 };
 use common::keys;
@@ -37,6 +37,7 @@ async fn every_hole_in_the_fence_is_closed_and_every_right_use_passes() {
     a_writer_writes_only_what_carries_its_record(&a, &b, &mut fence).await;
     a_writer_has_no_right_beyond_the_kinds_that_go_down(&a, &mut fence).await;
     secrets_and_services_stay_what_tenants_may_have(&a, &mut fence).await;
+    addresses::services_claim_addresses_that_are_listed(&a, &mut fence).await;
     ingresses::ingresses_lead_from_hosts_and_plain_paths_to_services(&a, &mut fence).await;
     pods::pods_stay_harmless_where_pod_security_does_not_look(&a, &mut fence).await;
     pods::nobody_elses_pod_is_resized(&a, &mut fence).await;
@@ -74,6 +75,9 @@ async fn what_the_manifests_ship_is_accepted(fence: &mut Fence<'_>) {
         ("an address for a host", json!({"ingressHosts": ["192.0.2.1"]}), Invalid("spec.ingressHosts[0]")),
         ("a host twice", json!({"ingressHosts": ["app.example.com", "app.example.com"]}), Invalid("spec.ingressHosts[1]")),
         ("hosts", json!({"ingressHosts": ["app.example.com", "*.xn--bcher-kva.example.com"]}), Allowed),
+        ("an address that is no range", json!({"externalAddresses": ["192.0.2.1"]}), Invalid("spec.externalAddresses[0]")),
+        ("a name for a range", json!({"externalAddresses": ["lb.example/32"]}), Invalid("spec.externalAddresses[0]")),
+        ("addresses", json!({"externalAddresses": ["192.0.2.0/28", "2001:db8::/64"]}), Allowed),
         ("another deletion policy", json!({"deletionPolicy": "Retain"}), Invalid("spec.deletionPolicy")),
         ("orphaning", json!({"deletionPolicy": "Orphan"}), Allowed),
     ] {

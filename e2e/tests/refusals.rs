@@ -9,7 +9,7 @@ use common::keys;
 use e2e::story::{Actor, PATIENCE, Story, chapter, is_running, pod, uid_of};
 use e2e::wait::{Seen, eventually};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceSpec};
 use kube::{
     Api, ResourceExt as _,
     api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -168,29 +168,39 @@ fn volume_rows() -> Vec<Row> {
 
 fn service_rows() -> Vec<Row> {
     let ports = json!([{ "port": 80 }]);
+    let class = json!({ "ports": ports, "type": "LoadBalancer", "loadBalancerClass": "evil.example/x" });
+    vec![("S21", "class", class, "spec.loadBalancerClass")]
+}
+
+/// Services that go down without what they ask for.
+fn address_rows() -> Vec<Row> {
+    let ports = json!([{ "port": 80 }]);
     vec![
-        ("S19", "external-ips", json!({ "ports": ports, "externalIPs": ["192.0.2.1"] }), "spec.externalIPs"),
+        ("S19", "external-ips", json!({ "ports": ports, "externalIPs": ["192.0.2.1"] }), "spec.externalIPs[0]"),
         ("S19", "balancer-ip", json!({ "ports": ports, "type": "LoadBalancer", "loadBalancerIP": "192.0.2.1" }), "spec.loadBalancerIP"),
-        ("S20", "alias", json!({ "type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local" }), "spec.type"),
-        (
-            "S21",
-            "class",
-            json!({ "ports": ports, "type": "LoadBalancer", "loadBalancerClass": "evil.example/x" }),
-            "spec.loadBalancerClass",
-        ),
     ]
 }
+
+/// S20: of this nobody is told, since it means nothing outside the tenant.
+const ALIAS: &str = "alias";
 
 async fn refused_pods(tenant: &Actor) -> anyhow::Result<()> {
     refused(tenant, pods(pod_rows())).await
 }
 
 async fn refused_others(tenant: &Actor) -> anyhow::Result<()> {
+    let service = |name: &str, spec: Value| json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec });
+    tenant.apply(&service(ALIAS, json!({ "type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local" }))).await?;
+    let services = service_rows().into_iter().chain(address_rows());
     let mut rows = pods(volume_rows());
-    rows.extend(service_rows().into_iter().map(|(row, name, spec, field)| {
-        (row, json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec }), field)
-    }));
-    refused(tenant, rows).await
+    rows.extend(services.map(|(row, name, spec, field)| (row, service(name, spec), field)));
+    refused(tenant, rows).await?;
+    for (_, name, ..) in address_rows() {
+        let claims_nothing = |spec: &ServiceSpec| spec.external_ips.as_ref().is_none_or(Vec::is_empty) && spec.load_balancer_ip.is_none();
+        let claims_nothing = |service: &Service| service.spec.as_ref().is_some_and(claims_nothing);
+        tenant.holds_below("it is there without the address", "default", name, claims_nothing).await?;
+    }
+    Ok(())
 }
 
 fn pods(rows: Vec<Row>) -> Vec<(&'static str, Value, &'static str)> {
@@ -223,7 +233,7 @@ async fn refused(tenant: &Actor, rows: Vec<(&'static str, Value, &'static str)>)
 /// Neither a Pod nor a Service that was refused is in the super cluster.
 async fn nothing_below(tenant: &Actor) -> anyhow::Result<()> {
     let rows = pod_rows().into_iter().chain(volume_rows()).chain(service_rows());
-    let refused: BTreeSet<_> = rows.map(|(_, name, _, _)| name.to_owned()).collect();
+    let refused: BTreeSet<_> = rows.map(|(_, name, _, _)| name.to_owned()).chain([ALIAS.to_owned()]).collect();
     let pods = tenant.below::<Pod>("default").list(&ListParams::default()).await?;
     let services = tenant.below::<Service>("default").list(&ListParams::default()).await?;
     let names = pods.iter().map(kube::ResourceExt::name_any).chain(services.iter().map(kube::ResourceExt::name_any));

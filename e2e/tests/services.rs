@@ -9,7 +9,7 @@ use e2e::{
 };
 use k8s_openapi::api::{
     admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
-    core::v1::{Pod, Service, ServicePort},
+    core::v1::{ConfigMap, Event, Pod, Service, ServicePort},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -81,7 +81,9 @@ async fn kept(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let services: Api<Service> = tenant.above("default");
     forbid_strict(story).await?;
-    tenant.apply(&service("strict", &json!({ "selector": { "app": "web" }, "ports": [{ "port": 80 }] }))).await?;
+    let made = tenant.apply(&service("strict", &json!({ "selector": { "app": "web" }, "ports": [{ "port": 80 }] }))).await?;
+    // Of either range: its API server serves the super cluster's by now, too.
+    let own = made.data.pointer("/spec/clusterIP").and_then(Value::as_str).context("no address")?;
     let says = |service: &Service| {
         let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
         conditions.is_some_and(|all| {
@@ -89,7 +91,7 @@ async fn kept(story: &Story) -> anyhow::Result<()> {
         })
     };
     let strict: Service = tenant.sees("a condition says that the address is not taken", "default", "strict", says).await?;
-    anyhow::ensure!(address(&strict).is_some_and(|address| address.starts_with("10.77.")) && is_whole(&strict, "ClusterIP"), "{strict:?}");
+    anyhow::ensure!(address(&strict) == Some(own) && is_whole(&strict, "ClusterIP"), "not {own}: {strict:?}");
     tenant.warned("default", &uid_of(&strict), "leads nowhere").await?;
     anyhow::ensure!(services.get("inside").await.is_ok_and(|inside| is_whole(&inside, "ClusterIP")), "others were touched");
     Ok(())
@@ -117,8 +119,77 @@ async fn s22_services_without_a_selector_lead_to_pods_of_their_tenant() {
         chapter("slices of Services with a selector are not sent", computed(&story)),
     ];
     story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("a name outside is the tenant's own DNS's to serve, and nothing below", aliases(&story))]).await.unwrap();
+    story.tell(vec![chapter("addresses from outside are claimed by whom they are registered for", claimed(&story))]).await.unwrap();
     story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
     story.tell(vec![chapter("nothing of the super cluster stands in a tenant", reveals_nothing(&story, &[]))]).await.unwrap();
+}
+
+/// S20: a Service that becomes an alias goes, and comes back as it was when it is none any more.
+async fn aliases(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let above: Api<Service> = tenant.above("default");
+    let spec = json!({ "type": "ExternalName", "externalName": "db.example.com", "ports": [{ "port": 80 }] });
+    let made = tenant.apply(&service("alias", &spec)).await?;
+    tenant.apply(&service("turns", &json!({ "selector": { "app": "web" }, "ports": [{ "port": 80 }] }))).await?;
+    let before = tenant.holds_below("it is there", "default", "turns", |_: &Service| true).await?;
+    let name = json!({ "spec": { "type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local" } });
+    above.patch("turns", &PatchParams::default(), &Patch::Merge(&name)).await?;
+    tenant.gone_below::<Service>("default", "turns").await?;
+    let back = json!({ "spec": { "type": "ClusterIP", "externalName": null } });
+    above.patch("turns", &PatchParams::default(), &Patch::Merge(&back)).await?;
+    let after = tenant.holds_below("it is back", "default", "turns", |_: &Service| true).await?;
+    anyhow::ensure!(uid_of(&before) != uid_of(&after), "it was never gone");
+    anyhow::ensure!(tenant.below::<Service>("default").get_opt("alias").await?.is_none(), "the alias went down");
+    let events: Api<Event> = tenant.above("default");
+    let told = events.list(&ListParams::default().fields(&format!("involvedObject.uid={}", uid_of(&made)))).await?;
+    anyhow::ensure!(told.items.is_empty(), "there is nothing to tell: {:?}", told.items);
+    Ok(())
+}
+
+fn external_addresses(service: &Service) -> Vec<&str> {
+    let spec = service.spec.as_ref();
+    let list = spec.and_then(|spec| spec.external_ips.as_ref()).into_iter().flatten().map(String::as_str);
+    list.chain(spec.and_then(|spec| spec.load_balancer_ip.as_deref())).collect()
+}
+
+/// S19: by the older of two registrations, in the ranges that the fence knows too.
+async fn claimed(story: &Story) -> anyhow::Result<()> {
+    let list = json!({ "data": { "test": "192.0.2.0/24" } });
+    let lists: Api<ConfigMap> = Api::namespaced(story.bed.sup.client(), "vc-system");
+    lists.patch("vc-external-addresses", &PatchParams::default(), &Patch::Merge(&list)).await?;
+    let [older, younger] = crate::ingress::by_age(story).await?;
+    let (first, second) = (story.tenant(older)?, story.tenant(younger)?);
+    let register = async |i: usize, ranges: &[&str]| story.standing(i)?.change(&json!({ "spec": { "externalAddresses": ranges } })).await;
+    let claims = json!({ "ports": [{ "port": 80 }], "selector": { "app": "web" }, "type": "LoadBalancer",
+        "externalIPs": ["192.0.2.7", "192.0.2.17"], "loadBalancerIP": "192.0.2.8" });
+    let made = second.apply(&service("outside", &claims)).await?;
+    second.warned("default", &uid_of(&made), "spec.externalIPs[0]: 192.0.2.7 is left out: no address").await?;
+    let claims_below = async |tenant: &Actor, wanted: &[&str]| {
+        let claims = |service: &Service| external_addresses(service) == wanted;
+        tenant.holds_below(&format!("it claims {wanted:?}"), "default", "outside", claims).await
+    };
+    let begun = claims_below(second, &[]).await?;
+    // The younger has it first, and uses it.
+    register(younger, &["192.0.2.0/27"]).await?;
+    claims_below(second, &["192.0.2.7", "192.0.2.17", "192.0.2.8"]).await?;
+    register(older, &["192.0.2.0/28"]).await?;
+    let taken = story.standing(younger)?.says("Ready", "True", "ExternalAddressTaken").await?;
+    anyhow::ensure!(taken.contains("192.0.2.0/27 (192.0.2.0/28 of VirtualCluster"), "{taken}");
+    let left = claims_below(second, &["192.0.2.17"]).await?;
+    second.warned("default", &uid_of(&made), "192.0.2.7 is left out: this address is registered for another").await?;
+    first.apply(&service("outside", &claims)).await?;
+    claims_below(first, &["192.0.2.7", "192.0.2.8"]).await?;
+    anyhow::ensure!(
+        uid_of(&begun) == uid_of(&left) && address(&begun) == address(&left),
+        "it was made anew for want of an address: {left:?}"
+    );
+    // What is taken back goes, and what an administrator writes by mistake is told to him.
+    register(older, &["10.0.0.1/8"]).await?;
+    claims_below(first, &[]).await?;
+    let wrong = story.standing(older)?.says("Ready", "True", "ExternalAddressInvalid").await?;
+    anyhow::ensure!(wrong.contains("spec.externalAddresses") && wrong.contains("10.0.0.1/8"), "{wrong}");
+    claims_below(second, &["192.0.2.7", "192.0.2.17", "192.0.2.8"]).await.map(drop)
 }
 
 /// Runs a Pod; its address.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::{Namespace, Super, TenantId};
 
+use crate::external::ExternalAddresses;
 use crate::host::Hosts;
 
 /// The complete list of what a decision can depend on.
@@ -219,6 +220,8 @@ pub struct Profile {
     pub agent_port: u16,
     /// The hosts that its Ingresses may publish under.
     pub hosts: Arc<Hosts>,
+    /// The addresses from outside that its Services may claim.
+    pub external: Arc<ExternalAddresses>,
 }
 
 /// Whether the address belongs to the network. Families are never mixed: an IPv4 address in an IPv6 form is an IPv6 address.

@@ -11,6 +11,8 @@ pub enum Hold {
     Refused(Refusal),
     /// The object cannot be what it claims to be.
     Malformed(Cow<'static, str>),
+    /// The object asks nothing of the super cluster, whatever it may have asked before: nothing of it is there, and nobody is told.
+    Stays,
 }
 
 /// What is waited for.
@@ -48,6 +50,7 @@ impl std::fmt::Display for Hold {
             Self::Refused(refusal) if refusal.field.is_empty() => f.write_str(&refusal.message),
             Self::Refused(refusal) => write!(f, "{}: {}", refusal.field, refusal.message),
             Self::Malformed(what) => write!(f, "malformed: {what}"),
+            Self::Stays => f.write_str("stays in the tenant"),
         }
     }
 }

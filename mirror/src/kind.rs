@@ -7,7 +7,7 @@ use common::{InSuper, InTenant, Name, Super, Tenant, keys};
 use serde_json::{Map, Value, json};
 
 use crate::bound::Bound;
-use crate::cx::Cx;
+use crate::cx::{Cx, Profile};
 use crate::hold::Hold;
 use crate::metadata;
 use crate::mounts::Mounts;
@@ -86,6 +86,25 @@ pub enum Hearsay {
     /// What happened, without the message. Who says it serves all tenants at once, and may name hosts, addresses and objects of others, which
     /// nothing here could tell from the tenant's own.
     Reason,
+}
+
+/// What the administrator registers for one tenant, and takes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// Hosts to publish under ([`Profile::hosts`](crate::cx::Profile::hosts)).
+    Hosts,
+    /// Addresses from outside to claim ([`Profile::external`](crate::cx::Profile::external)).
+    Addresses,
+}
+
+impl Registered {
+    /// Whether two profiles differ in it.
+    pub fn moved(self, before: &Profile, now: &Profile) -> bool {
+        match self {
+            Self::Hosts => before.hosts != now.hosts,
+            Self::Addresses => before.external != now.external,
+        }
+    }
 }
 
 /// An object that another one needs in its own namespace.
@@ -211,10 +230,10 @@ pub trait Downward: Sync {
         None
     }
 
-    /// Whether `down` depends on the hosts that are registered for the tenant ([`Profile::hosts`](crate::cx::Profile::hosts)): it is asked again
-    /// when they move, and what went down under one that is the tenant's no longer may not stay ([`Downward::may_stay`]).
-    fn depends_on_hosts(&self) -> bool {
-        false
+    /// What of that which is registered for the tenant `down` depends on: it is asked again when that moves, and what went down with what is the
+    /// tenant's no longer may not stay ([`Downward::may_stay`]).
+    fn depends_on(&self) -> Option<Registered> {
+        None
     }
 
     /// Whether what went down before may stay although what is asked now is refused. Where it may not, it ends. Asked of kinds that depend on

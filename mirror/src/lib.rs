@@ -5,6 +5,7 @@
 
 pub mod bound;
 pub mod cx;
+pub mod external;
 pub mod facts;
 pub mod hold;
 pub mod host;

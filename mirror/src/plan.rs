@@ -391,6 +391,7 @@ fn only_tenant(kind: &dyn Downward, tenant: &TenantCopy, evidence: Evidence, pai
         return end_tenant(tenant, None);
     }
     match asked {
+        Err(Hold::Stays) => Outcome::Settled(None),
         Err(hold) => Outcome::Hold(hold),
         Ok(InSuper(asked)) => write(Step::CreateSuper { content: recorded(asked, body, facts, cx), mounts: kind.mounts(body) }),
     }
@@ -498,6 +499,7 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
     };
     let InSuper(asked) = match kind.down(body, cx) {
         Ok(asked) => asked,
+        Err(Hold::Stays) => return early(end_super(sup, None)),
         Err(hold) => return early(refused(kind, sup, hold, cx)),
     };
     let hash = asked.hash();
@@ -521,7 +523,7 @@ fn difference_down(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, pa
 
 /// What is asked now is refused: what went down before stays, unless what it has is the tenant's no longer.
 fn refused(kind: &dyn Downward, sup: &SuperCopy, hold: Hold, cx: &Cx<'_>) -> Outcome {
-    if !kind.depends_on_hosts() {
+    if kind.depends_on().is_none() {
         return Outcome::Hold(hold);
     }
     let Some(current) = &sup.body else { return Outcome::Fetch(Want::Super) };

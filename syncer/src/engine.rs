@@ -15,6 +15,7 @@ use kube::core::Selector;
 use mirror::KINDS;
 use mirror::cx::{Policy, Profile};
 use mirror::host::Hosts;
+use mirror::external::ExternalAddresses;
 use mirror::kind::{Downward, Kind, KindId, Observe};
 use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
@@ -362,15 +363,22 @@ impl Engine {
         self.0.nodes.mirror(attached, selector);
     }
 
-    /// Says which hosts a tenant may publish under. Where they moved, what depends on them is looked at again, whether its pair has agreed or not.
-    pub fn register_hosts(&self, attached: &Attached, hosts: &Arc<Hosts>) {
-        let mut moved = false;
-        attached.learn(|profile| {
-            moved = profile.hosts != *hosts;
-            profile.hosts = hosts.clone();
-        });
+    /// What the administrator allows all tenants.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// Says under which hosts a tenant may publish, and which addresses from outside it may claim. Where they moved, what depends on them is looked
+    /// at again, whether its pair has agreed or not.
+    pub fn register(&self, attached: &Attached, hosts: &Arc<Hosts>, external: &Arc<ExternalAddresses>) {
+        let before = attached.profile();
+        let moved = attached.learn(|profile| (profile.hosts, profile.external) = (hosts.clone(), external.clone()));
         let Some(tenant) = self.0.tenants.get(attached.id.as_str()).filter(|_| moved) else { return };
-        let depends = |key: &&Key| key.kind.downward().is_some_and(Downward::depends_on_hosts);
+        let now = attached.profile();
+        let depends = |key: &&Key| {
+            let registered = key.kind.downward().and_then(Downward::depends_on);
+            registered.is_some_and(|registered| registered.moved(&before, &now))
+        };
         let keys: Vec<Key> = tenant.index.lock().iter().map(|(key, _)| key).filter(depends).cloned().collect();
         self.decide_again(&tenant, keys);
     }

@@ -1,5 +1,6 @@
 //! `VirtualCluster` objects: one task for each, and what no task does, clearing up after those that went while nobody watched.
 
+mod addresses;
 mod claim;
 mod connect;
 mod decide;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use self::claim::{Planes, Slices, parse_slice};
+use self::addresses::Ranges;
 use self::connect::Template;
 use self::hosts::Registrations;
 use self::machine::{Machine, Presence, clear_up, created, label};
@@ -73,6 +75,7 @@ pub(crate) struct Shared {
     slices: Slices,
     hosts: Registrations,
     template: Template,
+    addresses: Ranges,
     allow_annotation: bool,
     kubeconfig_interval: Duration,
     agent_port: u16,
@@ -131,6 +134,7 @@ impl Controller {
             hosts: Registrations::default(),
             template,
             allow_annotation: options.allow_annotation,
+        let platform = engine.policy().platform_ranges.clone();
             kubeconfig_interval: options.kubeconfig_interval,
             agent_port: options.agent_port,
         };
@@ -139,6 +143,7 @@ impl Controller {
             work,
             tenants: HashMap::new(),
             listing: None,
+            addresses: Ranges::new(platform),
             listed: false,
             vanished: Vanished::default(),
             missing: Vanished::default(),
@@ -193,6 +198,7 @@ impl Controller {
             }
         }
     }
+                self.shared.addresses.listed();
 
     /// A VirtualCluster is there: its task hears of it, or is started.
     fn there(&mut self, vc: Arc<VirtualCluster>, tasks: &Arc<Tasks>) {
@@ -210,6 +216,7 @@ impl Controller {
         if let Some(slice) = vc.status.as_ref().and_then(|status| status.service_cidr.as_deref()).and_then(parse_slice) {
             // What was allotted before comes before what is asked for now.
             let _ = self.shared.slices.allot(uid, &label(&vc), slice);
+            self.shared.addresses.register(uid, created(&vc), (&namespace, &name), &vc.spec.external_addresses);
         }
         let (sender, receiver) = watch::channel(Presence::There(vc));
         self.tenants.insert(uid, sender);

@@ -62,6 +62,13 @@ pub struct VirtualClusterSpec {
     #[schemars(length(max = 100), inner(length(max = 253), regex(pattern = HOST)), extend("x-kubernetes-list-type" = "set"))]
     pub ingress_hosts: Vec<String>,
 
+    /// Ranges outside the cluster of which the tenant's Services may claim addresses (`externalIPs`, `loadBalancerIP`): `192.0.2.16/28`,
+    /// `2001:db8::7/128` for one. Of what two VirtualClusters register the older one has it. Without any, none is claimed. The ConfigMap
+    /// `vc-system/vc-external-addresses` must hold them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 43), regex(pattern = RANGE)), extend("x-kubernetes-list-type" = "set"))]
+    pub external_addresses: Vec<String>,
+
     /// Share of the syncer's attention when tenants compete, relative to the others'.
     #[serde(default = "default_weight")]
     #[schemars(with = "i32", range(min = 1, max = 100))]
@@ -90,6 +97,7 @@ impl Default for VirtualClusterSpec {
             opaque_meta_prefixes: Vec::new(),
             service_cidr: None,
             ingress_hosts: Vec::new(),
+            external_addresses: Vec::new(),
             weight: default_weight(),
             paused: false,
             nodes: Nodes::default(),
@@ -100,6 +108,9 @@ impl Default for VirtualClusterSpec {
 
 /// As `mirror::host::Host` reads it: at least two labels beside a star, the last of which begins with a letter, since what ends in a number is an address.
 const HOST: &str = r"^(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)+[a-z]([-a-z0-9]{0,61}[a-z0-9])?$";
+
+/// The form of a range: whether it is one, the syncer says.
+const RANGE: &str = r"^[0-9A-Fa-f:.]+/[0-9]{1,3}$";
 
 /// Everybody alike.
 const fn default_weight() -> u8 {

@@ -95,6 +95,11 @@ fn of_writers(tenant: &Tenant) -> Vec<Probe> {
         probe(
             "vc-tenant-writer-services",
             home("/api/v1", "services"),
+            object("v1", "Service", json!({"spec": {"type": "ExternalName", "externalName": "a.example"}})),
+        ),
+        probe(
+            "vc-tenant-writer-addresses",
+            home("/api/v1", "services"),
             object("v1", "Service", json!({"spec": {"ports": ports, "externalIPs": ["192.0.2.1"]}})),
         ),
         probe("vc-tenant-writer-claims", home("/api/v1", "persistentvolumeclaims"), object("v1", "PersistentVolumeClaim", claim)),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail so, its helpers too")]
 #![expect(clippy::needless_pass_by_value, reason = "values are made where they are given")]
 
+pub(crate) mod addresses;
 mod in_force;
 pub(crate) mod ingresses;
 pub(crate) mod pods;

@@ -20,7 +20,7 @@ use crate::bound::{Bound, Takes};
 use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::host::{Denied, Host};
-use crate::kind::{Downward, Reference, Report, Resource};
+use crate::kind::{Downward, Reference, Registered, Report, Resource};
 use crate::metadata;
 use crate::object::{Content, Meta, Object, items};
 use crate::shape::{Table, Verdict, carry_spec};
@@ -150,8 +150,8 @@ impl Downward for Ingress {
         metadata::down_with_spec(&meta, spec, cx.policy)
     }
 
-    fn depends_on_hosts(&self) -> bool {
-        true
+    fn depends_on(&self) -> Option<Registered> {
+        Some(Registered::Hosts)
     }
 
     fn may_stay(&self, InSuper(sup): &InSuper<Object>, cx: &Cx<'_>) -> bool {

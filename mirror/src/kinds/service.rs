@@ -1,6 +1,7 @@
 //! Service: goes down with its selector mapped; the super cluster keeps the say over addresses and node ports.
 
 mod address;
+mod external;
 mod ports;
 
 use std::net::IpAddr;
@@ -11,12 +12,12 @@ use serde_json::{Map, Value, json};
 use crate::bound::{Bound, Takes};
 use crate::cx::{Cx, lies_in};
 use crate::hold::Hold;
-use crate::kind::{Choice, Downward, Hearsay, Report, Resource};
+use crate::kind::{Choice, Downward, Hearsay, Registered, Report, Resource};
 use crate::kinds::endpoint_slice::KUBERNETES;
 use crate::metadata;
 use crate::object::{Content, Object};
 use crate::shape::{Table, Verdict, carry_spec};
-use ports::{node_ports, same_port};
+use ports::{node_ports, opens_node_ports, same_port};
 
 /// The kind.
 pub struct Service;
@@ -26,8 +27,8 @@ const SPEC: &Table = &[
     ("allocateLoadBalancerNodePorts", Verdict::Copy),
     ("clusterIP", Verdict::Rewrite("sent if it lies in the tenant's slice or is None, else the super cluster chooses")),
     ("clusterIPs", Verdict::Rewrite("the same address as in clusterIP")),
-    ("externalIPs", Verdict::Refuse("an address that was not assigned takes the traffic of others; use the type LoadBalancer")),
-    ("externalName", Verdict::Refuse("names outside the cluster are not allowed; use the name itself")),
+    ("externalIPs", Verdict::Rewrite(EXTERNAL)),
+    ("externalName", Verdict::Force("the tenant's own DNS serves it")),
     ("externalTrafficPolicy", Verdict::Copy),
     // Only load balancers ask there, and those are the super cluster's; an API server lets nobody change it.
     ("healthCheckNodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
@@ -35,7 +36,7 @@ const SPEC: &Table = &[
     ("ipFamilies", Verdict::Force("follows from the address, else the super cluster chooses")),
     ("ipFamilyPolicy", Verdict::Rewrite("SingleStack only: a second address would be the super cluster's")),
     ("loadBalancerClass", Verdict::Refuse("the administrator chooses the load balancer; leave it out")),
-    ("loadBalancerIP", Verdict::Refuse("the super cluster assigns the address; leave it out")),
+    ("loadBalancerIP", Verdict::Rewrite(EXTERNAL)),
     // Narrows who may call; without it everybody may.
     ("loadBalancerSourceRanges", Verdict::Copy),
     ("ports", Verdict::List(PORT)),
@@ -44,8 +45,10 @@ const SPEC: &Table = &[
     ("sessionAffinity", Verdict::Copy),
     ("sessionAffinityConfig", Verdict::Object(AFFINITY)),
     ("trafficDistribution", Verdict::Copy),
-    ("type", Verdict::Rewrite("ExternalName is refused; ClusterIP for default/kubernetes")),
+    ("type", Verdict::Rewrite("a Service of the type ExternalName stays in the tenant; ClusterIP for default/kubernetes")),
 ];
+
+const EXTERNAL: &str = "of ranges that are registered for the tenant (`spec.externalAddresses` of its VirtualCluster); another is left out, and an Event names it";
 
 const PORT: &Table = &[
     ("appProtocol", Verdict::Copy),
@@ -66,9 +69,6 @@ const FILLED_IN: [&str; 4] = ["internalTrafficPolicy", "ipFamilies", "ipFamilyPo
 
 /// Fields that cannot change in an update. What the super copy has wins over what is asked.
 const ADDRESS: [&str; 2] = ["clusterIP", "clusterIPs"];
-
-/// Fields that the super API server fills in for a Service that opens node ports.
-const FILLED_IN_OUTSIDE: [&str; 2] = ["allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
 
 /// Each Service takes one of some 65,000 addresses, if the super cluster has a /16 for them. Of ports on all nodes there are 2768 by default, for all
 /// tenants and for the platform.
@@ -116,12 +116,14 @@ impl Downward for Service {
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         if tenant.text("/spec/type") == Some("ExternalName") {
-            return Err(Hold::refuse("NotSupported", "spec.type", "the type ExternalName is not allowed; use the name itself"));
+            // It is a name in the tenant's own DNS and leads nobody anywhere but there. Below, proxies would follow it to names of the super cluster's.
+            return Err(Hold::Stays);
         }
         let mut spec = carry_spec(tenant, SPEC, cx.policy.pass_unknown_fields)?;
         if leads_to_its_server(tenant, cx) {
             within(&mut spec);
         }
+        external::keep_own(&mut spec, cx);
         address_down(&mut spec, cx.profile.service_slice);
         if spec.get("ipFamilyPolicy").and_then(Value::as_str) != Some("SingleStack") {
             spec.remove("ipFamilyPolicy");
@@ -130,6 +132,18 @@ impl Downward for Service {
             *selector = metadata::match_labels_down(selector, cx.policy);
         }
         metadata::down_with_spec(&tenant.meta, spec, cx.policy)
+    }
+
+    fn left_out(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Option<Hold> {
+        external::left_out(tenant, cx)
+    }
+
+    fn depends_on(&self) -> Option<Registered> {
+        Some(Registered::Addresses)
+    }
+
+    fn may_stay(&self, InSuper(sup): &InSuper<Object>, cx: &Cx<'_>) -> bool {
+        external::are_own(sup, cx)
     }
 
     fn claims(&self) -> bool {
@@ -191,7 +205,7 @@ fn leads_to_its_server(tenant: &Object, cx: &Cx<'_>) -> bool {
 
 /// The tenant says where this Service leads, see [`EndpointSlice`](super::endpoint_slice::EndpointSlice): no load balancer goes there for it.
 fn within(spec: &mut Map<String, Value>) {
-    for key in ["allocateLoadBalancerNodePorts", "externalTrafficPolicy", "loadBalancerSourceRanges"] {
+    for key in ["allocateLoadBalancerNodePorts", "externalIPs", "externalTrafficPolicy", "loadBalancerIP", "loadBalancerSourceRanges"] {
         spec.remove(key);
     }
     spec.insert("type".to_owned(), json!("ClusterIP"));
@@ -224,13 +238,12 @@ fn keep_chosen(spec: &mut Map<String, Value>, current: &Map<String, Value>) {
     }
     let kind = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
     spec.insert("type".to_owned(), Value::from(kind.as_str()));
-    let outside = kind == "NodePort" || kind == "LoadBalancer";
-    if outside {
-        for key in FILLED_IN_OUTSIDE {
-            if key == "externalTrafficPolicy" || kind == "LoadBalancer" {
-                keep(spec, current, key);
-            }
-        }
+    let outside = opens_node_ports(spec);
+    if outside || spec.contains_key("externalIPs") {
+        keep(spec, current, "externalTrafficPolicy");
+    }
+    if kind == "LoadBalancer" {
+        keep(spec, current, "allocateLoadBalancerNodePorts");
     }
     if kind == "LoadBalancer" && spec.get("externalTrafficPolicy").and_then(Value::as_str) == Some("Local") {
         keep(spec, current, "healthCheckNodePort");

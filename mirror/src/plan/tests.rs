@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cx::{Policy, Profile};
-use crate::kind::{Report, Resource};
+use crate::kind::{Registered, Report, Resource};
 
 const POD: Uid = uid(1);
 const SUPER: Uid = uid(2);
@@ -26,6 +26,9 @@ const RESOURCE: Resource =
     Resource { group: "", version: "v1", api_version: "v1", kind: "Thing", plural: "things", namespaced: true, status: true };
 
 fn asked(tenant: &Object) -> Result<InSuper<Content>, Hold> {
+    if tenant.at("/spec/own").is_some() {
+        return Err(Hold::Stays);
+    }
     if tenant.at("/spec/bad").is_some() {
         return Err(Hold::refuse("NotSupported", "spec.bad", "remove it"));
     }
@@ -71,8 +74,8 @@ impl Downward for Lent {
     fn down(&self, tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
         asked(tenant)
     }
-    fn depends_on_hosts(&self) -> bool {
-        true
+    fn depends_on(&self) -> Option<Registered> {
+        Some(Registered::Hosts)
     }
     fn may_stay(&self, sup: &InSuper<Object>, _cx: &Cx<'_>) -> bool {
         sup.at("/spec/x").and_then(Value::as_u64) <= Some(1)
@@ -319,6 +322,16 @@ fn s23_what_was_taken_from_a_tenant_ends_and_what_was_not_goes_on() {
     let unread = SuperSide::Ours(Copy { facts, body: None }, owner);
     assert_eq!(decide(&Lent, refused(Some(())), unread), Outcome::Fetch(Want::Super), "it is looked at first");
     assert!(matches!(decide(&Graceful, refused(Some(())), below(2)), Outcome::Hold(_)), "other kinds stay");
+}
+
+#[test]
+fn what_asks_nothing_of_the_super_cluster_is_not_there_any_more_and_nobody_is_told() {
+    let own = || tenant(&json!({}), &json!({"own": true}), &json!({}));
+    assert_eq!(decide(&Graceful, own(), NONE), Outcome::Settled(None));
+    let below = made(&json!({}), &json!({"x": 1}), &json!({}));
+    assert_eq!(decide(&Graceful, own(), below), write(Step::DeleteSuper { uid: SUPER, grace_seconds: None }));
+    let ending = made(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), &json!({"x": 1}), &json!({}));
+    assert_eq!(decide(&Quiet, own(), ending), Outcome::Hold(Hold::Until(Missing::SuperGone)));
 }
 
 #[test]

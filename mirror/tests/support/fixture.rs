@@ -1,7 +1,7 @@
 //! Fixtures of a downward kind: a tenant's object in YAML, and what comes of it as a snapshot.
 //!
 //! *Shapes* of a fixture: `tenant`, the tenant's object, where name, namespace and UID may be left out; `cx`, what differs from the usual
-//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `hosts`, `takenHosts`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `handlers`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
+//! surroundings (`dns`, `kubernetes`, `server`, `endpoints`, `external`, `platform`, `hosts`, `takenHosts`, `addresses`, `takenAddresses`, `serviceCidr`, `nodes`, `superNodes`, `pods`, `published`, `handlers`, `allowPrivileged`, `runtimeClass`, `annotationsDown`, `tolerationsDown`, `labelsDown`); `later`, a patch on
 //! the tenant's object before it is looked at again; `super`, a patch on what went down, to be looked at as the super copy.
 //!
 //! A patch is a JSON merge patch (RFC 7396).
@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use common::{InSuper, InTenant, Name, Namespace, Owner, Super, Tenant, TenantId, Uid};
 use mirror::cx::{Policy, Profile};
+use mirror::external::ExternalAddresses;
 use mirror::host::{Host, Hosts};
 use mirror::{Content, Cx, Downward, Hold, Object};
 use serde_json::{Map, Value, json};
@@ -123,7 +124,7 @@ fn add(out: &mut Map<String, Value>, key: &str, list: Value) {
 fn hold_text(hold: &Hold) -> Value {
     match hold {
         Hold::Refused(refusal) => json!(format!("{} ({hold})", refusal.reason)),
-        Hold::Until(_) | Hold::Malformed(_) => json!(hold.to_string()),
+        Hold::Until(_) | Hold::Malformed(_) | Hold::Stays => json!(hold.to_string()),
     }
 }
 
@@ -247,6 +248,7 @@ impl Surroundings {
         let texts = |key: &str| -> BTreeSet<String> {
             given[key].as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
         };
+        let ranges = |key: &str| -> Vec<(IpAddr, u8)> { texts(key).iter().map(|range| network(range)).collect() };
         let hosts = |key: &str| -> Vec<Host> { texts(key).iter().map(|host| host.parse().unwrap()).collect() };
         let policy = Policy {
             labels_down: texts("labelsDown"),
@@ -256,7 +258,7 @@ impl Surroundings {
             runtime_class: given["runtimeClass"].as_str().map(str::to_owned),
             api_server_endpoints: given["endpoints"].as_str().map(network).into_iter().collect(),
             external_endpoints: given["external"].as_str().map(network).into_iter().collect(),
-            platform_ranges: texts("platform").iter().map(|range| network(range)).collect(),
+            platform_ranges: ranges("platform"),
             ..Policy::default()
         };
         let profile = Profile {
@@ -267,6 +269,7 @@ impl Surroundings {
             server: given["server"].as_str().map(|server| server.parse().unwrap()),
             agent_port: 10550,
             hosts: Arc::new(Hosts::new(hosts("hosts"), hosts("takenHosts"))),
+            external: Arc::new(ExternalAddresses::new(ranges("addresses"), ranges("takenAddresses"))),
         };
         let mut nodes = texts("nodes");
         nodes.insert("n1".to_owned());

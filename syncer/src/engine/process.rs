@@ -18,8 +18,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use mirror::cx::Profile;
 use mirror::hold::Hold;
-use mirror::host::Hosts;
-use mirror::kind::{Demand, Downward, Observe};
+use mirror::kind::{Demand, Downward, Observe, Registered};
 use mirror::object::Object;
 use mirror::plan::{Copy, Evidence, Mark, Outcome, Pair, Settled, SuperSide, TenantSide, Want, plan};
 use mirror::{Cx, Facts};
@@ -88,8 +87,8 @@ struct Job<'a> {
     name: Name<Super>,
     /// How often the addresses of the tenant's Pods had moved when this began.
     moves: u64,
-    /// The hosts that were registered for the tenant then.
-    hosts: Arc<Hosts>,
+    /// What was known of the tenant then.
+    profile: Arc<Profile>,
 }
 
 /// The part of a list that says how new it is, and whether there is anything in it.
@@ -184,7 +183,7 @@ impl Engine {
             namespace,
             name,
             moves: tenant.pods.moves(),
-            hosts: attached.profile().hosts.clone(),
+            profile: attached.profile(),
         };
         let end = job.run().await;
         tenant.index.lock().make_room(key);
@@ -439,8 +438,8 @@ impl Job<'_> {
         // An answer may have shown a change before the watch did, which then has no news.
         let mut moved = (!tenant_stays && matches!(entry.tenant, Slot::Here(..))) || (!sup_stays && matches!(entry.sup, Slot::Here(..)));
         let pods_moved = self.kind.depends_on_pods() && self.tenant.pods.moves() != self.moves;
-        let hosts_moved = self.kind.depends_on_hosts() && self.attached.profile().hosts != self.hosts;
-        if pods_moved || hosts_moved {
+        let other = |registered: Registered| registered.moved(&self.profile, &self.attached.profile());
+        if pods_moved || self.kind.depends_on().is_some_and(other) {
             // What was decided on is not so any more, and whoever said so may not have known yet that this depends on it.
             entry.settled = None;
             moved = true;

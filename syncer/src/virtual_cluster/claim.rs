@@ -95,7 +95,8 @@ pub(super) fn parse_slice(text: &str) -> Option<Slice> {
     Some((network.parse().ok()?, bits.parse().ok()?))
 }
 
-fn overlap(a: Slice, b: Slice) -> bool {
+/// Whether two ranges have an address in common.
+pub(super) fn overlap(a: Slice, b: Slice) -> bool {
     let within = |(network, bits): Slice, address: IpAddr| {
         format!("{network}/{bits}").parse::<runtime::address::Cidr>().is_ok_and(|range| range.contains(address))
     };

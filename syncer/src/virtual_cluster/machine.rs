@@ -17,6 +17,7 @@ use common::api::{DeletionPolicy, VirtualCluster};
 use common::{TenantId, Uid};
 use kube::ResourceExt;
 use mirror::cx::Profile;
+use mirror::external::ExternalAddresses;
 use mirror::host::Hosts;
 use runtime::log::Chain;
 use runtime::task::Tasks;
@@ -26,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use self::reach::{Connection, ReadFor, Source};
 use super::Shared;
+use super::addresses::Claimable;
 use super::claim::{Claim, Claimant, Slice, parse_slice};
 use super::connect::Trouble;
 use super::decide::{Accepted, Life, State, Why, life};
@@ -144,8 +146,8 @@ impl Machine {
     /// One look: as far as it goes.
     async fn look(&mut self, vc: &Arc<VirtualCluster>) -> State {
         // Whatever the control plane does: no look at an Ingress is to decide by what is its tenant's no longer.
-        if let (Some((_, attached)), Some(Allotted { hosts, .. })) = (&self.attached, self.shared.hosts.of(self.id.uid())) {
-            self.shared.engine.register_hosts(attached, &hosts);
+        if let (Some((_, attached)), Some((Allotted { hosts, .. }, Claimable { addresses, .. }))) = (&self.attached, self.registered()) {
+            self.shared.engine.register(attached, &hosts, &addresses);
         }
         self.read_kubeconfig(vc).await;
         match self.advance(vc).await {
@@ -158,19 +160,19 @@ impl Machine {
         let connection = self.still_there(connection).await?;
         self.not_the_super_cluster(&connection).await?;
         self.claim(&connection)?;
-        let Some(hosts) = self.shared.hosts.of(self.id.uid()).filter(|_| self.shared.engine.super_synced()) else {
+        let Some((hosts, external)) = self.registered().filter(|_| self.shared.engine.super_synced()) else {
             return Err(State::Starting { connected: true });
         };
         let accepted = Accepted::of(vc);
         self.same_life(&connection, accepted).await?;
         self.not_set_back(&connection, accepted)?;
         let (slice, range) = self.slice(vc);
-        let attached = self.attach(vc, &connection, slice, &hosts.hosts);
+        let attached = self.attach(vc, &connection, slice, &hosts.hosts, &external.addresses);
         let accepted_version =
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
         self.adjust(vc, &attached, slice).await;
-        self.supervise(vc, &connection, accepted, [range, hosts.note])
+        self.supervise(vc, &connection, accepted, [range, hosts.note, external.note])
     }
 
     /// Whatever address a kubeconfig names, and however it is spelled: who answers says that it is the super cluster.
@@ -260,6 +262,12 @@ impl Machine {
         let Some(text) = wanted_cidr(vc) else {
             self.shared.slices.release(self.id.uid());
             return (None, None);
+    /// What is registered for the tenant; nothing is known before all VirtualClusters have been seen.
+    fn registered(&self) -> Option<(Allotted, Claimable)> {
+        let uid = self.id.uid();
+        self.shared.hosts.of(uid).zip(self.shared.addresses.of(uid))
+    }
+
         };
         let Some(slice) = parse_slice(&text) else {
             let message = format!(
@@ -279,7 +287,14 @@ impl Machine {
     }
 
     /// Attaches the control plane, or anew with a new kubeconfig; nothing is forgotten of the super side.
-    fn attach(&mut self, vc: &VirtualCluster, connection: &Connection, slice: Option<Slice>, hosts: &Arc<Hosts>) -> Arc<Attached> {
+    fn attach(
+        &mut self,
+        vc: &VirtualCluster,
+        connection: &Connection,
+        slice: Option<Slice>,
+        hosts: &Arc<Hosts>,
+        external: &Arc<ExternalAddresses>,
+    ) -> Arc<Attached> {
         if let Some((fingerprint, attached)) = &self.attached
             && *fingerprint == connection.fingerprint
             && attached.incarnation == connection.incarnation
@@ -302,6 +317,7 @@ impl Machine {
             weight: vc.spec.weight.clamp(1, 100),
             paused: vc.spec.paused,
         };
+                external: external.clone(),
         self.weight = spec.weight;
         let attached = self.shared.engine.attach(spec, &self.tasks);
         self.shared.metrics.attached();
@@ -343,7 +359,7 @@ impl Machine {
         vc: &VirtualCluster,
         connection: &Connection,
         accepted: Option<Accepted>,
-        asked: [Option<Note>; 2],
+        asked: [Option<Note>; 3],
     ) -> Result<State, State> {
         let id = self.id.as_str();
         let Some(health) = self.shared.engine.health(id) else {
@@ -395,13 +411,14 @@ impl Machine {
         let orphan = vc.spec.deletion_policy == DeletionPolicy::Orphan;
         info!(tenant = %self.id, virtual_cluster = self.label, orphan, "VirtualCluster deleted, clearing up");
         clear_up(&self.shared, &self.id, orphan).await;
-        // Only now is there nothing of its own under them.
+        // Only now is there nothing of its own with them.
         self.shared.hosts.release(self.id.uid());
         info!(tenant = %self.id, virtual_cluster = self.label, orphan, "cleared up");
     }
 }
 
 /// Removes what a tenant left until nothing is left; ends early only when this process may not write any more.
+        self.shared.addresses.release(self.id.uid());
 pub(super) async fn clear_up(shared: &Shared, id: &TenantId, orphan: bool) {
     let mut pace = Pace::new(Duration::from_secs(1));
     loop {

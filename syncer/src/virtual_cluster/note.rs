@@ -18,16 +18,17 @@ pub(super) struct About<'a> {
     pub health: &'a TenantHealth,
     /// Super namespaces that are somebody else's: super name → the tenant namespace that waits for it.
     pub taken: &'a BTreeMap<Arc<str>, Namespace<Tenant>>,
-    /// What is wrong with the range of service addresses, and the hosts, that are asked for.
-    pub asked: [Option<Note>; 2],
+    /// What is wrong with the range of service addresses, the hosts and the addresses from outside that are asked for.
+    pub asked: [Option<Note>; 3],
     pub spec: &'a VirtualClusterSpec,
 }
 
 /// What to say, the gravest first: a condition holds one word, and what a person has to do at once comes before what stays.
 pub(super) fn of(about: About<'_>) -> Option<Note> {
-    let About { id, health, taken, asked: [range, hosts], spec } = about;
-    let notes = [denied(id, health), deletions_paused(health), taken_by_others(taken), left_out(health), range, hosts, unread(&spec.nodes)];
-    notes.into_iter().flatten().next()
+    let About { id, health, taken, asked: [range, hosts, external], spec } = about;
+    let wrong = [denied(id, health), deletions_paused(health), taken_by_others(taken), left_out(health)];
+    let notes = wrong.into_iter().chain([range, hosts, external, unread(&spec.nodes)]);
+    notes.flatten().next()
 }
 
 fn denied(id: &TenantId, health: &TenantHealth) -> Option<Note> {
@@ -116,17 +117,19 @@ mod tests {
         let denied = TenantHealth { denied: Some(("vc-a".into(), "forbidden".to_owned())), ..paused.clone() };
         let range = || Some(("ServiceCidrTaken", "a range of its own".to_owned()));
         let hosts = || Some(("IngressHostTaken", "give each host to one".to_owned()));
+        let external = || Some(("ExternalAddressTaken", "give each to one".to_owned()));
         let (none, some) = (namespaces(0), namespaces(1));
-        assert_eq!(of(About { id: &id, health: &well, taken: &none, asked: [None, None], spec: &served }), None);
+        assert_eq!(of(About { id: &id, health: &well, taken: &none, asked: [None, None, None], spec: &served }), None);
         // Each line has all that is less grave too.
         for (health, taken, asked, reason, words) in [
-            (&well, &none, [None, None], "NodeSelectorInvalid", "spec.nodes.selector"),
-            (&well, &none, [None, hosts()], "IngressHostTaken", "to one"),
-            (&well, &none, [range(), hosts()], "ServiceCidrTaken", "a range of its own"),
-            (&crowded, &none, [range(), hosts()], "TooManyObjects", "at least 3 objects"),
-            (&crowded, &some, [range(), hosts()], "NamespaceTaken", "vc-a-0 (for the tenant's a0)"),
-            (&paused, &some, [range(), hosts()], "DeletionsPaused", "spec.paused"),
-            (&denied, &some, [range(), hosts()], "WriterForbidden", "vc-writers/w-"),
+            (&well, &none, [None, None, None], "NodeSelectorInvalid", "spec.nodes.selector"),
+            (&well, &none, [None, None, external()], "ExternalAddressTaken", "to one"),
+            (&well, &none, [None, hosts(), external()], "IngressHostTaken", "to one"),
+            (&well, &none, [range(), hosts(), external()], "ServiceCidrTaken", "a range of its own"),
+            (&crowded, &none, [range(), hosts(), external()], "TooManyObjects", "at least 3 objects"),
+            (&crowded, &some, [range(), hosts(), external()], "NamespaceTaken", "vc-a-0 (for the tenant's a0)"),
+            (&paused, &some, [range(), hosts(), external()], "DeletionsPaused", "spec.paused"),
+            (&denied, &some, [range(), hosts(), external()], "WriterForbidden", "vc-writers/w-"),
         ] {
             let (said, message) = of(About { id: &id, health, taken, asked, spec: &spec }).unwrap();
             assert_eq!(said, reason);

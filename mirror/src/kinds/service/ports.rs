@@ -10,7 +10,8 @@ type Port = Map<String, Value>;
 
 /// The tenant's ports with the numbers that they have on the nodes of the super cluster; `None` if they say so already.
 pub(super) fn node_ports(tenant: &Object, sup: &Object) -> Option<InTenant<Choice>> {
-    if !opens_node_ports(tenant) || !opens_node_ports(sup) {
+    let both = [tenant, sup].map(|service| service.body.get("spec").and_then(Value::as_object));
+    if !both.iter().all(|spec| spec.is_some_and(opens_node_ports)) {
         return None;
     }
     let mut ports = tenant.at("/spec/ports")?.as_array()?.clone();
@@ -35,8 +36,9 @@ pub(super) fn node_ports(tenant: &Object, sup: &Object) -> Option<InTenant<Choic
     })
 }
 
-fn opens_node_ports(service: &Object) -> bool {
-    matches!(service.text("/spec/type"), Some("NodePort" | "LoadBalancer"))
+/// Whether a Service with this spec has ports on the nodes.
+pub(super) fn opens_node_ports(spec: &Map<String, Value>) -> bool {
+    matches!(spec.get("type").and_then(Value::as_str), Some("NodePort" | "LoadBalancer"))
 }
 
 /// Whether two ports are the same one: names are unique in a Service, and so are protocol and number.

@@ -17,7 +17,7 @@ impl Job<'_> {
     /// Nothing can be written for now: wait for what is missing, or tell the tenant and wait for a change.
     pub(super) fn hold(&self, pair: &Pair, hold: &Hold) -> End {
         match hold {
-            Hold::Until(Missing::SuperGone | Missing::VirtualNode(_)) => End::Rest,
+            Hold::Until(Missing::SuperGone | Missing::VirtualNode(_)) | Hold::Stays => End::Rest,
             Hold::Refused(refusal) => {
                 self.tell(pair, refusal.reason, hold.to_string());
                 End::Retry(REFUSED)
