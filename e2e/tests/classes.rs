@@ -9,7 +9,7 @@ use e2e::{
     story::{Actor, PATIENCE, Plot, Story, chapter, is_running, pod, uid_of},
     wait::{Seen, eventually},
 };
-use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass, scheduling::v1::PriorityClass};
+use k8s_openapi::api::{core::v1::Pod, node::v1::RuntimeClass, scheduling::v1::PriorityClass, storage::v1::VolumeAttributesClass};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams},
@@ -42,6 +42,13 @@ fn runtime(name: &str, handler: &str) -> Value {
     json!({ "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": { "name": name, "labels": public() }, "handler": handler })
 }
 
+fn attributes(name: &str, driver: &str) -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": { "name": name, "labels": public() },
+        "driverName": driver, "parameters": { "pool": "ssd-7" },
+    })
+}
+
 fn public() -> Value {
     json!({ keys::PUBLIC: "true" })
 }
@@ -68,13 +75,18 @@ async fn published(story: &Story) -> anyhow::Result<()> {
     for (name, value, labels) in [("gold", 1000, public()), ("silver", 500, public()), ("hidden", 2000, json!({}))] {
         apply(&classes, name, &priority(name, value, &labels)).await?;
     }
-    apply(&Api::<RuntimeClass>::all(sup), "sandbox", &runtime("sandbox", "runsc")).await?;
+    apply(&Api::<RuntimeClass>::all(sup.clone()), "sandbox", &runtime("sandbox", "runsc")).await?;
+    apply(&Api::<VolumeAttributesClass>::all(sup), "quick", &attributes("quick", "csi.example")).await?;
     for tenant in &story.tenants {
         sees::<PriorityClass>(tenant, "gold is there", "gold", |class| {
             class.is_some_and(|class| class.value == Some(1000) && class.description.as_deref() == Some("gold of 1000"))
         })
         .await?;
         sees::<RuntimeClass>(tenant, "sandbox is there", "sandbox", |class| class.is_some_and(|class| class.handler == "runsc")).await?;
+        sees::<VolumeAttributesClass>(tenant, "quick is there, without what its driver is told", "quick", |class| {
+            class.is_some_and(|class| class.driver_name == "csi.example" && !format!("{class:?}").contains("ssd-7"))
+        })
+        .await?;
         anyhow::ensure!(Api::<PriorityClass>::all(tenant.client()).get_opt("hidden").await?.is_none(), "what is not published is there");
     }
     // What a tenant had before stays its own; who had none gets it.
@@ -138,6 +150,15 @@ async fn followed(story: &Story) -> anyhow::Result<()> {
     let classes: Api<RuntimeClass> = Api::all(sup);
     classes.delete("sandbox", &DeleteParams::default()).await?;
     apply(&classes, "sandbox", &runtime("sandbox", "kata")).await?;
+    // Nor can a driver.
+    let classes: Api<VolumeAttributesClass> = Api::all(story.bed.sup.client());
+    classes.delete("quick", &DeleteParams::default()).await?;
+    eventually("the class is gone", PATIENCE, async || {
+        let seen = classes.get_opt("quick").await?;
+        Ok(Seen::when(seen.is_none(), seen))
+    })
+    .await?;
+    apply(&classes, "quick", &attributes("quick", "csi.other")).await?;
     for tenant in &story.tenants {
         sees::<PriorityClass>(tenant, "gold says it", "gold", |class| {
             class.is_some_and(|class| class.description.as_deref() == Some("what must not wait"))
@@ -145,6 +166,10 @@ async fn followed(story: &Story) -> anyhow::Result<()> {
         .await?;
         sees::<RuntimeClass>(tenant, "sandbox is the new one", "sandbox", |class| class.is_some_and(|class| class.handler == "kata"))
             .await?;
+        sees::<VolumeAttributesClass>(tenant, "quick is the new one", "quick", |class| {
+            class.is_some_and(|class| class.driver_name == "csi.other")
+        })
+        .await?;
     }
     Ok(())
 }
@@ -155,8 +180,12 @@ async fn withdrawn(story: &Story) -> anyhow::Result<()> {
         let change = json!({ "metadata": { "labels": { keys::PUBLIC: null } } });
         classes.patch(name, &PatchParams::default(), &Patch::Merge(&change)).await?;
     }
+    let change = json!({ "metadata": { "labels": { keys::PUBLIC: null } } });
+    let attributes: Api<VolumeAttributesClass> = Api::all(story.bed.sup.client());
+    attributes.patch("quick", &PatchParams::default(), &Patch::Merge(&change)).await?;
     for tenant in &story.tenants {
         sees::<PriorityClass>(tenant, "gold is gone", "gold", |class| class.is_none()).await?;
+        sees::<VolumeAttributesClass>(tenant, "quick is gone", "quick", |class| class.is_none()).await?;
     }
     sees::<PriorityClass>(story.tenant(1)?, "silver is gone", "silver", |class| class.is_none()).await?;
     let (tenant, own) = (story.tenant(0)?, Api::<PriorityClass>::all(story.tenant(0)?.client()));

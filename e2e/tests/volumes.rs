@@ -13,7 +13,7 @@ use e2e::{
 };
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
-    storage::v1::StorageClass,
+    storage::v1::{StorageClass, VolumeAttributesClass},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -34,6 +34,7 @@ async fn claims_get_volumes_of_their_own() {
         chapter("a volume that lives as long as its Pod", ephemeral(story.tenant(0).unwrap())),
         chapter("what asks for what is there, or for another class, is refused", refused(&story)),
         chapter("a claim grows, and its tenant hears how far that is", grown(&story)),
+        chapter("a claim names other attributes, and its tenant hears how far that is", attributed(&story)),
     ];
     story.tell(chapters).await.unwrap();
     story
@@ -56,7 +57,25 @@ async fn prepare(story: &Story) -> anyhow::Result<()> {
         });
         apply(&classes, name, &class).await?;
     }
+    for (name, labels) in [("calm", json!({ keys::PUBLIC: "true" })), ("quick", json!({ keys::PUBLIC: "true" })), ("platform", json!({}))] {
+        let class = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": { "name": name, "labels": labels },
+            "driverName": "csi.example", "parameters": { "pool": "/srv/pool" },
+        });
+        apply(&Api::<VolumeAttributesClass>::all(sup.clone()), name, &class).await?;
+    }
+    let blocks = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "blocks", "labels": { keys::PUBLIC: "true" } },
+        "provisioner": "kubernetes.io/no-provisioner",
+    });
+    apply(&classes, "blocks", &blocks).await?;
     let volumes: Api<PersistentVolume> = Api::all(sup);
+    let spec = json!({
+        "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" }, "storageClassName": "blocks", "volumeAttributesClassName": "calm",
+        "csi": { "driver": "csi.example", "volumeHandle": "/srv/block" },
+    });
+    apply(&volumes, "block", &json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "block" }, "spec": spec }))
+        .await?;
     for n in 1..=6 {
         let name = format!("disk-{n}");
         let spec = json!({
@@ -170,6 +189,7 @@ async fn refused(story: &Story) -> anyhow::Result<()> {
         ("platform", json!({ "storageClassName": "platform" }), "spec.storageClassName"),
         ("old", json!({ "storageClassName": "" }), "spec.storageClassName"),
         ("own", json!({ "storageClassName": "own", "volumeName": "disk-1" }), "spec.storageClassName"),
+        ("favored", json!({ "volumeAttributesClassName": "platform" }), "spec.volumeAttributesClassName"),
         ("labelled", json!({ "selector": { "matchLabels": { "team": "a" } } }), "spec.selector"),
         (
             "snapshot",
@@ -237,6 +257,53 @@ async fn grown(story: &Story) -> anyhow::Result<()> {
     .map(drop)
 }
 
+/// What the resizer of a driver writes is written by hand.
+async fn attributed(story: &Story) -> anyhow::Result<()> {
+    let (tenant, sup) = (story.tenant(1)?, story.bed.sup.client());
+    let (above, below) = (tenant.above::<PersistentVolumeClaim>("default"), tenant.below::<PersistentVolumeClaim>("default"));
+    let current = |claim: &PersistentVolumeClaim| claim.status.as_ref()?.current_volume_attributes_class_name.clone();
+    let under_way = |claim: &PersistentVolumeClaim| claim.status.as_ref()?.modify_volume_status.clone();
+    let asked = |claim: &PersistentVolumeClaim| claim.spec.as_ref()?.volume_attributes_class_name.clone();
+    let ask = async |class: &str| {
+        let change = json!({ "spec": { "volumeAttributesClassName": class } });
+        above.patch("attributed", &PatchParams::default(), &Patch::Merge(&change)).await
+    };
+    let made = tenant.apply(&claim("attributed", &json!({ "storageClassName": "blocks", "volumeAttributesClassName": "calm" }))).await?;
+    let is_calm = |claim: &PersistentVolumeClaim| is_bound(claim) && current(claim).as_deref() == Some("calm");
+    tenant.sees("it has what it asked for", "default", "attributed", is_calm).await?;
+    let (volume, disk) = bound(tenant, "attributed").await?;
+    anyhow::ensure!(disk == "block", "it has {disk}");
+    ask("quick").await?;
+    tenant.holds_below("other attributes are asked for", "default", "attributed", |claim| asked(claim).as_deref() == Some("quick")).await?;
+    let begun = json!({ "status": { "modifyVolumeStatus": { "targetVolumeAttributesClassName": "quick", "status": "InProgress" } } });
+    below.patch_status("attributed", &PatchParams::default(), &Patch::Merge(&begun)).await?;
+    tenant
+        .sees("it hears that they are on their way", "default", "attributed", |claim| {
+            is_calm(claim) && under_way(claim).is_some_and(|status| status.status == "InProgress")
+        })
+        .await?;
+    let changed = json!({ "spec": { "volumeAttributesClassName": "quick" } });
+    Api::<PersistentVolume>::all(sup).patch(&disk, &PatchParams::default(), &Patch::Merge(&changed)).await?;
+    let done = json!({ "status": { "currentVolumeAttributesClassName": "quick", "modifyVolumeStatus": null } });
+    below.patch_status("attributed", &PatchParams::default(), &Patch::Merge(&done)).await?;
+    tenant
+        .sees("it has them", "default", "attributed", |claim| {
+            is_bound(claim) && current(claim).as_deref() == Some("quick") && under_way(claim).is_none()
+        })
+        .await?;
+    let volumes: Api<PersistentVolume> = Api::all(tenant.client());
+    eventually("so has the tenant's volume", PATIENCE, async || {
+        let seen = volumes.get(&volume.name_any()).await?.spec.and_then(|spec| spec.volume_attributes_class_name);
+        Ok(Seen::when(seen.as_deref() == Some("quick"), seen))
+    })
+    .await?;
+    ask("platform").await?;
+    tenant.warned("default", &uid_of(&made), "spec.volumeAttributesClassName").await?;
+    let below = below.get("attributed").await?;
+    anyhow::ensure!(asked(&below).as_deref() == Some("quick"), "it asks for {:?}", asked(&below));
+    Ok(())
+}
+
 async fn deleted(story: &Story) -> anyhow::Result<()> {
     let (tenant, other) = (story.tenant(0)?, story.tenant(1)?);
     let (volume, disk) = bound(tenant, "data").await?;
@@ -261,6 +328,6 @@ async fn deleted(story: &Story) -> anyhow::Result<()> {
     bound(other, "data").await?;
     let shown =
         Api::<PersistentVolume>::all(other.client()).list(&ListParams::default().labels(&format!("{}=true", keys::VIRTUAL_VOLUME))).await?;
-    anyhow::ensure!(shown.items.len() == 1, "the other tenant sees {} volumes", shown.items.len());
+    anyhow::ensure!(shown.items.len() == 2, "the other tenant, which has two, sees {} volumes", shown.items.len());
     Ok(())
 }

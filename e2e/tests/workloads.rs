@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
+use common::keys;
 use e2e::{
-    bed::BedOptions,
+    bed::{BedOptions, apply},
     story::{Actor, NO_PATROL, PATIENCE, Plot, Story, Witness, chapter, condition, is_running, pod, time_to_run, uid_of, within},
     syncer::{SyncerOptions, SyncerProcess},
     wait::{Seen, eventually, never},
@@ -13,6 +14,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     batch::v1::Job,
     core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
+    storage::v1::{StorageClass, VolumeAttributesClass},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -22,9 +24,11 @@ use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tenants_own_controllers_do_their_work() {
-    // Its Services' addresses are ones that the super cluster does not serve.
+    // Its Services' addresses are ones that the super cluster does not serve, and neither has classes that not every API server has.
     let plot = Plot::new("workloads", 1).flag(NO_PATROL);
-    let plot = Plot { bed: BedOptions { range: "172.30".to_owned(), ..plot.bed }, ..plot };
+    let lacks = vec!["--runtime-config=storage.k8s.io/v1/volumeattributesclasses=false".to_owned()];
+    let bed = BedOptions { range: "172.30".to_owned(), super_args: lacks.clone(), tenant_args: lacks, ..plot.bed };
+    let plot = Plot { bed, ..plot };
     let story = Story::play(plot).await.unwrap();
     let witness = Witness::start(story.bed.sup.client());
     let chapters = vec![
@@ -34,6 +38,7 @@ async fn the_tenants_own_controllers_do_their_work() {
         chapter("a readiness gate of the tenant's own holds a Pod back, on both sides, until the tenant opens it", gate(&story)),
         chapter("init containers and sidecars are seen as they are", init_containers(&story)),
         chapter("what may still change in a Pod that runs goes down", changed(&story)),
+        chapter("a claim cannot name a class of a kind that the super cluster does not serve", unserved(&story)),
         chapter("a Service whose address the super cluster does not serve gets another, and keeps it", address(&story)),
     ];
     story.tell(chapters).await.unwrap();
@@ -42,6 +47,31 @@ async fn the_tenants_own_controllers_do_their_work() {
     story.tell(vec![flags]).await.unwrap();
     witness.nothing_ran_twice().unwrap();
     assert!(witness.count() >= 14, "the witness saw {} Pods only", witness.count());
+}
+
+async fn unserved(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let classes = Api::<VolumeAttributesClass>::all(story.bed.sup.client()).list(&ListParams::default()).await;
+    anyhow::ensure!(matches!(&classes, Err(kube::Error::Api(status)) if status.code == 404), "they are served: {classes:?}");
+    let looked = story.syncer.metric("vc_unserved_total", r#"side="super",kind="VolumeAttributesClass""#).await?;
+    anyhow::ensure!(looked > 0.0, "nobody asked for them");
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "kubernetes.io/no-provisioner",
+        "metadata": { "name": "disks", "labels": { keys::PUBLIC: "true" } },
+    });
+    apply(&Api::<StorageClass>::all(story.bed.sup.client()), "disks", &class).await?;
+    eventually("what is served comes up", PATIENCE, async || {
+        let seen = Api::<StorageClass>::all(tenant.client()).get_opt("disks").await?;
+        Ok(Seen::when(seen.is_some(), seen))
+    })
+    .await?;
+    let spec = json!({
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "disks", "volumeAttributesClassName": "gold",
+        "resources": { "requests": { "storage": "1Gi" } },
+    });
+    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "favored" }, "spec": spec });
+    let made = tenant.apply(&claim).await?;
+    tenant.warned("default", &uid_of(&made), "spec.volumeAttributesClassName").await.map(drop)
 }
 
 fn deployment(replicas: usize, image: &str) -> Value {

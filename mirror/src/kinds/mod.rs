@@ -17,6 +17,7 @@ pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod storage_class;
+pub mod volume_attributes_class;
 
 use crate::kind::Kind;
 
@@ -37,6 +38,7 @@ pub const KINDS: &[Kind] = &[
     Kind::Up(&priority_class::PriorityClass),
     Kind::Up(&runtime_class::RuntimeClass),
     Kind::Up(&storage_class::StorageClass),
+    Kind::Up(&volume_attributes_class::VolumeAttributesClass),
     Kind::Up(&ingress_class::IngressClass),
     Kind::Up(&persistent_volume::PersistentVolume),
 ];

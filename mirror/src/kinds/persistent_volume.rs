@@ -22,7 +22,15 @@ use crate::shown;
 pub struct PersistentVolume;
 
 /// What of the spec the tenant is told.
-const SPEC: [&str; 6] = ["accessModes", "capacity", "mountOptions", "persistentVolumeReclaimPolicy", "storageClassName", "volumeMode"];
+const SPEC: [&str; 7] = [
+    "accessModes",
+    "capacity",
+    "mountOptions",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
 
 /// The annotation by which a controller knows that deleting the volume is another's business.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
@@ -41,7 +49,7 @@ impl Upward for PersistentVolume {
     }
 
     fn shows(&self) -> &'static str {
-        "A tenant gets those that its claims are bound to: size, access modes, mode, class and reclaim policy. What they are made of is not told."
+        "A tenant gets those that its claims are bound to: size, access modes, mode, classes and reclaim policy. What they are made of is not told."
     }
 
     fn mark(&self) -> Option<&'static str> {

@@ -4,7 +4,8 @@
 //! A tenant asks for a new volume and never for a certain one: which volume there is of whom, and what it holds, is not the tenant's to say. It
 //! may clone a claim of its own.
 //!
-//! *Guarantees*: a claim without a class, or with one that is not published, makes nothing in the super cluster.
+//! *Guarantees*: a claim without a class, or with one that is not published, makes nothing in the super cluster. No class that is not published is told
+//! of, unless the claim names it itself.
 //!
 //! *Caveats*: phase, access modes and whether a Pod uses the claim are written by the tenant's own controllers, once the volume is there. So that
 //! each is written by one, nothing is reported before, and of those nothing after.
@@ -26,6 +27,9 @@ pub struct PersistentVolumeClaim;
 
 const NO_SOURCE: &str = "a new volume is empty, or a clone of a claim of yours in this namespace (kind PersistentVolumeClaim)";
 
+/// The field that names a class of attributes, which may change.
+const ATTRIBUTES: &str = "volumeAttributesClassName";
+
 /// The fields of the spec.
 const SPEC: &Table = &[
     ("accessModes", Verdict::Copy),
@@ -34,7 +38,7 @@ const SPEC: &Table = &[
     ("resources", Verdict::Object(&[("limits", Verdict::Copy), ("requests", Verdict::Copy)])),
     ("selector", Verdict::Refuse("volumes of the super cluster are not the tenant's to choose; remove the field")),
     ("storageClassName", Verdict::Rewrite("one that is published, else refused")),
-    ("volumeAttributesClassName", Verdict::Refuse("remove the field")),
+    (ATTRIBUTES, Verdict::Rewrite("one that is published, else refused")),
     ("volumeMode", Verdict::Copy),
     ("volumeName", Verdict::Force("the volume in the tenant; that in the super cluster has another name")),
 ];
@@ -48,7 +52,7 @@ const SOURCE: &Table = &[GROUP, KIND, NAME];
 const SOURCE_REF: &Table = &[GROUP, KIND, NAME, ("namespace", Verdict::Refuse(NO_SOURCE))];
 
 /// The fields that a claim can still change in, as far as its class and its driver allow.
-const CHANGES: &str = "resources";
+const CHANGES: [&str; 2] = ["resources", ATTRIBUTES];
 
 /// What of the status the tenant's own controllers write.
 const OWN: [&str; 2] = ["accessModes", "phase"];
@@ -56,8 +60,9 @@ const OWN: [&str; 2] = ["accessModes", "phase"];
 /// The type of a condition that the tenant's own controller writes.
 const OWN_CONDITION: &str = "Unused";
 
-/// Fields of the status that speak of classes which no tenant may name.
-const NOT_TOLD: [&str; 2] = ["currentVolumeAttributesClassName", "modifyVolumeStatus"];
+/// The fields of the status that speak of a class of attributes, and where each names it.
+const OF_CLASSES: [(&str, &str); 2] =
+    [("currentVolumeAttributesClassName", ""), ("modifyVolumeStatus", "/targetVolumeAttributesClassName")];
 
 /// Each is a volume, of whatever size, that somebody pays for and that a driver makes and watches over.
 const CLAIMS: Bound = Bound { reason: "TooManyClaims", what: "PersistentVolumeClaims", most: 1000, takes: Takes::One };
@@ -88,7 +93,7 @@ impl Downward for PersistentVolumeClaim {
     }
 
     fn returns(&self) -> &'static str {
-        "The volume, as a PersistentVolume of the tenant's; once that is bound, the status (size, progress of growth, health), but for what the \
+        "The volume, as a PersistentVolume of the tenant's; once that is bound, the status (size, progress of growth, attributes, health), but for what the \
          tenant's own controllers write (phase, access modes, whether it is in use)."
     }
 
@@ -102,6 +107,15 @@ impl Downward for PersistentVolumeClaim {
             );
             return Err(Hold::refuse("NoStorageClass", "spec.storageClassName", message));
         }
+        let attributes = spec.get(ATTRIBUTES).and_then(Value::as_str).unwrap_or_default();
+        if !attributes.is_empty() && !cx.published.is_published("VolumeAttributesClass", attributes) {
+            let message = format!(
+                "volumes are changed by a VolumeAttributesClass that is published (`kubectl get volumeattributesclasses -l {}=true`); name one of \
+                 those, or none",
+                keys::PUBLIC
+            );
+            return Err(Hold::refuse("NoVolumeAttributesClass", format!("spec.{ATTRIBUTES}"), message));
+        }
         for field in ["dataSource", "dataSourceRef"] {
             if let Some(source) = spec.get_mut(field).and_then(Value::as_object_mut) {
                 source_down(source, field)?;
@@ -110,26 +124,34 @@ impl Downward for PersistentVolumeClaim {
         metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
-    /// The spec of the super copy with the size asked for: nothing else of it can change.
+    /// The spec of the super copy with the size and the attributes asked for: nothing else of it can change.
     fn amend(&self, InSuper(asked): InSuper<Content>, InSuper(current): &InSuper<Object>, cx: &Cx<'_>) -> InSuper<Content> {
         let mut content = metadata::merge(asked, &current.meta, cx.policy);
-        let wanted = content.body.get("spec").and_then(|spec| spec.get(CHANGES)).cloned();
-        if let Some(mut spec) = current.body.get("spec").cloned() {
-            if let (Some(spec), Some(wanted)) = (spec.as_object_mut(), wanted) {
-                spec.insert(CHANGES.to_owned(), wanted);
+        let asked = content.body.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+        if let Some(mut spec) = current.body.get("spec").and_then(Value::as_object).cloned() {
+            // Attributes that were asked for and are not there yet may be asked for no longer.
+            if is_bound(current) && current.text("/status/currentVolumeAttributesClassName").is_none() {
+                spec.remove(ATTRIBUTES);
             }
-            content.body.insert("spec".to_owned(), spec);
+            spec.extend(asked.into_iter().filter(|(field, _)| CHANGES.contains(&field.as_str())));
+            content.body.insert("spec".to_owned(), Value::Object(spec));
         }
         InSuper(content)
     }
 
     fn up(&self, InSuper(sup): &InSuper<Object>, tenant: Option<&InTenant<Object>>, cx: &Cx<'_>) -> Result<Option<InTenant<Report>>, Hold> {
-        let bound = |copy: &Object| copy.text("/status/phase") == Some("Bound");
-        let Some(InTenant(tenant)) = tenant.filter(|tenant| bound(tenant) && bound(sup)) else { return Ok(None) };
+        let Some(InTenant(tenant)) = tenant.filter(|tenant| is_bound(tenant) && is_bound(sup)) else { return Ok(None) };
         let fields = |object: &Object| object.at("/status").and_then(Value::as_object).cloned().unwrap_or_default();
         let (mut status, own) = (fields(sup), fields(tenant));
-        for field in NOT_TOLD.into_iter().chain(OWN).chain(["conditions"]) {
+        for field in OWN.into_iter().chain(["conditions"]) {
             status.remove(field);
+        }
+        let named = |class: &str| tenant.text(&format!("/spec/{ATTRIBUTES}")) == Some(class);
+        for (field, at) in OF_CLASSES {
+            let class = status.get(field).and_then(|value| value.pointer(at)).and_then(Value::as_str);
+            if class.is_some_and(|class| !named(class) && !cx.published.is_published("VolumeAttributesClass", class)) {
+                status.remove(field);
+            }
         }
         Scrub::new(cx).with_uid(sup.meta.uid, Some(tenant.meta.uid)).messages(&mut status);
         status.extend(own.into_iter().filter(|(field, _)| OWN.contains(&field.as_str())));
@@ -147,6 +169,10 @@ impl Downward for PersistentVolumeClaim {
     fn report_needs_tenant(&self, _sup: &InSuper<Object>) -> bool {
         true
     }
+}
+
+fn is_bound(copy: &Object) -> bool {
+    copy.text("/status/phase") == Some("Bound")
 }
 
 /// The super cluster's conditions in the order of the tenant's, and the one that is the tenant's own.

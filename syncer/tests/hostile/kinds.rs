@@ -19,7 +19,7 @@ use syncer::metrics::SyncMetrics;
 use syncer::nodes::{Nodes, NodesOptions};
 use syncer::remote::Remote;
 use syncer::shown::Showing;
-use syncer::tenant::Tenants;
+use syncer::tenant::{Attached, Tenants};
 use syncer::work::Work;
 use syncer::writer::Fence;
 use testing::http::{Body, pieces, reply};
@@ -30,20 +30,21 @@ use tokio::sync::watch;
 use crate::events::wait;
 use crate::{asked, key, object, page, remote, said, server};
 
-/// An engine that does nothing by itself; its super cluster is never asked.
-fn engine(server: &Server, metrics: &Arc<SyncMetrics>) -> Engine {
+/// An engine that does nothing by itself, and what it shows; its super cluster is never asked unless it is started.
+pub(crate) fn engine(server: &Server, metrics: &Arc<SyncMetrics>, patrol_interval: Duration) -> (Engine, Arc<Showing>) {
     let (_, held) = watch::channel(Some(Held::always()));
     let (work, _) = Work::new(1);
     let (tenants, fence, policy) = (Tenants::default(), Fence::new(held.clone()), Arc::new(Policy::default()));
     let nodes = Arc::new(Nodes::new(fence.clone(), NodesOptions::default(), metrics.clone()));
-    Engine::new(EngineParts {
+    let showing = Arc::new(Showing::new(policy.clone(), patrol_interval, metrics.clone()));
+    let engine = Engine::new(EngineParts {
         sup: Remote::new(remote(server, Limits::default()).transport().clone()),
         tenants: tenants.clone(),
         work,
         policy: policy.clone(),
         options: EngineOptions {
             workers: 1,
-            patrol_interval: Duration::from_hours(1),
+            patrol_interval,
             renew_share: 0.8,
             sync_unreferenced: true,
             exclude_namespaces: BTreeSet::new(),
@@ -51,10 +52,24 @@ fn engine(server: &Server, metrics: &Arc<SyncMetrics>) -> Engine {
         held,
         metrics: metrics.clone(),
         nodes: nodes.clone(),
-        showing: Arc::new(Showing::new(policy.clone(), Duration::from_hours(1), metrics.clone())),
+        showing: showing.clone(),
         recorder: Arc::new(Recorder::new(fence.clone(), metrics.clone())),
         copier: Arc::new(Copier::new(tenants, fence, policy, nodes, metrics.clone())),
-    })
+    });
+    (engine, showing)
+}
+
+/// Attaches a tenant whose API server this is.
+pub(crate) fn attach(engine: &Engine, server: &Server, tasks: &Tasks) -> Arc<Attached> {
+    let spec = AttachSpec {
+        id: TenantId::new(Uid::from_bits(7), "acme"),
+        remote: remote(server, Limits::default()),
+        incarnation: Uid::from_bits(8),
+        profile: Profile::default(),
+        weight: 1,
+        paused: false,
+    };
+    engine.attach(spec, tasks)
 }
 
 fn answer(request: &Request<()>) -> Response<Body> {
@@ -85,19 +100,8 @@ async fn s42_what_is_of_another_kind_is_counted_and_changes_nothing() {
     let server = server(answer).await;
     let mut registry = Registry::default();
     let metrics = Arc::new(SyncMetrics::register(&mut registry));
-    let (engine, tasks) = (engine(&server, &metrics), Tasks::new(&TaskMetrics::default()));
-    let id = TenantId::new(Uid::from_bits(7), "acme");
-    let attached = engine.attach(
-        AttachSpec {
-            id,
-            remote: remote(&server, Limits::default()),
-            incarnation: Uid::from_bits(8),
-            profile: Profile::default(),
-            weight: 1,
-            paused: false,
-        },
-        &tasks,
-    );
+    let ((engine, _), tasks) = (engine(&server, &metrics, Duration::from_hours(1)), Tasks::new(&TaskMetrics::default()));
+    let attached = attach(&engine, &server, &tasks);
     let tenant = engine.tenants().get(attached.id.as_str()).unwrap();
     let version = |name: &str| match tenant.index.lock().get(&key(name)).map(|entry| &entry.tenant) {
         Some(Slot::Here(facts, ())) => Some(facts.version),

@@ -4,13 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::{Uid, keys};
 use http::{Request, Response};
+use mirror::cx::Published as _;
+use prometheus_client::registry::Registry;
+use runtime::task::{TaskMetrics, Tasks};
 use runtime::transport::Limits;
 use syncer::informer::Bounds;
+use syncer::metrics::SyncMetrics;
 use testing::http::{Body, pieces, reply};
 use testing::server::{Behavior, Server};
 use tokio::time::Instant;
 
+use crate::events::wait;
+use crate::kinds::{attach, engine};
 use crate::{Heard, asked, kind, object, page};
 
 const PACE: Duration = Duration::from_millis(200);
@@ -65,6 +72,59 @@ async fn nothing_is_missed_of_a_kind_that_is_served_no_longer() {
     serves.store(OBJECTS, Ordering::SeqCst);
     assert_eq!(heard.next().await.unwrap(), "7");
     assert_eq!((heard.standing(), heard.index.synced(kind(), false)), ((2, 0, 0), true));
+}
+
+/// An API server without objects but for a published class, of a kind that it serves while `serves` says so.
+async fn with_class(serves: Arc<AtomicUsize>) -> Server {
+    let class = format!(
+        r#"{{"metadata":{{"name":"gold","uid":"{}","resourceVersion":"5","labels":{{"{}":"true"}}}},"driverName":"csi.example"}}"#,
+        Uid::from_bits(1),
+        keys::PUBLIC
+    );
+    let answer = move |request: &Request<()>| {
+        let is_optional = request.uri().path().ends_with("/volumeattributesclasses");
+        match asked(request, "watch") {
+            _ if is_optional && serves.load(Ordering::SeqCst) == NOTHING => nowhere(),
+            Some(_) if asked(request, "sendInitialEvents").is_some() => reply(400, &[], "no WatchList"),
+            Some(_) => pieces(std::iter::empty()),
+            None if is_optional => page(std::slice::from_ref(&class), "7", ""),
+            None => page(&[], "7", ""),
+        }
+    };
+    Server::start(Behavior::http2(move |request| {
+        let response = answer(&request.map(drop));
+        async move { response }
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn a_class_of_a_kind_that_comes_and_goes_keeps_nothing_waiting_and_stays_published() {
+    let serves = Arc::new(AtomicUsize::new(NOTHING));
+    let server = with_class(serves.clone()).await;
+    let mut registry = Registry::default();
+    let metrics = Arc::new(SyncMetrics::register(&mut registry));
+    let (engine, showing) = engine(&server, &metrics, PACE);
+    let tasks = Arc::new(Tasks::new(&TaskMetrics::default()));
+    engine.start(&tasks);
+    let looks = |side: &str| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let metric = format!(r#"unserved_total{{side="{side}",kind="VolumeAttributesClass"}} "#);
+        text.lines().find_map(|line| line.strip_prefix(&metric)).map_or(0, |count| count.parse::<usize>().unwrap())
+    };
+    let is_there = || showing.is_published("VolumeAttributesClass", "gold");
+    wait(|| engine.super_synced()).await;
+    assert!(looks("super") > 0 && !is_there());
+    serves.store(OBJECTS, Ordering::SeqCst);
+    wait(is_there).await;
+    let lacking = with_class(Arc::new(AtomicUsize::new(NOTHING))).await;
+    attach(&engine, &lacking, &tasks);
+    wait(|| looks("tenant") > 0).await;
+    let before = looks("super");
+    serves.store(NOTHING, Ordering::SeqCst);
+    wait(|| looks("super") > before + 1).await;
+    assert!(is_there() && engine.super_synced(), "that a kind is served no longer says nothing of its objects");
 }
 
 #[tokio::test]
