@@ -5,7 +5,7 @@
 use anyhow::{Context as _, ensure};
 use common::keys;
 use e2e::{
-    bed::apply,
+    bed::{TENANT_USER, apply},
     story::{Actor, PATIENCE, Plot, Standing, Story, chapter, owner_of, reveals_nothing, uid_of},
     wait::{Seen, eventually},
 };
@@ -43,6 +43,10 @@ async fn each_host_leads_to_the_tenant_that_it_is_registered_for() {
     story.tell(vec![chapter("a change into what is refused changes nothing below", spoiled(&story))]).await.unwrap();
     story.tell(vec![chapter("a certificate goes with the last Ingress that needs it", certificates(&story))]).await.unwrap();
     story.tell(vec![chapter("a host that is taken from a tenant is its no longer, and comes back", withdrawn(&story))]).await.unwrap();
+    story
+        .tell(vec![chapter("it ends where its tenant is paused, or not reached, too: another may have it by now", unattended(&story))])
+        .await
+        .unwrap();
     story
         .tell(vec![chapter("nothing of the super cluster stands in a tenant", reveals_nothing(&story, &["platform-lb", OVERHEARD]))])
         .await
@@ -359,6 +363,34 @@ async fn withdrawn(story: &Story) -> anyhow::Result<()> {
     tenant.holds_below::<Ingress>("what is registered now is there", "default", "late", |_| true).await?;
     standing.change(&json!({ "spec": { "ingressHosts": [host(tenant, "*"), "late.example.org"] } })).await?;
     tenant.holds_below::<Ingress>("it is back", "default", "shop", |ingress| hosts(ingress) == [shop.clone()]).await.map(drop)
+}
+
+/// A tenant for which nothing is written keeps no host by that.
+async fn unattended(story: &Story) -> anyhow::Result<()> {
+    let (tenant, standing) = (story.tenant(0)?, story.standing(0)?);
+    let (all, www) = (host(tenant, "*"), host(tenant, "www"));
+    let uid = uid_of(&tenant.above::<Ingress>("default").get("shop").await?);
+    let register = async |hosts: &[&str]| standing.change(&json!({ "spec": { "ingressHosts": hosts } })).await;
+    standing.change(&json!({ "spec": { "paused": true } })).await?;
+    standing.says("Ready", "False", "Paused").await?;
+    register(&[&www, "late.example.org"]).await?;
+    tenant.gone_below::<Ingress>("default", "shop").await?;
+    ensure!(tenant.below::<Ingress>("default").get_opt("late").await?.is_some(), "what is still the tenant's is gone");
+    story.bed.put_kubeconfig(&tenant.name, "none").await?;
+    standing.change(&json!({ "spec": { "weight": 2 } })).await?;
+    standing.says("Ready", "False", "KubeconfigRefused").await?;
+    register(&[&www]).await?;
+    tenant.gone_below::<Ingress>("default", "late").await?;
+    let kubeconfig = story.bed.tenant(0)?.kubeconfig_for(TENANT_USER, Some("system:masters"))?;
+    story.bed.put_kubeconfig(&tenant.name, &kubeconfig).await?;
+    standing.change(&json!({ "spec": { "paused": false } })).await?;
+    standing.says("Ready", "True", "Synced").await?;
+    tenant.warned("default", &uid, "spec.rules[0].host: shop.").await?;
+    register(&[&all, "late.example.org"]).await?;
+    for name in ["shop", "late"] {
+        tenant.holds_below::<Ingress>("it is back", "default", name, |_| true).await?;
+    }
+    Ok(())
 }
 
 /// Which of the two tenants is older, and which younger.

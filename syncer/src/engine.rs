@@ -3,6 +3,7 @@
 mod intake;
 mod patrol;
 mod process;
+mod withdraw;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use dashmap::{DashMap, DashSet};
 use kube::core::Selector;
 use mirror::KINDS;
 use mirror::cx::{Policy, Profile};
-use mirror::host::Hosts;
 use mirror::external::ExternalAddresses;
+use mirror::host::Hosts;
 use mirror::kind::{Downward, Kind, KindId, Observe};
 use parking_lot::{Mutex, RwLock};
 use runtime::lease::Held;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::withdraw::Undecided;
 use crate::events::{Copier, Recorder};
 use crate::handlers::Handlers;
 use crate::index::{Key, Slot};

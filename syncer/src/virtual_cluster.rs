@@ -23,6 +23,7 @@ use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use mirror::cx::Profile;
 use mirror::facts::Seen;
 use parking_lot::Mutex;
 use runtime::address::AddressPolicy;
@@ -34,13 +35,13 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use self::claim::{Planes, Slices, parse_slice};
 use self::addresses::Ranges;
+use self::claim::{Planes, Slices, parse_slice};
 use self::connect::Template;
 use self::hosts::Registrations;
 use self::machine::{Machine, Presence, clear_up, created, label};
 use self::vanished::{SECOND_LOOK, Vanished};
-use crate::engine::Engine;
+use crate::engine::{Engine, Undecided};
 use crate::metrics::SyncMetrics;
 use crate::remote::CallError;
 use crate::work::Work;
@@ -74,14 +75,20 @@ pub(crate) struct Shared {
     planes: Planes,
     slices: Slices,
     hosts: Registrations,
-    template: Template,
     addresses: Ranges,
+    template: Template,
     allow_annotation: bool,
     kubeconfig_interval: Duration,
     agent_port: u16,
 }
 
 impl Shared {
+    /// What is registered for a tenant; nothing is known before all VirtualClusters have been seen.
+    fn registered(&self, tenant: Uid) -> Option<Profile> {
+        let (hosts, external) = (self.hosts.of(tenant)?.hosts, self.addresses.of(tenant)?.addresses);
+        Some(Profile { hosts, external, ..Profile::default() })
+    }
+
     /// Which life of a control plane the super cluster is.
     async fn own_incarnation(&self) -> Result<Uid, CallError> {
         let ask = async || {
@@ -116,6 +123,9 @@ const TICK: Duration = Duration::from_secs(2);
 /// Time between two searches for what tenants left that are no more.
 const SWEEP: Duration = Duration::from_mins(5);
 
+/// Time between two looks for what was taken from a tenant.
+const WITHDRAW: Duration = Duration::from_secs(3);
+
 /// How long a tenant's task that panicked rests.
 const REST: Duration = Duration::from_secs(10);
 
@@ -124,6 +134,7 @@ impl Controller {
     pub fn new(engine: Engine, client: Client, work: Work, metrics: Arc<SyncMetrics>, options: Options) -> Self {
         let template =
             Template { limits: options.limits, addresses: options.addresses, user_agent: options.user_agent, gate: options.gate };
+        let platform = engine.policy().platform_ranges.clone();
         let shared = Shared {
             engine,
             client,
@@ -132,9 +143,9 @@ impl Controller {
             planes: Planes::new(),
             slices: Slices::default(),
             hosts: Registrations::default(),
+            addresses: Ranges::new(platform),
             template,
             allow_annotation: options.allow_annotation,
-        let platform = engine.policy().platform_ranges.clone();
             kubeconfig_interval: options.kubeconfig_interval,
             agent_port: options.agent_port,
         };
@@ -143,7 +154,6 @@ impl Controller {
             work,
             tenants: HashMap::new(),
             listing: None,
-            addresses: Ranges::new(platform),
             listed: false,
             vanished: Vanished::default(),
             missing: Vanished::default(),
@@ -188,6 +198,7 @@ impl Controller {
                 let named = self.listing.take().unwrap_or_default();
                 self.listed = true;
                 self.shared.hosts.listed();
+                self.shared.addresses.listed();
                 if self.tenants.keys().any(|uid| !named.contains(uid)) {
                     self.look_for_gone().await;
                 }
@@ -198,7 +209,6 @@ impl Controller {
             }
         }
     }
-                self.shared.addresses.listed();
 
     /// A VirtualCluster is there: its task hears of it, or is started.
     fn there(&mut self, vc: Arc<VirtualCluster>, tasks: &Arc<Tasks>) {
@@ -206,6 +216,7 @@ impl Controller {
         if vc.metadata.deletion_timestamp.is_none() {
             let (namespace, name) = (vc.namespace().unwrap_or_default(), vc.name_any());
             self.shared.hosts.register(uid, created(&vc), (&namespace, &name), &vc.spec.ingress_hosts);
+            self.shared.addresses.register(uid, created(&vc), (&namespace, &name), &vc.spec.external_addresses);
         }
         if let Some(tenant) = self.tenants.get(&uid) {
             tenant.send_replace(Presence::There(vc));
@@ -216,7 +227,6 @@ impl Controller {
         if let Some(slice) = vc.status.as_ref().and_then(|status| status.service_cidr.as_deref()).and_then(parse_slice) {
             // What was allotted before comes before what is asked for now.
             let _ = self.shared.slices.allot(uid, &label(&vc), slice);
-            self.shared.addresses.register(uid, created(&vc), (&namespace, &name), &vc.spec.external_addresses);
         }
         let (sender, receiver) = watch::channel(Presence::There(vc));
         self.tenants.insert(uid, sender);
@@ -365,7 +375,14 @@ impl Controller {
 async fn watch_over(shared: Arc<Shared>, tasks: Arc<Tasks>, uid: Uid, presence: watch::Receiver<Presence>) {
     loop {
         let machine = Machine::new(shared.clone(), tasks.clone(), uid, presence.clone());
-        match tasks.spawn("tenant", machine.run()).await {
+        let withdrawing = withdraw(shared.clone(), machine.id().clone());
+        let task = async move {
+            tokio::select! {
+                () = machine.run() => {}
+                () = withdrawing => {}
+            }
+        };
+        match tasks.spawn("tenant", task).await {
             Ok(()) | Err(TaskError::Cut { .. }) => return,
             Err(TaskError::Panicked { .. }) => {
                 warn!(uid = %uid, "tenant's task panicked, starting it again");
@@ -374,6 +391,18 @@ async fn watch_over(shared: Arc<Shared>, tasks: Arc<Tasks>, uid: Uid, presence: 
                     () = tasks.stop().cancelled() => return,
                 }
             }
+        }
+    }
+}
+
+/// Ends what was taken from a tenant and is still there, for ever: at its own pace, whatever its control plane keeps its task waiting with.
+async fn withdraw(shared: Arc<Shared>, id: TenantId) {
+    let mut undecided = Undecided::default();
+    loop {
+        tokio::time::sleep(WITHDRAW).await;
+        let Some(profile) = shared.registered(id.uid()) else { continue };
+        if let Err(error) = shared.engine.withdraw(&id, &profile, &mut undecided).await {
+            warn!(tenant = %id, error = %Chain(&error), "what was taken from a tenant could not be ended yet");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{InTenant, Namespace, Super, Tenant as TenantSide, Uid, keys};
+use common::{InTenant, Namespace, Super, Tenant as TenantSide, TenantId, Uid, keys};
 use mirror::cx::Policy;
 use mirror::facts::Seen;
 use mirror::kind::{Downward, KindId};
@@ -219,22 +219,26 @@ impl Writer {
         {
             return Ok(token.clone());
         }
-        let account = attached.id.writer();
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", keys::WRITERS_NAMESPACE);
+        let issued = self.issue(&attached.id).await?;
+        let renew = Instant::now() + Duration::from_secs(u64::from(WRITER_TOKEN_SECONDS) * 4 / 5);
+        *slot = Some((issued.token.clone(), renew));
+        Ok(issued.token)
+    }
+
+    /// A token of a tenant's writer, attached or not.
+    pub async fn issue(&self, id: &TenantId) -> Result<Issued, CallError> {
+        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", keys::WRITERS_NAMESPACE, id.writer());
         let ask =
             json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": WRITER_TOKEN_SECONDS}})
                 .to_string();
         let reply = match self.sup.create(&path, ask.clone().into_bytes(), None).await {
             Err(error) if error.is_not_found() => {
-                self.make_account(attached).await?;
+                self.make_account(id).await?;
                 self.sup.create(&path, ask.into_bytes(), None).await?
             }
             other => other?,
         };
-        let issued = read_token(&reply, "super")?;
-        let renew = Instant::now() + Duration::from_secs(u64::from(WRITER_TOKEN_SECONDS) * 4 / 5);
-        *slot = Some((issued.token.clone(), renew));
-        Ok(issued.token)
+        read_token(&reply, "super")
     }
 
     /// Forgets the writer's token: the server did not take it.
@@ -242,10 +246,10 @@ impl Writer {
         *attached.writer.lock().await = None;
     }
 
-    async fn make_account(&self, attached: &Attached) -> Result<(), CallError> {
+    async fn make_account(&self, id: &TenantId) -> Result<(), CallError> {
         let account = json!({
             "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": {"name": attached.id.writer(), "labels": {keys::TENANT: attached.id.as_str()}},
+            "metadata": {"name": id.writer(), "labels": {keys::TENANT: id.as_str()}},
             "automountServiceAccountToken": false,
         });
         let path = format!("/api/v1/namespaces/{}/serviceaccounts", keys::WRITERS_NAMESPACE);

@@ -107,6 +107,11 @@ impl Machine {
         }
     }
 
+    /// Whose it is.
+    pub(super) fn id(&self) -> &TenantId {
+        &self.id
+    }
+
     /// Runs to the end of the VirtualCluster, or of this process' lead.
     pub(super) async fn run(mut self) {
         let stop = self.tasks.stop().clone();
@@ -257,17 +262,17 @@ impl Machine {
         Err(State::Held(Why::Restored { incarnation, at, built }))
     }
 
-    /// The range of service addresses, and what is wrong with the one asked for.
-    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<Note>) {
-        let Some(text) = wanted_cidr(vc) else {
-            self.shared.slices.release(self.id.uid());
-            return (None, None);
     /// What is registered for the tenant; nothing is known before all VirtualClusters have been seen.
     fn registered(&self) -> Option<(Allotted, Claimable)> {
         let uid = self.id.uid();
         self.shared.hosts.of(uid).zip(self.shared.addresses.of(uid))
     }
 
+    /// The range of service addresses, and what is wrong with the one asked for.
+    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<Note>) {
+        let Some(text) = wanted_cidr(vc) else {
+            self.shared.slices.release(self.id.uid());
+            return (None, None);
         };
         let Some(slice) = parse_slice(&text) else {
             let message = format!(
@@ -312,12 +317,12 @@ impl Machine {
                 server: connection.remote.transport().server().parse().ok(),
                 agent_port: self.shared.agent_port,
                 hosts: hosts.clone(),
+                external: external.clone(),
                 ..Profile::default()
             },
             weight: vc.spec.weight.clamp(1, 100),
             paused: vc.spec.paused,
         };
-                external: external.clone(),
         self.weight = spec.weight;
         let attached = self.shared.engine.attach(spec, &self.tasks);
         self.shared.metrics.attached();
@@ -413,12 +418,12 @@ impl Machine {
         clear_up(&self.shared, &self.id, orphan).await;
         // Only now is there nothing of its own with them.
         self.shared.hosts.release(self.id.uid());
+        self.shared.addresses.release(self.id.uid());
         info!(tenant = %self.id, virtual_cluster = self.label, orphan, "cleared up");
     }
 }
 
 /// Removes what a tenant left until nothing is left; ends early only when this process may not write any more.
-        self.shared.addresses.release(self.id.uid());
 pub(super) async fn clear_up(shared: &Shared, id: &TenantId, orphan: bool) {
     let mut pace = Pace::new(Duration::from_secs(1));
     loop {
