@@ -3,6 +3,8 @@
 mod intake;
 mod patrol;
 mod process;
+#[cfg(test)]
+mod tests;
 mod withdraw;
 
 use std::collections::BTreeSet;
