@@ -1,6 +1,9 @@
 //! `cargo xtask demo`, ended as people end it: its exit status says whether all that it showed was true, and nothing of it is left.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::demos::{Demo, PATIENCE};
 use anyhow::Context as _;
@@ -21,6 +24,7 @@ async fn the_demo_ends_as_it_is_asked_to_and_leaves_nothing() {
     terminated(&syncer).await.unwrap();
     untrue().await.unwrap();
     untold(&syncer).await.unwrap();
+    hanging(&syncer).await.unwrap();
 }
 
 async fn interrupted(syncer: &Path) -> anyhow::Result<()> {
@@ -53,12 +57,30 @@ async fn untrue() -> anyhow::Result<()> {
 async fn untold(syncer: &Path) -> anyhow::Result<()> {
     let mut demo = Demo::start(&["--tenants", "1", "--once"], syncer)?;
     demo.shows("tenant-0 registered").await?;
-    let victim = runs()?.into_iter().find(|(_, line)| line.contains("/vc-syncer.kubeconfig")).context("no syncer runs")?;
-    kill(Pid::from_raw(victim.0), Signal::SIGKILL)?;
+    kill(runs_syncer()?, Signal::SIGKILL)?;
     let (status, said) = demo.ends(None).await?;
     let names = said.contains("This did not come true: every tenant's Pods run: vc-syncer ended (signal: 9");
     anyhow::ensure!(status.code() == Some(1) && names, "one scene was not true: {status}: {said}");
     nothing_is_left().await
+}
+
+/// A syncer that sets the stage and then stands still: the first scene has its time, and no more.
+async fn hanging(syncer: &Path) -> anyhow::Result<()> {
+    let mut demo = Demo::start(&["--tenants", "1", "--once", "--patience", "15"], syncer)?;
+    demo.shows("tenant-0 registered").await?;
+    kill(runs_syncer()?, Signal::SIGSTOP)?;
+    let begin = Instant::now();
+    let (status, said) = demo.ends(None).await?;
+    let names = said.contains("This did not come true: every tenant's Pods run: ");
+    anyhow::ensure!(status.code() == Some(1) && names, "one scene was not true: {status}: {said}");
+    anyhow::ensure!(begin.elapsed() < Duration::from_secs(45), "it took {:?}", begin.elapsed());
+    nothing_is_left().await
+}
+
+/// The demo's syncer.
+fn runs_syncer() -> anyhow::Result<Pid> {
+    let syncer = runs()?.into_iter().find(|(_, line)| line.contains("/vc-syncer.kubeconfig")).context("no syncer runs")?;
+    Ok(Pid::from_raw(syncer.0))
 }
 
 /// The processes whose command line names a place in the demo's folder: their ids and their command lines.

@@ -9,6 +9,8 @@ mod inside;
 mod stage;
 mod tell;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use e2e::machine;
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// End by itself, with exit status 0 only if everything shown was true.
     #[arg(long)]
     once: bool,
+    /// How many seconds any single thing may take: a few here, more on a machine that does other things too.
+    #[arg(long, default_value_t = 120)]
+    patience: u64,
 }
 
 /// Runs the demo until Ctrl-C or, with `--once`, until all is shown.
@@ -49,7 +54,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn story(options: &Options) -> anyhow::Result<()> {
     let once = options.once;
-    let stage = Stage::set(options.tenants, options.node).await?;
+    let stage = Stage::set(options.tenants, options.node, Duration::from_secs(options.patience)).await?;
     let told = scenes(&stage, once).await;
     match told {
         Ok(()) if once => {

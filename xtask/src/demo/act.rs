@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    stage::{PATIENCE, Stage, Tenant},
+    stage::{Stage, Tenant},
     tell,
 };
 
@@ -37,7 +37,7 @@ pub(super) async fn apply_the_same(stage: &Stage) -> anyhow::Result<()> {
     for tenant in &stage.tenants {
         let accounts: Api<ServiceAccount> = stage.above(tenant)?;
         let there = async || Ok(Seen::Done(accounts.get("default").await?));
-        eventually("the tenant's controllers made the default account", PATIENCE, there).await?;
+        eventually("the tenant's controllers made the default account", stage.patience, there).await?;
         apply::<ConfigMap>(&stage.above(tenant)?, "web", &config_map("hello")).await?;
         apply::<Secret>(&stage.above(tenant)?, "web", &secret()).await?;
         apply::<Service>(&stage.above(tenant)?, "web", &service()).await?;
@@ -82,7 +82,7 @@ pub(super) async fn what_tenants_see(stage: &Stage) -> anyhow::Result<()> {
 pub(super) async fn what_the_super_cluster_holds(stage: &Stage) -> anyhow::Result<()> {
     tell::scene("What the super cluster holds: where it all runs");
     for tenant in &stage.tenants {
-        let (above, below) = eventually("the same Pods stand in both", PATIENCE, async || {
+        let (above, below) = eventually("the same Pods stand in both", stage.patience, async || {
             let above = names(&stage.above(tenant)?).await?;
             let below = names(&stage.below(tenant)).await?;
             Ok(Seen::when(above == below && above.len() == REPLICAS, (above, below)))
@@ -120,7 +120,7 @@ pub(super) async fn they_do_not_meet(stage: &Stage) -> anyhow::Result<()> {
     apply::<ConfigMap>(&stage.above(first)?, "web", &config_map("changed")).await?;
     let begin = Instant::now();
     let below: Api<ConfigMap> = stage.below(first);
-    eventually("the change went down", PATIENCE, async || {
+    eventually("the change went down", stage.patience, async || {
         let greeting = greeting(&below).await?;
         Ok(Seen::when(greeting == "changed", greeting))
     })
@@ -147,7 +147,7 @@ pub(super) async fn a_pod_is_deleted_below(stage: &Stage) -> anyhow::Result<()> 
     let begin = Instant::now();
     stage.below::<Pod>(tenant).delete(&name, &DeleteParams::default()).await?;
     let api: Api<Pod> = stage.above(tenant)?;
-    eventually("the tenant sees its Pod end", PATIENCE, async || {
+    eventually("the tenant sees its Pod end", stage.patience, async || {
         let found = api.get_opt(&name).await?;
         Ok(Seen::when(found.is_none_or(|pod| pod.uid().as_deref() != Some(uid.as_str())), "still there"))
     })
@@ -157,7 +157,7 @@ pub(super) async fn a_pod_is_deleted_below(stage: &Stage) -> anyhow::Result<()> 
     let known: BTreeSet<_> = before.iter().map(kube::ResourceExt::name_any).collect();
     let new = after.iter().map(kube::ResourceExt::name_any).find(|name| !known.contains(name)).context("no new Pod")?;
     tell::so(&format!("the tenant's own ReplicaSet controller made {new}: Running after {} ms", begin.elapsed().as_millis()));
-    let below = eventually("the super cluster holds the same Pods", PATIENCE, async || {
+    let below = eventually("the super cluster holds the same Pods", stage.patience, async || {
         let (above, below) = (names(&stage.above(tenant)?).await?, names(&stage.below(tenant)).await?);
         Ok(Seen::when(above == below, below))
     })
@@ -171,7 +171,7 @@ pub(super) async fn a_pod_is_deleted_below(stage: &Stage) -> anyhow::Result<()> 
 async fn running(stage: &Stage, tenant: &Tenant, gone: &[String]) -> anyhow::Result<Vec<Pod>> {
     let api: Api<Pod> = stage.above(tenant)?;
     let what = format!("{REPLICAS} Pods of {} are Running and Ready", tenant.name);
-    eventually(what, PATIENCE, async || {
+    eventually(what, stage.patience, async || {
         let pods = pods(&api).await?;
         let fine = |pod: &Pod| is_running(pod) && !gone.contains(&pod.uid().unwrap_or_default());
         if pods.len() == REPLICAS && pods.iter().all(fine) {

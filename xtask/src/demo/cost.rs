@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    stage::{PATIENCE, Stage, Tenant},
+    stage::{Stage, Tenant},
     tell,
 };
 
@@ -85,7 +85,7 @@ async fn one(name: &str, tenant: &Tenant, stage: &Stage) -> anyhow::Result<Durat
     let begin = Instant::now();
     apply(&pods, name, &pod).await?;
     let running = await_condition(pods.clone(), name, conditions::is_pod_running());
-    timeout(PATIENCE, running).await.with_context(|| format!("{name} is not Running"))??;
+    timeout(stage.patience, running).await.with_context(|| format!("{name} is not Running"))??;
     let took = begin.elapsed();
     pods.delete(name, &DeleteParams::default()).await?;
     Ok(took)

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     act::pods,
-    stage::{NAMESPACE, PATIENCE, Stage, Tenant},
+    stage::{NAMESPACE, Stage, Tenant},
     tell,
 };
 
@@ -89,7 +89,7 @@ async fn a_client_in_a_container(stage: &Stage) -> anyhow::Result<()> {
         let ask = ["exec", "client", "--", "kubectl", "get", "pods", "-o", "name"];
         let kubectl = stage.kubectl(tenant)?;
         // Its Service's endpoints go their own way.
-        eventually("the API server answers inside", PATIENCE, async || Ok(Seen::Done(kubectl.says(&ask).await?))).await?;
+        eventually("the API server answers inside", stage.patience, async || Ok(Seen::Done(kubectl.says(&ask).await?))).await?;
         let said = says(tenant, &ask, stage).await?;
         let inside: BTreeSet<_> = said.lines().map(str::to_owned).collect();
         let api = stage.above::<Pod>(tenant)?;
@@ -154,7 +154,7 @@ async fn attached_and_debugged(stage: &Stage) -> anyhow::Result<()> {
     // What it lists goes into its log: a debugger without a terminal is not waited for.
     let debug = ["debug", "client", &image, "--target=client", "-c", "debugger", "--profile=baseline", "--", "sh", "-c", DEBUGGER];
     says(tenant, &debug, stage).await?;
-    let seen = eventually("the debugger has looked", PATIENCE, async || {
+    let seen = eventually("the debugger has looked", stage.patience, async || {
         let log = kubectl.says(&["logs", "client", "-c", "debugger"]).await?;
         Ok(Seen::when(log.contains("heard $line"), log))
     })
@@ -171,7 +171,7 @@ async fn usage(stage: &Stage) -> anyhow::Result<()> {
     let kubectl = stage.kubectl(tenant)?;
     let own: BTreeSet<_> = pods(&stage.above(tenant)?).await?.iter().map(kube::ResourceExt::name_any).collect();
     let ask = ["top", "pod", "--no-headers"];
-    eventually("metrics-server has figures of all Pods", PATIENCE, async || {
+    eventually("metrics-server has figures of all Pods", stage.patience, async || {
         let said = kubectl.says(&ask).await?;
         let found: BTreeSet<_> = said.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
         Ok(Seen::when(own.is_subset(&found), said))

@@ -29,9 +29,6 @@ use crate::program::{self, Build};
 /// The namespace in which tenants work.
 pub(super) const NAMESPACE: &str = "default";
 
-/// How long any single thing may take: seconds here, more on a machine that does other things too.
-pub(super) const PATIENCE: Duration = Duration::from_mins(2);
-
 /// Everything that runs. Dropping it ends all.
 pub(super) struct Stage {
     agent: Option<AgentProcess>,
@@ -42,6 +39,8 @@ pub(super) struct Stage {
     pub(super) bed: Bed,
     /// The super cluster's audit log, before the tenants were registered.
     pub(super) mark: Mark,
+    /// How long any single thing may take.
+    pub(super) patience: Duration,
 }
 
 /// One tenant, as registered.
@@ -56,7 +55,7 @@ pub(super) struct Tenant {
 
 impl Stage {
     /// Builds, starts, installs and registers.
-    pub(super) async fn set(tenants: usize, real: bool) -> anyhow::Result<Self> {
+    pub(super) async fn set(tenants: usize, real: bool, patience: Duration) -> anyhow::Result<Self> {
         tell::line(
             "VirtualCluster gives every tenant a Kubernetes control plane of its own and runs the Pods of all on one super cluster.",
         );
@@ -84,16 +83,16 @@ impl Stage {
             introduce(&tenants, &bed).await?;
         }
         let syncer = SyncerProcess::start_installed(&bed, SyncerOptions { program: Some(program), ..SyncerOptions::default() }).await?;
-        syncer.process.while_running(syncer.wait_ready(PATIENCE)).await?;
+        syncer.process.while_running(syncer.wait_ready(patience)).await?;
         tell::so("manifests/ installed, and vc-syncer running under the identity that they give it");
-        are_ready(&tenants, &bed).await?;
+        are_ready(&tenants, &bed, patience).await?;
         let names: Vec<_> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
         tell::so(&format!("{} registered as VirtualCluster objects, all Ready", names.join(", ")));
         let agent = match &node {
             Some(node) => Some(agent(node, &bed).await?),
             None => None,
         };
-        Ok(Self { agent, syncer, tenants, _node: node, _fake: fake, bed, mark })
+        Ok(Self { agent, syncer, tenants, _node: node, _fake: fake, bed, mark, patience })
     }
 
     /// vn-agent, where containers run.
@@ -173,9 +172,9 @@ async fn register(bed: &Bed) -> anyhow::Result<Vec<Tenant>> {
     Ok(tenants)
 }
 
-async fn are_ready(tenants: &[Tenant], bed: &Bed) -> anyhow::Result<()> {
+async fn are_ready(tenants: &[Tenant], bed: &Bed, patience: Duration) -> anyhow::Result<()> {
     for tenant in tenants {
-        Standing::of(&tenant.name, &tenant.name, bed.sup.client()).says_within("Ready", "True", "", PATIENCE).await?;
+        Standing::of(&tenant.name, &tenant.name, bed.sup.client()).says_within("Ready", "True", "", patience).await?;
     }
     Ok(())
 }
