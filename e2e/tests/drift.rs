@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context as _;
-use common::{Uid, keys};
+use common::{Name, Super, Uid, keys};
 use e2e::{
     bed::apply,
     story::{Actor, Ledger, PATIENCE, Plot, Story, chapter, everything, is_running, pod, reveals_nothing, uid_of, within},
@@ -129,14 +129,12 @@ async fn secret(story: &Story) -> anyhow::Result<()> {
 /// The Secret that holds a Pod's token.
 async fn mounted(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
-    let above: Pod = tenant.above("default").get("web").await?;
-    let name = tenant.id.token_secret(Uid::parse(&uid_of(&above))?);
+    let name = token(story).await?;
     let name = name.as_str();
     let before: Secret = tenant.holds_below("the token is there", "default", name, |_: &Secret| true).await?;
     let key = before.data.iter().flatten().map(|(key, _)| key.clone()).next().context("nothing is in it")?;
     let below: Api<Secret> = tenant.below("default");
     edit(&below, name, json!({ "stringData": { &key: "spoilt" } })).await?;
-    let is_token = |secret: &Secret| secret.data.iter().flatten().all(|(_, content)| content.0.starts_with(b"eyJ"));
     let mended = tenant.holds_below("it is a token again", "default", name, is_token).await?;
     anyhow::ensure!(uid_of(&mended) == uid_of(&before), "it was made anew");
     below.delete(name, &DeleteParams::default()).await?;
@@ -144,6 +142,17 @@ async fn mounted(story: &Story) -> anyhow::Result<()> {
         .holds_below("it is made again", "default", name, |secret: &Secret| uid_of(secret) != uid_of(&before) && is_token(secret))
         .await?;
     Ok(())
+}
+
+/// The name of the Secret with the token of the Pod.
+async fn token(story: &Story) -> anyhow::Result<Name<Super>> {
+    let tenant = story.tenant(0)?;
+    let above: Pod = tenant.above("default").get("web").await?;
+    Ok(tenant.id.token_secret(Uid::parse(&uid_of(&above))?))
+}
+
+fn is_token(secret: &Secret) -> bool {
+    secret.data.iter().flatten().all(|(_, content)| content.0.starts_with(b"eyJ"))
 }
 
 async fn labels(story: &Story) -> anyhow::Result<()> {
@@ -463,7 +472,12 @@ async fn unseen(story: &Story) -> anyhow::Result<()> {
         tenant.running(namespace, "app=web", 1).await?;
     }
     let lost = tenant.running("lost", "app=web", 1).await?.iter().map(uid_of).collect::<Vec<_>>();
+    let token = token(story).await?;
+    let token = token.as_str();
     story.syncer.process.stop().await?;
+    let mounted: Secret = tenant.below("default").get(token).await?;
+    let key = mounted.data.iter().flatten().map(|(key, _)| key.clone()).next().context("nothing is mounted")?;
+    edit(&tenant.below::<Secret>("default"), token, json!({ "stringData": { key: "spoilt" } })).await?;
     edit(&tenant.below::<ConfigMap>("default"), "web", json!({ "data": { "is": "wrong" } })).await?;
     edit(&tenant.below::<Secret>("default"), "web", json!({ "stringData": { "is": "wrong" } })).await?;
     edit(&tenant.below::<Service>("default"), "web", json!({ "spec": { "selector": { "app": "evil" } } })).await?;
@@ -486,6 +500,7 @@ async fn unseen(story: &Story) -> anyhow::Result<()> {
     tenant.holds_below("the ConfigMap is as it was", "default", "web", is).await?;
     let is = |secret: &Secret| secret.data.as_ref().is_some_and(|data| data.get("is").is_some_and(|is| is.0 == b"right"));
     tenant.holds_below("the Secret is as it was", "default", "web", is).await?;
+    tenant.holds_below("what the Pod mounts is a token again", "default", token, is_token).await?;
     let selects = |service: &Service| service.spec.as_ref().is_some_and(|spec| spec.selector.iter().flatten().any(|(_, app)| app == "web"));
     tenant.holds_below("the Service is as it was", "default", "web", selects).await?;
     tenant.holds_below("the other one is there again", "default", "gone", selects).await?;

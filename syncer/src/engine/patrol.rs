@@ -266,7 +266,9 @@ impl Engine {
             {
                 entry.mounted = mounted;
                 drop(index);
-                if let Some(next) = mounted.next() {
+                if matches!(mounted, Mounted::Good { spoilt: true, .. }) {
+                    self.0.work.push(&tenant.lane, key);
+                } else if let Some(next) = mounted.next() {
                     self.0.work.push_after(&tenant.lane, key, next.saturating_duration_since(Instant::now()));
                 }
             }

@@ -194,7 +194,39 @@ pub fn read(bytes: &[u8], version: u64, share: f64, look: Duration) -> Option<Mo
         refresh: time(keys::REFRESH_CERTIFICATES).map(certificates::at),
         secret: Uid::parse(text("/metadata/uid")?).ok()?,
         version,
-        spoilt: false,
+        spoilt: is_spoilt(&secret),
         pod: Uid::parse(text("/metadata/ownerReferences/0/uid")?).ok()?,
     })
+}
+
+/// Whether somebody else wrote what is in it, by its managed fields, also while nobody watched. A value that we write over is ours again.
+///
+/// *Caveats*: a key that somebody took out leaves no trace there.
+fn is_spoilt(secret: &Value) -> bool {
+    let entries = secret.pointer("/metadata/managedFields").and_then(Value::as_array);
+    entries.into_iter().flatten().any(|entry| {
+        let is_ours = entry.get("manager").and_then(Value::as_str) == Some(keys::SYNCER);
+        !is_ours && entry.pointer("/fieldsV1/f:data").is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_wrote_into_it_is_seen_in_its_metadata() {
+        let spoilt = |manager: &str, fields: &Value| {
+            let ours = json!({"manager": keys::SYNCER, "fieldsV1": {"f:data": {"f:token": {}}}});
+            let secret = json!({"metadata": {
+                "uid": Uid::from_bits(1).to_string(), "annotations": {}, "ownerReferences": [{"uid": Uid::from_bits(2).to_string()}],
+                "managedFields": [ours, {"manager": manager, "fieldsV1": fields}],
+            }});
+            matches!(read(secret.to_string().as_bytes(), 1, 0.8, Duration::from_secs(1)), Some(Mounted::Good { spoilt: true, .. }))
+        };
+        let data = json!({"f:data": {"f:token": {}}});
+        assert!(spoilt("kubectl-edit", &data));
+        assert!(!spoilt(keys::SYNCER, &data), "we wrote it before");
+        assert!(!spoilt("labeller", &json!({"f:metadata": {"f:labels": {}}})), "what is in it is as it was");
+    }
 }
