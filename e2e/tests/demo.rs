@@ -1,9 +1,6 @@
 //! `cargo xtask demo`, ended as people end it: its exit status says whether all that it showed was true, and nothing of it is left.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use crate::demos::{Demo, PATIENCE};
 use anyhow::Context as _;
@@ -15,6 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn the_demo_ends_as_it_is_asked_to_and_leaves_nothing() {

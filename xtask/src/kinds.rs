@@ -46,7 +46,8 @@ pub(crate) fn page(kinds: &[Kind]) -> String {
 
 fn down(out: &mut String, kind: &dyn Downward) {
     let resource = kind.resource();
-    let bounds: String = kind.bounds().iter().map(|bound| format!(" At most {} {} of a tenant.", bound.most, bound.what)).collect();
+    let bounds: Vec<_> = kind.bounds().iter().map(|bound| format!(" At most {} {} of a tenant.", bound.most, bound.what)).collect();
+    let bounds = bounds.concat();
     let heard = if resource.namespaced { heard(kind) } else { "" };
     line(
         out,

@@ -120,7 +120,9 @@ fn engine(server: &Server, work: Work, metrics: &Arc<SyncMetrics>) -> Engine {
         recorder: Arc::new(Recorder::new(fence.clone(), metrics.clone())),
         copier: Arc::new(Copier::new(tenants, fence, policy, nodes, metrics.clone())),
     });
-    watched_kinds().chain(shown_kinds()).for_each(|kind| drop(engine.0.super_synced.insert(kind)));
+    for kind in watched_kinds().chain(shown_kinds()) {
+        engine.0.super_synced.insert(kind);
+    }
     engine
 }
 

@@ -173,7 +173,9 @@ mod tests {
         show(&mut index, "ConfigMap", 1);
         let mut due = |index: &Index, profile: &Profile| -> Vec<Key> {
             let due: Vec<_> = undecided.due(index, TENANT, profile, Instant::now()).into_iter().map(|(key, ..)| key).collect();
-            due.iter().for_each(|key| undecided.found_right(key));
+            for key in &due {
+                undecided.found_right(key);
+            }
             due
         };
         // One that is well is decided on meanwhile.
