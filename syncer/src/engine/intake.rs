@@ -86,7 +86,7 @@ impl Engine {
         Seen::of_resource(bytes, &resource).inspect_err(|error| self.unreadable(side, resource.kind, noted, error)).ok()
     }
 
-    fn super_told(&self, kind: KindId, told: Told) {
+    pub(super) fn super_told(&self, kind: KindId, told: Told) {
         self.note(Super::NAME, kind.kind().resource().kind, &self.0.noted, &told);
         match told {
             Told::ListBegins => self.0.tenants.all().iter().for_each(|tenant| tenant.index.lock().list_begins(kind, false)),

@@ -1,4 +1,4 @@
-//! Work that panics: it costs its own key alone, and that is tried again.
+//! Work that panics costs its own key alone, and that is tried again; work on what the super cluster does not serve waits.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -30,6 +30,7 @@ use super::{Engine, EngineOptions, EngineParts, watched_kinds};
 use crate::events::{Copier, Recorder};
 use crate::handlers::Handlers;
 use crate::index::Key;
+use crate::informer::Told;
 use crate::metrics::SyncMetrics;
 use crate::nodes::{Nodes, NodesOptions};
 use crate::remote::Remote;
@@ -204,4 +205,39 @@ async fn a_panic_over_one_object_is_counted_and_costs_neither_others_nor_its_own
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     let counted = text.lines().find(|line| line.contains(r#"kind="ConfigMap",class="panicked""#)).unwrap_or_default();
     assert!(counted.ends_with(&format!(" {}", bad.len())), "{counted}");
+}
+
+#[tokio::test]
+async fn what_the_super_cluster_does_not_serve_is_refused_and_taken_up_once_it_is() {
+    let server = Server::start(Behavior::http2(|_| async { reply(500, &[], "{}") })).await;
+    let mut registry = Registry::default();
+    let metrics = Arc::new(SyncMetrics::register(&mut registry));
+    let (work, clock) = Work::new(4);
+    let engine = engine(&server, work, &metrics);
+    attach(&engine, 1, &server, &["kept"]);
+    let kind = KindId::named("ConfigMap").unwrap();
+    engine.super_told(kind, Told::Unserved);
+    let stop = CancellationToken::new();
+    let refusals = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.lines().filter(|line| line.starts_with(r#"refusals_total{kind="ConfigMap"} "#)).count()
+    };
+    let served_later = async {
+        while refusals() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(server.requests(), 0, "what is not served is not asked for");
+        engine.super_told(kind, Told::ListBegins);
+        engine.super_told(kind, Told::ListEnds("1".to_owned()));
+        while server.requests() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(engine.work_until(&stop), served_later) } => {}
+        () = clock => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("it was not refused, or not taken up"),
+    }
 }

@@ -86,7 +86,10 @@ impl Heard {
             match tokio::time::timeout(Duration::from_mins(1), self.told.recv()).await.unwrap().unwrap() {
                 Told::Unserved => self.unserved(),
                 Told::Opened => {}
-                other => panic!("{other:?}"),
+                other
+                @ (Told::ListBegins | Told::ListEnds(_) | Told::Object(_) | Told::Gone(_) | Told::Unreadable(_) | Told::Failed(_)) => {
+                    panic!("{other:?}")
+                }
             }
         }
     }
