@@ -42,6 +42,17 @@ const NEWEST_DEFAULTS: [&str; 2] = [
     "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
 ];
 
+/// Of which families the addresses of Services are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// Of one, everywhere.
+    Ipv4,
+    /// Of both in the tenants, of one in the super cluster.
+    BothInTenants,
+    /// Of both; those of the tenants from ranges that the super cluster serves.
+    Both,
+}
+
 /// What a bed consists of.
 #[derive(Clone, Debug)]
 pub struct BedOptions {
@@ -53,6 +64,8 @@ pub struct BedOptions {
     pub range: String,
     /// How many bits of an address a range fixes; fewer than 24 are for one tenant alone.
     pub range_bits: u8,
+    /// Of which families the addresses of Services are.
+    pub families: Families,
     /// Whether each tenant has an etcd of its own.
     pub separate_etcd: bool,
     /// Whether the API servers stand on a network of machines, where Pods of real nodes reach them, and not on loopback. Needs root.
@@ -77,6 +90,7 @@ impl BedOptions {
             tenants,
             range: "10.128".to_owned(),
             range_bits: 24,
+            families: Families::Ipv4,
             separate_etcd: false,
             network: false,
             super_release: release(env::SUPER_RELEASE),
@@ -135,11 +149,11 @@ impl Bed {
                 name: "super".to_owned(),
                 role: Role::Super,
                 address,
-                service_cidr: SUPER_SERVICES.to_owned(),
+                service_cidr: with(SUPER_SERVICES, (options.families == Families::Both).then(|| "fd00:96::/108".to_owned())),
                 api_server_args: options.super_args.clone(),
             };
             let sup = ControlPlane::start(sup, Arc::clone(&etcd), &dir, &of_super).await?;
-            serve_tenants_addresses(&sup).await?;
+            serve_tenants_addresses(&sup, options.families == Families::Both).await?;
             anyhow::Ok(sup)
         };
         let tenants = (0..options.tenants).map(|i| start_tenant(i, address, &options, &etcd, &dir, &of_tenants));
@@ -264,20 +278,29 @@ async fn start_tenant(
         name,
         role: Role::Tenant,
         address,
-        service_cidr: format!("{}.{i}.0/{}", options.range, options.range_bits),
+        service_cidr: with(
+            &format!("{}.{i}.0/{}", options.range, options.range_bits),
+            (options.families != Families::Ipv4).then(|| format!("fd00:128::{:x}:0/112", i + 1)),
+        ),
         api_server_args,
     };
     ControlPlane::start(plane, etcd, dir, programs).await
 }
 
+/// A range, and a second one behind a comma.
+fn with(range: &str, second: Option<String>) -> String {
+    second.map_or_else(|| range.to_owned(), |second| format!("{range},{second}"))
+}
+
 /// Lets the super cluster's Services have the tenants' addresses.
-async fn serve_tenants_addresses(sup: &ControlPlane) -> anyhow::Result<()> {
+async fn serve_tenants_addresses(sup: &ControlPlane, is_dual: bool) -> anyhow::Result<()> {
     let name = "virtualcluster-tenants";
+    let ranges: &[&str] = if is_dual { &["10.128.0.0/12", "fd00:128::/64"] } else { &["10.128.0.0/12"] };
     let object = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": { "name": name },
-        "spec": { "cidrs": ["10.128.0.0/12"] },
+        "spec": { "cidrs": ranges },
     });
     apply(&Api::<ServiceCIDR>::all(sup.client()), name, &object).await?;
     Ok(())

@@ -52,7 +52,7 @@ pub struct PlaneOptions {
     pub role: Role,
     /// Where its API server listens: on loopback, or where Pods of real nodes reach it.
     pub address: Ipv4Addr,
-    /// The range of its Services' addresses.
+    /// The range of its Services' addresses, or two with a comma between.
     pub service_cidr: String,
     /// Further flags of kube-apiserver.
     pub api_server_args: Vec<String>,
@@ -161,7 +161,7 @@ impl ControlPlane {
         self.authority.pem()
     }
 
-    /// The range of its Services' addresses.
+    /// The range of its Services' addresses, or two with a comma between.
     pub fn service_cidr(&self) -> &str {
         &self.options.service_cidr
     }

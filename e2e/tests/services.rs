@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use common::keys;
 use e2e::{
-    bed::{BedOptions, TENANT_USER},
+    bed::{BedOptions, Families, TENANT_USER},
     story::{Actor, NO_PATROL, PATIENCE, Plot, Story, chapter, is_running, owner_of, pod, reveals_nothing, uid_of},
     wait::{Seen, eventually},
 };
@@ -29,16 +29,137 @@ async fn node_ports_are_the_same_on_both_sides() {
     story.tell(chapters).await.unwrap();
 }
 
-/// The super cluster serves none of the tenant's range, as where somebody brings a control plane.
+/// Both sides serve both families.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_addresses_of_both_families() {
+    let plot = Plot::new("services-families", 1).flag("--external-endpoints=2001:db8::/64").flag(NO_PATROL);
+    let bed = BedOptions { families: Families::Both, ..plot.bed.clone() };
+    let story = Story::play(Plot { bed, ..plot }).await.unwrap();
+    let chapters = vec![
+        chapter("the tenant's own addresses are the super cluster's, in its order", both_kept(&story)),
+        chapter("a second address comes and goes with the policy", second(&story)),
+        chapter("where one of two is another's, the tenant is given others", one_taken(&story)),
+        chapter("a slice of IPv6 addresses leads where it may", slice_of_ipv6(&story)),
+    ];
+    story.tell(chapters).await.unwrap();
+    story.tell(vec![chapter("of other ranges the tenant is given both addresses", both_adopted(&story))]).await.unwrap();
+    story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
+}
+
+fn all_addresses(service: &Service) -> Vec<String> {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default()
+}
+
+/// What an API server says of families: how many a Service asks for, and which it has.
+fn families(service: &Service) -> (Option<&str>, Vec<&str>) {
+    let spec = service.spec.as_ref();
+    let has = spec.and_then(|spec| spec.ip_families.as_ref()).into_iter().flatten().map(String::as_str).collect();
+    (spec.and_then(|spec| spec.ip_family_policy.as_deref()), has)
+}
+
+/// Waits until both copies have the same addresses, families and policy, and those are these; gives the addresses.
+async fn agree_on_families(tenant: &Actor, name: &str, policy: &str, wanted: &[&str]) -> anyhow::Result<Vec<String>> {
+    let (above, below): (Api<Service>, Api<Service>) = (tenant.above("default"), tenant.below("default"));
+    eventually(format!("{name} has {wanted:?} on both sides"), PATIENCE, async || {
+        let (mine, held) = (above.get(name).await?, below.get_opt(name).await?);
+        let Some(held) = held else { return Ok(Seen::NotYet("nothing is below".to_owned())) };
+        let said = |service: &Service| format!("{:?} {:?}", families(service), all_addresses(service));
+        let agreed = families(&mine) == (Some(policy), wanted.to_vec()) && said(&mine) == said(&held) && is_whole(&mine, "ClusterIP");
+        Ok(if agreed { Seen::Done(all_addresses(&mine)) } else { Seen::NotYet(format!("{} above, {} below", said(&mine), said(&held))) })
+    })
+    .await
+}
+
+fn asking(policy: &str, families: &[&str]) -> Value {
+    json!({ "ipFamilyPolicy": policy, "ipFamilies": families, "selector": { "app": "web" }, "ports": [{ "port": 80 }] })
+}
+
+async fn both_kept(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for (name, policy, families) in [
+        ("four-first", "RequireDualStack", &["IPv4", "IPv6"][..]),
+        ("six-first", "PreferDualStack", &["IPv6", "IPv4"]),
+        ("six-alone", "SingleStack", &["IPv6"]),
+    ] {
+        let made = tenant.apply(&service(name, &asking(policy, families))).await?;
+        let given = made.data.pointer("/spec/clusterIPs").cloned().context("no addresses")?;
+        let agreed = agree_on_families(tenant, name, policy, families).await?;
+        anyhow::ensure!(given == json!(agreed), "{name} had {given}, and has {agreed:?}");
+    }
+    let mut headless = asking("RequireDualStack", &["IPv6", "IPv4"]);
+    if let Some(spec) = headless.as_object_mut() {
+        spec.insert("clusterIP".to_owned(), json!("None"));
+    }
+    tenant.apply(&service("six-headless", &headless)).await?;
+    agree_on_families(tenant, "six-headless", "RequireDualStack", &["IPv6", "IPv4"]).await.map(drop)
+}
+
+async fn second(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let above: Api<Service> = tenant.above("default");
+    tenant.apply(&service("grows", &asking("SingleStack", &["IPv4"]))).await?;
+    let one = agree_on_families(tenant, "grows", "SingleStack", &["IPv4"]).await?;
+    let change = async |spec: Value| above.patch("grows", &PatchParams::default(), &Patch::Merge(&json!({ "spec": spec }))).await;
+    let more = change(json!({ "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"] })).await?;
+    let two = agree_on_families(tenant, "grows", "PreferDualStack", &["IPv4", "IPv6"]).await?;
+    anyhow::ensure!(two.first() == one.first() && two == all_addresses(&more), "{one:?}, then {two:?}");
+    change(json!({ "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"], "clusterIPs": one })).await?;
+    anyhow::ensure!(agree_on_families(tenant, "grows", "SingleStack", &["IPv4"]).await? == one, "the address moved");
+    Ok(())
+}
+
+async fn one_taken(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    let theirs = service("theirs", &json!({ "ipFamilies": ["IPv6"], "clusterIP": "fd00:128::1:77", "ports": [{ "port": 80 }] }));
+    Api::<Service>::namespaced(story.bed.sup.client(), "default").create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
+    let mut asked = asking("RequireDualStack", &["IPv4", "IPv6"]);
+    if let Some(spec) = asked.as_object_mut() {
+        spec.insert("clusterIP".to_owned(), json!("10.128.0.77"));
+        spec.insert("clusterIPs".to_owned(), json!(["10.128.0.77", "fd00:128::1:77"]));
+    }
+    let made = tenant.apply(&service("unlucky", &asked)).await?;
+    tenant.warned("default", &uid_of(&made), "10.128.0.77 or fd00:128::1:77 is another's").await?;
+    let given = agree_on_families(tenant, "unlucky", "RequireDualStack", &["IPv4", "IPv6"]).await?;
+    anyhow::ensure!(!given.contains(&"fd00:128::1:77".to_owned()), "{given:?}");
+    Ok(())
+}
+
+async fn slice_of_ipv6(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    tenant.apply(&service("six", &json!({ "ipFamilies": ["IPv6"], "ports": [{ "port": 80 }] }))).await?;
+    let mut six = slice("six-1", "six", &["2001:db8::7", "fd00:244::1"]);
+    if let Some(fields) = six.as_object_mut() {
+        fields.insert("addressType".to_owned(), json!("IPv6"));
+    }
+    let made = tenant.apply(&six).await?;
+    let held = leads_below(tenant, "six-1", &["2001:db8::7"]).await?;
+    anyhow::ensure!(held.address_type == "IPv6", "{held:?}");
+    tenant.warned("default", &uid_of(&made), "fd00:244::1").await.map(drop)
+}
+
+/// The range that the administrator recorded is not what the tenant serves.
+async fn both_adopted(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    story.standing(0)?.change(&json!({ "spec": { "serviceCidr": "10.143.0.0/24,fd00:128::f:0/112" } })).await?;
+    story.standing(0)?.records("10.143.0.0/24,fd00:128::f:0/112").await?;
+    let made = tenant.apply(&service("foreign", &asking("RequireDualStack", &["IPv4", "IPv6"]))).await?;
+    let own = made.data.pointer("/spec/clusterIPs").cloned().context("no addresses")?;
+    let given = agree_on_families(tenant, "foreign", "RequireDualStack", &["IPv4", "IPv6"]).await?;
+    anyhow::ensure!(own != json!(given), "it kept {own}");
+    Ok(())
+}
+
+/// The super cluster serves none of the tenant's range, as where somebody brings a control plane, and one family alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_has_the_address_that_leads_somewhere() {
     let plot = Plot::new("services-addresses", 1).flag(NO_PATROL);
-    let bed = BedOptions { range: "10.77".to_owned(), ..plot.bed.clone() };
+    let bed = BedOptions { range: "10.77".to_owned(), families: Families::BothInTenants, ..plot.bed.clone() };
     let story = Story::play(Plot { bed, ..plot }).await.unwrap();
     story.tell(vec![chapter("the tenant's copy is given the super cluster's address", adopted(&story))]).await.unwrap();
     let chapters = vec![
         chapter("where the tenant's server refuses it, a condition and an Event say so, and the Service is as it was", kept(&story)),
         chapter("what was begun by one who is no more is ended", ended(&story)),
+        chapter("of two families the super cluster gives the one that it has, or says that it has no other", one_family(&story)),
     ];
     story.tell(chapters).await.unwrap();
     story.tell(vec![chapter("no write of all these changed nothing", story.syncer.wrote_nothing_in_vain())]).await.unwrap();
@@ -46,6 +167,23 @@ async fn a_service_has_the_address_that_leads_somewhere() {
 
 fn address(service: &Service) -> Option<&str> {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref())
+}
+
+async fn one_family(story: &Story) -> anyhow::Result<()> {
+    let tenant = story.tenant(0)?;
+    for (name, order) in [("four-preferred", ["IPv4", "IPv6"]), ("six-preferred", ["IPv6", "IPv4"])] {
+        let made = tenant.apply(&service(name, &asking("PreferDualStack", &order))).await?;
+        let below = tenant.holds_below("it goes down", "default", name, |_: &Service| true).await?;
+        anyhow::ensure!(families(&below) == (Some("PreferDualStack"), vec!["IPv4"]), "{below:?}");
+        let has_it = |service: &Service| address(service) == address(&below) && is_whole(service, "ClusterIP");
+        let above: Service = tenant.sees("it has the address that leads somewhere", "default", name, has_it).await?;
+        anyhow::ensure!(families(&above) == (Some("PreferDualStack"), vec!["IPv4", "IPv6"]), "it asks for less now: {above:?}");
+        tenant.warned("default", &uid_of(&made), "spec.clusterIPs[1]: fd00:128::1:").await?;
+    }
+    let requires = tenant.apply(&service("requires", &asking("RequireDualStack", &["IPv4", "IPv6"]))).await?;
+    tenant.warned("default", &uid_of(&requires), "not configured for dual-stack").await?;
+    anyhow::ensure!(tenant.below::<Service>("default").get_opt("requires").await?.is_none(), "it went down");
+    Ok(())
 }
 
 fn is_whole(service: &Service, kind: &str) -> bool {

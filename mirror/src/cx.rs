@@ -208,8 +208,8 @@ impl Default for Policy {
 pub struct Profile {
     /// The DNS domain of the tenant, `cluster.local` unless the VirtualCluster says otherwise.
     pub cluster_domain: String,
-    /// The slice of service addresses recorded for the tenant, as (network address, prefix length).
-    pub service_slice: Option<(IpAddr, u8)>,
+    /// The slices of service addresses recorded for the tenant, one a family at most, as (network address, prefix length).
+    pub service_slices: Vec<(IpAddr, u8)>,
     /// Where the registered kubeconfig leads, if it names an address and no host.
     pub server: Option<SocketAddr>,
     /// The address and port, in the super cluster, of the tenant's `default/kubernetes` Service.

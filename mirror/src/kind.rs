@@ -167,8 +167,8 @@ pub struct Choice {
     pub field: &'static str,
     /// What is chosen, as one says it to people.
     pub said: String,
-    /// The address that the tenant's API server must serve before, if one is chosen.
-    pub address: Option<IpAddr>,
+    /// The addresses that the tenant's API server must serve before, if any are chosen.
+    pub addresses: Vec<IpAddr>,
     /// JSON patches (RFC 6902) of the tenant's copy, each a write of its own on what the one before left.
     pub patches: Vec<Value>,
 }
@@ -242,8 +242,9 @@ pub trait Downward: Sync {
         true
     }
 
-    /// What of the tenant's object `down` has left out that the tenant should hear of; it holds nothing back.
-    fn left_out(&self, _tenant: &InTenant<Object>, _cx: &Cx<'_>) -> Option<Hold> {
+    /// What of the tenant's object the super copy is without, and the tenant should hear of; it holds nothing back. `sup` is at hand when that was
+    /// looked at and is as it is asked to be.
+    fn left_out(&self, _tenant: &InTenant<Object>, _sup: Option<&InSuper<Object>>, _cx: &Cx<'_>) -> Option<Hold> {
         None
     }
 
@@ -316,9 +317,10 @@ pub trait Downward: Sync {
         false
     }
 
-    /// What is asked without what the super API server may refuse to give (a Service's own address).
-    fn without_claims(&self, asked: Content) -> Content {
-        asked
+    /// What is asked, without something that the super API server may not have to give (a Service's own address, a family). `None` if nothing such is
+    /// left.
+    fn without_claims(&self, _asked: Content) -> Option<Content> {
+        None
     }
 
     /// The objects that must go down with this one.

@@ -296,7 +296,9 @@ fn refer(references: &mut Vec<Reference>, kind: &dyn Downward, outcome: &Outcome
 fn left_out(kind: &dyn Downward, outcome: &Outcome, pair: &Pair, cx: &Cx<'_>) -> Option<Hold> {
     let TenantSide::Here(tenant) = &pair.tenant else { return None };
     let goes_down = matches!(outcome, Outcome::Settled(_) | Outcome::Write { .. }) && !tenant.facts.deleting;
-    kind.left_out(tenant.body.as_ref().filter(|_| goes_down)?, cx)
+    // One that is to be changed does not say yet what it will lack.
+    let sup = if let (SuperSide::Ours(sup, _), Outcome::Settled(_)) = (&pair.sup, outcome) { sup.body.as_ref() } else { None };
+    kind.left_out(tenant.body.as_ref().filter(|_| goes_down)?, sup, cx)
 }
 
 /// Adds what the super copy takes only by a subresource, and what of that is refused. Where the tenant's copy did not move there is no body

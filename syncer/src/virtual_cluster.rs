@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use self::addresses::Ranges;
-use self::claim::{Planes, Slices, parse_slice};
+use self::claim::{Planes, Slices, parse_slices};
 use self::connect::Template;
 use self::hosts::Registrations;
 use self::machine::{Machine, Presence, clear_up, created, label};
@@ -224,9 +224,9 @@ impl Controller {
         }
         info!(virtual_cluster = label(&vc), uid = %uid, "VirtualCluster found");
         self.shared.planes.expect(created(&vc), uid);
-        if let Some(slice) = vc.status.as_ref().and_then(|status| status.service_cidr.as_deref()).and_then(parse_slice) {
+        if let Some(slices) = vc.status.as_ref().and_then(|status| status.service_cidr.as_deref()).and_then(parse_slices) {
             // What was allotted before comes before what is asked for now.
-            let _ = self.shared.slices.allot(uid, &label(&vc), slice);
+            let _ = self.shared.slices.allot(uid, &label(&vc), &slices);
         }
         let (sender, receiver) = watch::channel(Presence::There(vc));
         self.tenants.insert(uid, sender);

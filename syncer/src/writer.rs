@@ -103,9 +103,14 @@ pub fn judge(error: &CallError, create: bool) -> Verdict {
     }
 }
 
-/// Whether an address was asked for that the super cluster does not serve: outside its ranges, or outside its one range.
-pub fn is_out_of_range(error: &CallError) -> bool {
-    let words = ["does not match the current range", "is not in the valid range"];
+/// Whether an address or a family was asked for that the super cluster does not serve.
+pub fn is_not_served(error: &CallError) -> bool {
+    let words = [
+        "does not match the current range",
+        "is not in the valid range",
+        "not configured on this cluster",
+        "not configured for dual-stack",
+    ];
     matches!(error, CallError::Status { code: 422, message, .. } if words.iter().any(|words| message.contains(words)))
 }
 
@@ -442,9 +447,12 @@ mod tests {
             ),
             retry_after: None,
         };
-        assert!(is_out_of_range(&answer("the provided network does not match the current range")));
-        assert!(is_out_of_range(&answer("the provided IP (172.30.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")));
-        assert!(!is_out_of_range(&answer("provided IP is already allocated")));
+        assert!(is_not_served(&answer("the provided network does not match the current range")));
+        assert!(is_not_served(&answer("the provided IP (172.30.0.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16")));
+        assert!(is_not_served(&answer("spec.ipFamilies[1]: Invalid value: [\"IPv4\",\"IPv6\"]: not configured on this cluster")));
+        assert!(is_not_served(&answer("spec.clusterIPs[1]: Invalid value: [\"fd00::1\"]: IPv6 is not configured on this cluster")));
+        assert!(is_not_served(&answer("spec.ipFamilyPolicy: this cluster is not configured for dual-stack services")));
+        assert!(!is_not_served(&answer("provided IP is already allocated")));
     }
 
     #[test]

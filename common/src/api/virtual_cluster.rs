@@ -52,7 +52,8 @@ pub struct VirtualClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opaque_meta_prefixes: Vec<String>,
 
-    /// The range that the tenant's Services have their addresses from.
+    /// The range that the tenant's Services have their addresses from; of a dual-stack control plane two, one of each family with a comma between, as
+    /// its `--service-cluster-ip-range` has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
 
@@ -174,7 +175,7 @@ pub struct VirtualClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// The range recorded for the tenant's Services: an address is taken over only from here.
+    /// The ranges recorded for the tenant's Services, as in the spec: an address is taken over only from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
 

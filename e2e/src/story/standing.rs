@@ -57,6 +57,17 @@ impl Standing {
         .await
     }
 
+    /// Waits until it says that these ranges are recorded for the tenant's Services.
+    pub async fn records(&self, service_cidr: &str) -> anyhow::Result<()> {
+        eventually(format!("{} records {service_cidr}", self.label), PATIENCE, async || {
+            let object = self.object().await?;
+            let recorded = object.data.pointer("/status/serviceCidr").and_then(Value::as_str).unwrap_or_default().to_owned();
+            Ok(Seen::when(recorded == service_cidr, recorded))
+        })
+        .await
+        .map(drop)
+    }
+
     /// Waits until it is Ready.
     pub async fn is_ready(&self) -> anyhow::Result<()> {
         self.says("Ready", "True", "").await.map(drop)

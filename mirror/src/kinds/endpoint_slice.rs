@@ -119,7 +119,7 @@ impl Downward for EndpointSlice {
         size::cap(content, size::MOST_BYTES).map(InSuper)
     }
 
-    fn left_out(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Option<Hold> {
+    fn left_out(&self, InTenant(tenant): &InTenant<Object>, _sup: Option<&InSuper<Object>>, cx: &Cx<'_>) -> Option<Hold> {
         // Of the API server's all goes down, or nothing.
         forbidden(tenant, cx).filter(|_| !is_api_servers(tenant, cx)).map(|(at, address)| {
             let message = format!(

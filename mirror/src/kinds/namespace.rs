@@ -42,7 +42,7 @@ impl Downward for Namespace {
         Ok(InSuper(Content { labels, ..Content::default() }))
     }
 
-    fn left_out(&self, InTenant(tenant): &InTenant<Object>, _cx: &Cx<'_>) -> Option<Hold> {
+    fn left_out(&self, InTenant(tenant): &InTenant<Object>, _sup: Option<&InSuper<Object>>, _cx: &Cx<'_>) -> Option<Hold> {
         let count = tenant.meta.labels.len();
         let message =
             format!("{count} labels are more than the {MOST_LABELS} by which a namespace is selected; the last of them are left out");

@@ -88,7 +88,7 @@ impl Downward for NetworkPolicy {
         metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
-    fn left_out(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Option<Hold> {
+    fn left_out(&self, InTenant(tenant): &InTenant<Object>, _sup: Option<&InSuper<Object>>, cx: &Cx<'_>) -> Option<Hold> {
         let rules = |(direction, peers): (&'static str, &'static str)| {
             items(tenant.at(&format!("/spec/{direction}"))).enumerate().flat_map(move |(i, rule)| {
                 items(rule.get(peers))

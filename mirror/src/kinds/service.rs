@@ -2,15 +2,14 @@
 
 mod address;
 mod external;
+mod families;
 mod ports;
-
-use std::net::IpAddr;
 
 use common::{InSuper, InTenant};
 use serde_json::{Map, Value, json};
 
 use crate::bound::{Bound, Takes};
-use crate::cx::{Cx, lies_in};
+use crate::cx::Cx;
 use crate::hold::Hold;
 use crate::kind::{Choice, Downward, Hearsay, Registered, Report, Resource};
 use crate::kinds::endpoint_slice::KUBERNETES;
@@ -25,16 +24,21 @@ pub struct Service;
 /// The fields of the spec.
 const SPEC: &Table = &[
     ("allocateLoadBalancerNodePorts", Verdict::Copy),
-    ("clusterIP", Verdict::Rewrite("sent if it lies in the tenant's slice or is None, else the super cluster chooses")),
-    ("clusterIPs", Verdict::Rewrite("the same address as in clusterIP")),
+    ("clusterIP", Verdict::Rewrite("sent if it lies in a slice of the tenant's or is None, else the super cluster chooses")),
+    ("clusterIPs", Verdict::Rewrite("as clusterIP; the second with the first")),
     ("externalIPs", Verdict::Rewrite(EXTERNAL)),
     ("externalName", Verdict::Force("the tenant's own DNS serves it")),
     ("externalTrafficPolicy", Verdict::Copy),
     // Only load balancers ask there, and those are the super cluster's; an API server lets nobody change it.
     ("healthCheckNodePort", Verdict::Force("a port of the super cluster's nodes: it chooses")),
     ("internalTrafficPolicy", Verdict::Copy),
-    ("ipFamilies", Verdict::Force("follows from the address, else the super cluster chooses")),
-    ("ipFamilyPolicy", Verdict::Rewrite("SingleStack only: a second address would be the super cluster's")),
+    (
+        "ipFamilies",
+        Verdict::Rewrite(
+            "follow from the addresses, where those are sent; what the super cluster does not have is left out, unless RequireDualStack asks for it",
+        ),
+    ),
+    ("ipFamilyPolicy", Verdict::Rewrite("PreferDualStack and RequireDualStack only where the tenant's copy has two families")),
     ("loadBalancerClass", Verdict::Refuse("the administrator chooses the load balancer; leave it out")),
     ("loadBalancerIP", Verdict::Rewrite(EXTERNAL)),
     // Narrows who may call; without it everybody may.
@@ -65,10 +69,7 @@ const AFFINITY: &Table = &[("clientIP", Verdict::Object(&[("timeoutSeconds", Ver
 const HEADLESS: &str = "None";
 
 /// Fields that the super API server fills in and that stay while nothing else is asked.
-const FILLED_IN: [&str; 4] = ["internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy", "sessionAffinity"];
-
-/// Fields that cannot change in an update. What the super copy has wins over what is asked.
-const ADDRESS: [&str; 2] = ["clusterIP", "clusterIPs"];
+const FILLED_IN: [&str; 2] = ["internalTrafficPolicy", "sessionAffinity"];
 
 /// Each Service takes one of some 65,000 addresses, if the super cluster has a /16 for them. Of ports on all nodes there are 2768 by default, for all
 /// tenants and for the platform.
@@ -124,18 +125,15 @@ impl Downward for Service {
             within(&mut spec);
         }
         external::keep_own(&mut spec, cx);
-        address_down(&mut spec, cx.profile.service_slice);
-        if spec.get("ipFamilyPolicy").and_then(Value::as_str) != Some("SingleStack") {
-            spec.remove("ipFamilyPolicy");
-        }
+        families::down(&mut spec, &cx.profile.service_slices);
         if let Some(Value::Object(selector)) = spec.get_mut("selector") {
             *selector = metadata::match_labels_down(selector, cx.policy);
         }
         metadata::down_with_spec(&tenant.meta, spec, cx.policy)
     }
 
-    fn left_out(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Option<Hold> {
-        external::left_out(tenant, cx)
+    fn left_out(&self, InTenant(tenant): &InTenant<Object>, sup: Option<&InSuper<Object>>, cx: &Cx<'_>) -> Option<Hold> {
+        external::left_out(tenant, cx).or_else(|| address::leads_nowhere(tenant, sup?))
     }
 
     fn depends_on(&self) -> Option<Registered> {
@@ -150,12 +148,9 @@ impl Downward for Service {
         true
     }
 
-    fn without_claims(&self, mut asked: Content) -> Content {
-        if let Some(spec) = asked.body.get_mut("spec").and_then(Value::as_object_mut) {
-            spec.remove("clusterIP");
-            spec.remove("clusterIPs");
-        }
-        asked
+    fn without_claims(&self, mut asked: Content) -> Option<Content> {
+        families::lesser(asked.body.get_mut("spec")?.as_object_mut()?)?;
+        Some(asked)
     }
 
     /// The spec asked for, with what the super cluster chose: addresses, node ports, defaults.
@@ -211,28 +206,8 @@ fn within(spec: &mut Map<String, Value>) {
     spec.insert("type".to_owned(), json!("ClusterIP"));
 }
 
-/// Leaves the address in only if it is the tenant's to claim.
-fn address_down(spec: &mut Map<String, Value>, slice: Option<(IpAddr, u8)>) {
-    let listed = spec.remove("clusterIPs").and_then(|list| list.get(0).and_then(Value::as_str).map(str::to_owned));
-    let single = spec.remove("clusterIP").and_then(|address| address.as_str().map(str::to_owned));
-    let Some(address) = single.filter(|text| !text.is_empty()).or(listed) else { return };
-    let allowed = address == HEADLESS
-        || match (address.parse::<IpAddr>(), slice) {
-            (Ok(address), Some(slice)) => lies_in(address, slice),
-            (Err(_), _) | (_, None) => false,
-        };
-    if allowed {
-        spec.insert("clusterIPs".to_owned(), json!([address]));
-        spec.insert("clusterIP".to_owned(), Value::String(address));
-    }
-}
-
 fn keep_chosen(spec: &mut Map<String, Value>, current: &Map<String, Value>) {
-    for key in ADDRESS {
-        if let Some(address) = current.get(key) {
-            spec.insert(key.to_owned(), address.clone());
-        }
-    }
+    families::keep(spec, current);
     for key in FILLED_IN {
         keep(spec, current, key);
     }
@@ -276,27 +251,5 @@ mod tests {
     #[test]
     fn every_leaf_of_the_spec_has_a_verdict() {
         every_leaf_has_a_verdict::<k8s_openapi::api::core::v1::ServiceSpec>(SPEC, &[]);
-    }
-
-    fn address(text: &str, slice: Option<(&str, u8)>) -> Option<String> {
-        let mut spec = Map::from_iter([("clusterIP".to_owned(), text.into()), ("clusterIPs".to_owned(), json!([text, "fd00::9"]))]);
-        address_down(&mut spec, slice.map(|(network, prefix)| (network.parse().unwrap(), prefix)));
-        assert_eq!(spec.get("clusterIPs"), spec.get("clusterIP").map(|one| json!([one])).as_ref());
-        spec.get("clusterIP").and_then(Value::as_str).map(str::to_owned)
-    }
-
-    #[test]
-    fn an_address_goes_down_only_from_the_tenants_own_slice() {
-        let slice = Some(("10.129.4.0", 22));
-        for inside in ["10.129.4.0", "10.129.7.255", "None"] {
-            assert_eq!(address(inside, slice).as_deref(), Some(inside));
-        }
-        for outside in ["10.129.8.0", "10.129.3.255", "::ffff:10.129.4.1", "10.96.0.10", "0x0a810401", "010.129.4.1", ""] {
-            assert_eq!(address(outside, slice), None, "{outside}");
-        }
-        assert_eq!(address("fd00:1::5", Some(("fd00:1::", 112))).as_deref(), Some("fd00:1::5"));
-        assert_eq!(address("fd00:2::5", Some(("fd00:1::", 112))), None);
-        assert_eq!(address("10.129.4.1", None), None);
-        assert_eq!(address("10.129.4.1", Some(("0.0.0.0", 0))).as_deref(), Some("10.129.4.1"));
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Chosen {
 
 /// Tells one choice from another, for a copy as it is: whoever changed it is asked anew. Not so of an address: changing it and back moves the copy itself.
 fn offer(choice: &Choice, tenant: &TenantCopy) -> u64 {
-    let as_it_is = if choice.address.is_some() { 0 } else { tenant.facts.main };
+    let as_it_is = if choice.addresses.is_empty() { tenant.facts.main } else { 0 };
     value_hash(&json!([choice.condition, choice.patches.last(), as_it_is]))
 }
 

@@ -80,7 +80,7 @@ fn pair(kind: &dyn Downward, fixture: &Value, tenant: &Value, asked: Content, cx
         Ok(amended) => changes(&content(&plain(&sup)), &content(&amended)).unwrap_or(json!("nothing to write")),
     };
     out.insert("amend".to_owned(), amended);
-    if let Some(hold) = kind.left_out(&later, cx) {
+    if let Some(hold) = kind.left_out(&later, Some(&sup), cx) {
         out.insert("leftOut".to_owned(), hold_text(&hold));
     }
     if kind.adds(&later) {
@@ -265,7 +265,7 @@ impl Surroundings {
             cluster_domain: "cluster.local".to_owned(),
             kubernetes: given["kubernetes"].as_str().map(|address| (address.parse().unwrap(), 443)),
             dns: given["dns"].as_str().map(|address| address.parse().unwrap()),
-            service_slice: given["serviceCidr"].as_str().map(network),
+            service_slices: given["serviceCidr"].as_str().into_iter().flat_map(|ranges| ranges.split(',')).map(network).collect(),
             server: given["server"].as_str().map(|server| server.parse().unwrap()),
             agent_port: 10550,
             hosts: Arc::new(Hosts::new(hosts("hosts"), hosts("takenHosts"))),

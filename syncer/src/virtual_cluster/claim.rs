@@ -89,10 +89,20 @@ impl Planes {
 pub(super) type Slice = (IpAddr, u8);
 
 /// Reads a range such as `10.128.0.0/20`.
-pub(super) fn parse_slice(text: &str) -> Option<Slice> {
+fn parse_slice(text: &str) -> Option<Slice> {
     let (network, bits) = text.split_once('/')?;
     text.parse::<runtime::address::Cidr>().ok()?;
     Some((network.parse().ok()?, bits.parse().ok()?))
+}
+
+/// Reads a range, or two of different families with a comma between, as an API server takes them.
+pub(super) fn parse_slices(text: &str) -> Option<Vec<Slice>> {
+    let slices: Vec<Slice> = text.split(',').map(parse_slice).collect::<Option<_>>()?;
+    match slices.as_slice() {
+        [_] => Some(slices),
+        [a, b] if a.0.is_ipv4() != b.0.is_ipv4() => Some(slices),
+        _ => None,
+    }
 }
 
 /// Whether two ranges have an address in common.
@@ -103,20 +113,21 @@ pub(super) fn overlap(a: Slice, b: Slice) -> bool {
     within(a, b.0) || within(b, a.0)
 }
 
-/// Who has which range of service addresses.
+/// Who has which ranges of service addresses.
 #[derive(Debug, Default)]
-pub(super) struct Slices(Mutex<HashMap<Uid, (Slice, String)>>);
+pub(super) struct Slices(Mutex<HashMap<Uid, (Vec<Slice>, String)>>);
 
 impl Slices {
-    /// Gives `slice` to the tenant in place of what it had, unless another has a part of it.
+    /// Gives `wanted` to the tenant in place of what it had, unless another has a part of it.
     ///
     /// *Errors*: the name of the other.
-    pub(super) fn allot(&self, uid: Uid, name: &str, slice: Slice) -> Result<(), String> {
+    pub(super) fn allot(&self, uid: Uid, name: &str, wanted: &[Slice]) -> Result<(), String> {
         let mut slices = self.0.lock();
-        if let Some((_, (_, other))) = slices.iter().find(|(theirs, (range, _))| **theirs != uid && overlap(*range, slice)) {
+        let takes = |held: &[Slice]| held.iter().any(|held| wanted.iter().any(|wanted| overlap(*held, *wanted)));
+        if let Some((_, (_, other))) = slices.iter().find(|(theirs, (held, _))| **theirs != uid && takes(held)) {
             return Err(other.clone());
         }
-        slices.insert(uid, (slice, name.to_owned()));
+        slices.insert(uid, (wanted.to_vec(), name.to_owned()));
         Ok(())
     }
 
@@ -173,15 +184,17 @@ mod tests {
     #[test]
     fn slices_do_not_overlap() {
         let slices = Slices::default();
-        let slice = |text| parse_slice(text).unwrap();
-        assert_eq!(slices.allot(uid(1), "a", slice("10.128.0.0/20")), Ok(()));
-        assert_eq!(slices.allot(uid(2), "b", slice("10.128.16.0/20")), Ok(()));
+        let slice = |text| parse_slices(text).unwrap();
+        assert_eq!(slices.allot(uid(1), "a", &slice("10.128.0.0/20")), Ok(()));
+        assert_eq!(slices.allot(uid(2), "b", &slice("10.128.16.0/20")), Ok(()));
         for text in ["10.128.0.0/12", "10.128.1.0/24", "10.128.0.0/20"] {
-            assert!(slices.allot(uid(3), "c", slice(text)).is_err(), "{text}");
+            assert!(slices.allot(uid(3), "c", &slice(text)).is_err(), "{text}");
         }
-        assert_eq!(slices.allot(uid(1), "a", slice("10.128.0.0/24")), Ok(()), "its own is no obstacle");
+        assert_eq!(slices.allot(uid(1), "a", &slice("10.128.0.0/24")), Ok(()), "its own is no obstacle");
         slices.release(uid(1));
-        assert_eq!(slices.allot(uid(3), "c", slice("10.128.1.0/24")), Ok(()));
+        assert_eq!(slices.allot(uid(3), "c", &slice("10.128.1.0/24")), Ok(()));
+        assert_eq!(slices.allot(uid(4), "d", &slice("10.129.0.0/24,fd00::/112")), Ok(()));
+        assert_eq!(slices.allot(uid(5), "e", &slice("10.130.0.0/24,fd00::/108")), Err("d".to_owned()), "of either family");
     }
 
     #[test]
@@ -190,5 +203,15 @@ mod tests {
             assert_eq!(parse_slice(text), None, "{text}");
         }
         assert_eq!(parse_slice("fd00::/108"), Some(("fd00::".parse().unwrap(), 108)));
+        assert_eq!(parse_slices("10.128.0.0/20,fd00::/108").map(|slices| slices.len()), Some(2));
+        for text in [
+            "10.128.0.0/20,10.129.0.0/20",
+            "fd00::/108,fd01::/108",
+            "10.128.0.0/20,fd00::/108,fd01::/108",
+            "10.128.0.0/20,",
+            "10.128.0.0/20, fd00::/108",
+        ] {
+            assert_eq!(parse_slices(text), None, "{text}");
+        }
     }
 }

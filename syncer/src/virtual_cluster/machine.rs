@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use self::reach::{Connection, ReadFor, Source};
 use super::Shared;
 use super::addresses::Claimable;
-use super::claim::{Claim, Claimant, Slice, parse_slice};
+use super::claim::{Claim, Claimant, Slice, parse_slices};
 use super::connect::Trouble;
 use super::decide::{Accepted, Life, State, Why, life};
 use super::hosts::Allotted;
@@ -171,12 +171,12 @@ impl Machine {
         let accepted = Accepted::of(vc);
         self.same_life(&connection, accepted).await?;
         self.not_set_back(&connection, accepted)?;
-        let (slice, range) = self.slice(vc);
-        let attached = self.attach(vc, &connection, slice, &hosts.hosts, &external.addresses);
+        let (slices, range) = self.slices(vc);
+        let attached = self.attach(vc, &connection, &slices, &hosts.hosts, &external.addresses);
         let accepted_version =
             accepted.filter(|accepted| accepted.incarnation == connection.incarnation).and_then(|accepted| accepted.version);
         attached.accepted.store(accepted_version.unwrap_or_default(), Ordering::Relaxed);
-        self.adjust(vc, &attached, slice).await;
+        self.adjust(vc, &attached, slices).await;
         self.supervise(vc, &connection, accepted, [range, hosts.note, external.note])
     }
 
@@ -268,25 +268,25 @@ impl Machine {
         self.shared.hosts.of(uid).zip(self.shared.addresses.of(uid))
     }
 
-    /// The range of service addresses, and what is wrong with the one asked for.
-    fn slice(&self, vc: &VirtualCluster) -> (Option<Slice>, Option<Note>) {
+    /// The ranges of service addresses, and what is wrong with those asked for.
+    fn slices(&self, vc: &VirtualCluster) -> (Vec<Slice>, Option<Note>) {
         let Some(text) = wanted_cidr(vc) else {
             self.shared.slices.release(self.id.uid());
-            return (None, None);
+            return (Vec::new(), None);
         };
-        let Some(slice) = parse_slice(&text) else {
+        let Some(slices) = parse_slices(&text) else {
             let message = format!(
-                "spec.serviceCidr {text:?} is not a range such as 10.128.0.0/20: Services get addresses of the super cluster's choice"
+                "spec.serviceCidr {text:?} is not a range such as 10.128.0.0/20, nor one of each family as in 10.128.0.0/20,fd00:128::/112: Services get addresses of the super cluster's choice"
             );
-            return (None, Some(("ServiceCidrInvalid", message)));
+            return (Vec::new(), Some(("ServiceCidrInvalid", message)));
         };
-        match self.shared.slices.allot(self.id.uid(), &self.label, slice) {
-            Ok(()) => (Some(slice), None),
+        match self.shared.slices.allot(self.id.uid(), &self.label, &slices) {
+            Ok(()) => (slices, None),
             Err(other) => {
                 let message = format!(
                     "spec.serviceCidr {text} overlaps the range of VirtualCluster {other}: Services get addresses of the super cluster's choice; give it a range of its own"
                 );
-                (None, Some(("ServiceCidrTaken", message)))
+                (Vec::new(), Some(("ServiceCidrTaken", message)))
             }
         }
     }
@@ -296,7 +296,7 @@ impl Machine {
         &mut self,
         vc: &VirtualCluster,
         connection: &Connection,
-        slice: Option<Slice>,
+        slices: &[Slice],
         hosts: &Arc<Hosts>,
         external: &Arc<ExternalAddresses>,
     ) -> Arc<Attached> {
@@ -313,7 +313,7 @@ impl Machine {
             incarnation: connection.incarnation,
             profile: Profile {
                 cluster_domain: cluster_domain(vc),
-                service_slice: slice,
+                service_slices: slices.to_vec(),
                 server: connection.remote.transport().server().parse().ok(),
                 agent_port: self.shared.agent_port,
                 hosts: hosts.clone(),
@@ -331,7 +331,7 @@ impl Machine {
     }
 
     /// Takes over what may change while attached.
-    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slice: Option<Slice>) {
+    async fn adjust(&mut self, vc: &VirtualCluster, attached: &Attached, slices: Vec<Slice>) {
         let weight = vc.spec.weight.clamp(1, 100);
         if self.weight != weight {
             self.weight = weight;
@@ -339,7 +339,7 @@ impl Machine {
         }
         attached.learn(|profile| {
             profile.cluster_domain = cluster_domain(vc);
-            profile.service_slice = slice;
+            profile.service_slices = slices;
         });
         // A selector that cannot be read picks none; the condition says so.
         self.shared.engine.mirror_nodes(attached, note::mirrored(&vc.spec.nodes).unwrap_or_default());
@@ -395,7 +395,7 @@ impl Machine {
 
     fn facts(&self, vc: &VirtualCluster, state: &State) -> Facts {
         let health = matches!(state, State::Synced { .. }).then(|| self.shared.engine.health(self.id.as_str())).flatten();
-        let has_slice = self.attached.as_ref().is_some_and(|(_, attached)| attached.profile().service_slice.is_some());
+        let has_slice = self.attached.as_ref().is_some_and(|(_, attached)| !attached.profile().service_slices.is_empty());
         Facts { pods: health.map(|health| health.pods), service_cidr: has_slice.then(|| wanted_cidr(vc)).flatten() }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn node_ports(tenant: &Object, sup: &Object) -> Option<InTenant<Choic
             reason: "NodePortsRefused",
             field: "spec.ports",
             said: said.join(", "),
-            address: None,
+            addresses: Vec::new(),
             patches: vec![json!([{"op": "replace", "path": "/spec/ports", "value": ports}])],
         })
     })

@@ -40,7 +40,14 @@ impl Downward for Numbered {
 
 fn choice(number: &Value) -> Choice {
     let patches = vec![json!([{"op": "add", "path": "/spec/n", "value": number}])];
-    Choice { condition: keys::NODE_PORTS, reason: "NumberRefused", field: "spec.n", said: format!("n is {number}"), address: None, patches }
+    Choice {
+        condition: keys::NODE_PORTS,
+        reason: "NumberRefused",
+        field: "spec.n",
+        said: format!("n is {number}"),
+        addresses: Vec::new(),
+        patches,
+    }
 }
 
 const TENANT: Uid = Uid::from_bits(1);

@@ -58,7 +58,7 @@ impl Job<'_> {
     /// Changes the tenant's copy, each time on what the change before left.
     pub(super) async fn choose(&self, uid: Uid, version: String, choice: Choice) -> Result<(), CallError> {
         let mut version = version;
-        if let Some(address) = choice.address {
+        for address in choice.addresses {
             service_ranges::serve(self.engine.sup(), &self.attached.remote, address).await?;
         }
         for patch in choice.patches {

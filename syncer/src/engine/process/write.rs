@@ -1,12 +1,12 @@
 //! Steps into requests, one at a time and in order.
 
 use common::{Namespace, Uid, keys};
-use mirror::Facts;
 use mirror::facts::Seen;
 use mirror::hold::Hold;
 use mirror::kind::Observe;
 use mirror::mounts::Mounts;
 use mirror::plan::{Evidence, Mark, Pair, Step, SuperSide, TenantSide};
+use mirror::{Content, Facts};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::index::Slot;
 use crate::remote::{CallError, Patch};
 use crate::repeat::Repeat;
 use crate::tenant::WRITES;
-use crate::writer::is_out_of_range;
+use crate::writer::is_not_served;
 
 impl Job<'_> {
     /// Executes steps in order; then what is held is. `None`: plan again at once.
@@ -151,8 +151,15 @@ impl Job<'_> {
             Step::UpdateSuper { content, uid, version } => {
                 let bearer = self.bearer().await?;
                 let namespace = self.namespace.as_ref().map(Namespace::as_str);
-                let body = content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
-                let reply = self.engine.sup().replace(&self.super_path(), body, bearer.as_ref()).await?;
+                let body = |content: &Content| content.to_update(&self.kind.resource(), namespace, self.name.as_str(), uid, &version);
+                let mut content = content;
+                let reply = match self.engine.sup().replace(&self.super_path(), body(&content), bearer.as_ref()).await {
+                    Err(error) if is_not_served(&error) => {
+                        content = self.kind.without_claims(content).ok_or(error)?;
+                        self.engine.sup().replace(&self.super_path(), body(&content), bearer.as_ref()).await?
+                    }
+                    other => other?,
+                };
                 shown.sup = self.super_read(&reply);
                 shown.lost = self.lost("super", &content.body, &reply);
             }
@@ -214,7 +221,7 @@ impl Job<'_> {
     }
 
     /// Creates the super copy in its namespace. What a Pod mounts of its tenant is asked for once it has a node, which its tokens name.
-    pub(super) async fn create(&self, content: mirror::Content, mounts: Mounts, shown: &mut Shown) -> Result<bool, CallError> {
+    pub(super) async fn create(&self, content: Content, mounts: Mounts, shown: &mut Shown) -> Result<bool, CallError> {
         let Some(namespace) = &self.key.namespace else { return Ok(false) };
         self.addresses_known()?;
         let Some(into) = self.engine.0.writer.namespace(self.tenant, self.attached, namespace).await? else { return Ok(false) };
@@ -223,16 +230,14 @@ impl Job<'_> {
         let resource = self.kind.resource();
         self.engine.fence().check()?;
         let mut content = content;
-        let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
         let collection = resource.collection(Some(into.as_str()));
-        let reply = match self.engine.sup().create(&collection, body, Some(&bearer)).await {
-            Err(error) if is_out_of_range(&error) => {
-                // The super cluster does not serve the tenant's range: it chooses.
-                content = self.kind.without_claims(content);
-                let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
-                self.engine.sup().create(&collection, body, Some(&bearer)).await?
+        let reply = loop {
+            let body = content.to_create(&resource, Some(into.as_str()), self.name.as_str());
+            match self.engine.sup().create(&collection, body, Some(&bearer)).await {
+                // The super cluster does not serve the tenant's range, or family: it chooses.
+                Err(error) if is_not_served(&error) => content = self.kind.without_claims(content).ok_or(error)?,
+                other => break other?,
             }
-            other => other?,
         };
         learn_address(self.tenant, self.key, &reply);
         shown.sup = self.super_read(&reply);
