@@ -237,7 +237,7 @@ pub trait Downward: Sync {
     }
 
     /// Whether what went down before may stay although what is asked now is refused. Where it may not, it ends. Asked of kinds that depend on
-    /// what is taken from a tenant and given to another.
+    /// what is taken from a tenant and given to another; also where the tenant's copy cannot be looked at, so of `cx` it reads what is registered alone.
     fn may_stay(&self, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> bool {
         true
     }
