@@ -80,6 +80,9 @@ pub const NODE_PORTS: &str = "tenancy.x-k8s.io/NodePorts";
 /// Type of a condition on a tenant's Service: `False` where its address is not that of the super cluster, since the tenant's API server does not take it.
 pub const ADDRESS: &str = "tenancy.x-k8s.io/Address";
 
+/// Annotation of a Service in the super cluster: the addresses from outside that it claims for its tenant, by commas.
+pub const CLAIMS: &str = "tenancy.x-k8s.io/claims";
+
 /// Annotation of a tenant's Service while its address is changed: the type that it is to have again.
 pub const ADDRESS_CHANGES: &str = "tenancy.x-k8s.io/address-changes";
 

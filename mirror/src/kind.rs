@@ -242,6 +242,12 @@ pub trait Downward: Sync {
         true
     }
 
+    /// What takes out of a super copy that may not stay that which is the tenant's no longer, as a merge patch (RFC 7386), where the rest may stay.
+    /// The whole copy ends where there is none.
+    fn without_taken(&self, _sup: &InSuper<Object>, _cx: &Cx<'_>) -> Option<Value> {
+        None
+    }
+
     /// What of the tenant's object the super copy is without, and the tenant should hear of; it holds nothing back. `sup` is at hand when that was
     /// looked at and is as it is asked to be.
     fn left_out(&self, _tenant: &InTenant<Object>, _sup: Option<&InSuper<Object>>, _cx: &Cx<'_>) -> Option<Hold> {

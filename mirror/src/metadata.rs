@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::name::hash26;
-use common::{InSuper, TenantId, keys};
+use common::{InSuper, Namespace, TenantId, keys};
 use serde_json::{Map, Value};
 
 use crate::cx::Policy;
@@ -92,26 +92,42 @@ pub fn selector_down(selector: &Value, policy: &Policy) -> Value {
     out
 }
 
+/// The label by which every API server names a namespace.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
 /// The labels that a tenant's namespace has in the super cluster: all of them hashed, also those without a domain, since labels of a namespace
-/// switch policies and injection on and off there.
+/// switch policies and injection on and off there. Its name the API server there says by a label of its own.
 pub fn namespace_labels_down(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    labels.iter().map(|(key, value)| (hashed(key), value.clone())).collect()
+    labels.iter().filter(|(key, _)| *key != NAMESPACE_NAME).map(|(key, value)| (hashed(key), value.clone())).collect()
 }
 
 /// A selector of namespaces as it selects in the super cluster: of this tenant's, those that it selects in the tenant.
 pub fn namespace_selector_down(selector: &Map<String, Value>, tenant: &TenantId) -> Value {
     let mut out = selector.clone();
-    let labels = out.entry("matchLabels").or_insert(Value::Null);
-    let mut mapped: Map<String, Value> =
-        labels.as_object().into_iter().flatten().map(|(key, value)| (hashed(key), value.clone())).collect();
+    let mut mapped = Map::new();
+    for (key, value) in out.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        let (key, value) = if key == NAMESPACE_NAME { (key.clone(), named(value, tenant)) } else { (hashed(key), value.clone()) };
+        mapped.insert(key, value);
+    }
     mapped.insert(keys::TENANT.to_owned(), tenant.as_str().into());
-    *labels = Value::Object(mapped);
+    out.insert("matchLabels".to_owned(), Value::Object(mapped));
     for expression in out.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(Value::String(key)) = expression.get_mut("key") {
+        let is_name = expression.get("key").is_some_and(|key| key == NAMESPACE_NAME);
+        if is_name {
+            for name in expression.get_mut("values").and_then(Value::as_array_mut).into_iter().flatten() {
+                *name = named(name, tenant);
+            }
+        } else if let Some(Value::String(key)) = expression.get_mut("key") {
             *key = hashed(key);
         }
     }
     Value::Object(out)
+}
+
+/// The name of a tenant's namespace as the super cluster has it. What is no name is that of no namespace there either.
+fn named(name: &Value, tenant: &TenantId) -> Value {
+    let parsed = name.as_str().and_then(|name| Namespace::parse(name).ok());
+    parsed.map_or_else(|| name.clone(), |name| Value::from(tenant.namespace(&name).as_str()))
 }
 
 /// Whether a label of this key on a super object can be one that we put there for the tenant. Others belong to the super cluster.
@@ -240,15 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_selected_by_hashed_keys_and_in_one_tenant() {
+    fn namespaces_are_selected_by_name_and_by_hashed_keys_and_in_one_tenant() {
         let tenant = TenantId::new(common::Uid::default(), "acme");
         let selector = json!({
             "matchLabels": {"team": "a", keys::TENANT: "other"},
-            "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["shop"]}],
+            "matchExpressions": [{"key": NAMESPACE_NAME, "operator": "NotIn", "values": ["shop", "Not a name"]}],
         });
+        let shop = tenant.namespace(&Namespace::parse("shop").unwrap());
         let expected = json!({
             "matchLabels": {hashed("team"): "a", hashed(keys::TENANT): "other", keys::TENANT: tenant.as_str()},
-            "matchExpressions": [{"key": hashed("kubernetes.io/metadata.name"), "operator": "NotIn", "values": ["shop"]}],
+            "matchExpressions": [{"key": NAMESPACE_NAME, "operator": "NotIn", "values": [shop.as_str(), "Not a name"]}],
         });
         assert_eq!(namespace_selector_down(selector.as_object().unwrap(), &tenant), expected);
         let all = json!({"matchLabels": {keys::TENANT: tenant.as_str()}});

@@ -35,6 +35,11 @@ const DENIED: &[(&str, &str)] = &[
     ("ff00::/8", "multicast"),
 ];
 
+/// The ranges that are closed whatever flags say, unless one opens them.
+pub fn denied() -> impl Iterator<Item = Cidr> {
+    DENIED.iter().filter_map(|(range, _)| range.parse().ok())
+}
+
 /// Flags of the address policy towards tenants.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct AddressArgs {
@@ -73,8 +78,7 @@ impl AddressPolicy {
 
     /// What a tenant may name: not the built-in ranges, not `deny`, unless in `allow`.
     pub fn tenant(deny: Vec<Cidr>, allow: Vec<Cidr>) -> Self {
-        let builtin = DENIED.iter().filter_map(|(range, _)| range.parse().ok());
-        Self(Arc::new(Rules::Listed { deny: builtin.chain(deny).collect(), allow }))
+        Self(Arc::new(Rules::Listed { deny: denied().chain(deny).collect(), allow }))
     }
 
     /// Whether `address` may be connected to, in whichever form it is written.

@@ -1,12 +1,14 @@
 //! What the objects of one tenant take of the super cluster that there is only so much of, as their kinds say, and what waits until there is room.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use mirror::bound::{Bound, Takes};
 use mirror::hold::Hold;
 use mirror::kind::{Downward, KindId};
 use mirror::object::{Content, Object};
 use serde_json::Map;
+use tokio::time::Instant;
 
 use crate::index::Key;
 
@@ -16,11 +18,16 @@ const WAITING: usize = 1000;
 /// How many of them look again whenever there is room: what is one's end may be room for several.
 const AT_ONCE: usize = 10;
 
+/// How long a write that was let through may take until it passes, or has failed.
+const PROMISE: Duration = Duration::from_mins(1);
+
 /// What the objects of a tenant take, as the super cluster has them.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// How much each object takes, in the order of the bounds of its kind.
     taken: HashMap<KindId, HashMap<Key, Vec<usize>>>,
+    /// What was let through and did not pass yet, and when: several are written at once.
+    promised: HashMap<KindId, HashMap<Key, (Instant, Vec<usize>)>>,
     /// What found no room, the first in front.
     waiting: HashMap<KindId, VecDeque<Key>>,
     /// What waited and may find room now.
@@ -35,6 +42,7 @@ impl Counts {
         let body = if is_read { Object::parse(bytes).map(|object| object.body) } else { Ok(Map::new()) };
         let Ok(body) = body else { return };
         let amounts: Vec<usize> = kind.bounds().iter().map(|bound| bound.of(&body)).collect();
+        self.promised.entry(key.kind).or_default().remove(key);
         let before = self.taken.entry(key.kind).or_default().insert(key.clone(), amounts.clone());
         if before.is_some_and(|before| before.iter().zip(&amounts).any(|(before, now)| before > now)) {
             self.wake(key.kind);
@@ -43,7 +51,15 @@ impl Counts {
 
     /// An object is gone.
     pub fn gone(&mut self, key: &Key) {
+        self.promised.entry(key.kind).or_default().remove(key);
         if self.taken.get_mut(&key.kind).is_some_and(|taken| taken.remove(key).is_some()) {
+            self.wake(key.kind);
+        }
+    }
+
+    /// A write that was let through was refused by the super cluster, and takes nothing.
+    pub fn refused(&mut self, key: &Key) {
+        if self.promised.get_mut(&key.kind).is_some_and(|promised| promised.remove(key).is_some()) {
             self.wake(key.kind);
         }
     }
@@ -64,6 +80,8 @@ impl Counts {
     /// *Errors*: the refusal where that would be too much; it is then among what waits.
     pub fn ask(&mut self, key: &Key, asked: &Content) -> Result<(), Hold> {
         let bounds = key.kind.downward().map(Downward::bounds).unwrap_or_default();
+        let promised = self.promised.entry(key.kind).or_default();
+        promised.retain(|_, (at, _)| at.elapsed() < PROMISE);
         let over = bounds.iter().enumerate().find_map(|(at, bound)| self.over(key, at, bound, asked));
         if let Some(hold) = over {
             let waiting = self.waiting.entry(key.kind).or_default();
@@ -71,6 +89,10 @@ impl Counts {
                 waiting.push_back(key.clone());
             }
             return Err(hold);
+        }
+        if !bounds.is_empty() {
+            let amounts = bounds.iter().map(|bound| bound.of(&asked.body)).collect();
+            self.promised.entry(key.kind).or_default().insert(key.clone(), (Instant::now(), amounts));
         }
         Ok(())
     }
@@ -80,6 +102,11 @@ impl Counts {
         let of = |amounts: &Vec<usize>| amounts.get(at).copied().unwrap_or_default();
         let own = taken.and_then(|taken| taken.get(key)).map_or(0, of);
         let others = taken.map_or(0, |taken| taken.values().map(of).sum::<usize>()) - own;
+        let more = |(other, (_, amounts)): (&Key, &(Instant, Vec<usize>))| {
+            let has = taken.and_then(|taken| taken.get(other)).map_or(0, of);
+            if other == key { 0 } else { of(amounts).saturating_sub(has) }
+        };
+        let others = others + self.promised.get(&key.kind).map_or(0, |promised| promised.iter().map(more).sum::<usize>());
         let asked = bound.of(&asked.body);
         (asked > own && others + asked > bound.most).then(|| bound.refuse(others + asked))
     }
@@ -146,8 +173,11 @@ mod tests {
         let mut counts = Counts::default();
         let most = most("EndpointSlice", "TooManyEndpointSlices");
         let may = |counts: &mut Counts, number| counts.ask(&slice(number), &Content::default()).is_ok();
-        // What the super cluster refuses takes no place.
-        assert!((0..2 * most).all(|number| may(&mut counts, number)) && counts.on_pods().is_empty());
+        // Several are under way before one passes. What the super cluster refuses takes no place.
+        assert_eq!((0..2 * most).filter(|number| may(&mut counts, *number)).count(), most);
+        (0..most).for_each(|number| counts.refused(&slice(number)));
+        assert!((most..2 * most).all(|number| may(&mut counts, number)) && counts.on_pods().is_empty());
+        (most..2 * most).for_each(|number| counts.refused(&slice(number)));
         (0..most).for_each(|number| counts.seen(&slice(number), b"{}"));
         assert!(!may(&mut counts, most) && may(&mut counts, 0));
         counts.gone(&slice(0));

@@ -279,7 +279,7 @@ impl Engine {
             accepted: AtomicU64::default(),
             making_namespace: tokio::sync::Mutex::new(()),
         });
-        if let Some(before) = before {
+        if let Some(before) = &before {
             before.cancel.cancel();
         }
         if !same_life {
@@ -288,6 +288,9 @@ impl Engine {
         self.0.health.insert(tenant.lane.clone(), Arc::new(Watchfulness { noted: Noted::of(&tenant.lane), ..Watchfulness::default() }));
         self.0.work.weigh(&tenant.lane, spec.weight);
         tenant.attached.store(Some(attached.clone()));
+        if let Some(before) = before.filter(|_| same_life) {
+            self.decide_registered(&tenant, &before.profile(), &attached.profile());
+        }
         let addresses = *tenant.addresses.lock();
         attached.learn(|profile| (profile.kubernetes, profile.dns) = (addresses.kubernetes, addresses.dns));
         self.watch_tenant(&tenant, &attached, tasks);
@@ -377,14 +380,19 @@ impl Engine {
     pub fn register(&self, attached: &Attached, hosts: &Arc<Hosts>, external: &Arc<ExternalAddresses>) {
         let before = attached.profile();
         let moved = attached.learn(|profile| (profile.hosts, profile.external) = (hosts.clone(), external.clone()));
-        let Some(tenant) = self.0.tenants.get(attached.id.as_str()).filter(|_| moved) else { return };
-        let now = attached.profile();
+        if let Some(tenant) = self.0.tenants.get(attached.id.as_str()).filter(|_| moved) {
+            self.decide_registered(&tenant, &before, &attached.profile());
+        }
+    }
+
+    /// Looks again at pairs that depend on what is registered, if that moved.
+    fn decide_registered(&self, tenant: &Tenant, before: &Profile, now: &Profile) {
         let depends = |key: &&Key| {
             let registered = key.kind.downward().and_then(Downward::depends_on);
-            registered.is_some_and(|registered| registered.moved(&before, &now))
+            registered.is_some_and(|registered| registered.moved(before, now))
         };
         let keys: Vec<Key> = tenant.index.lock().iter().map(|(key, _)| key).filter(depends).cloned().collect();
-        self.decide_again(&tenant, keys);
+        self.decide_again(tenant, keys);
     }
 
     /// Looks at pairs again, whether they have agreed or not: what was decided on besides the two copies has moved.

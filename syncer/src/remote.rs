@@ -192,6 +192,16 @@ impl<S: Side> Remote<S> {
         self.call(Method::DELETE, path.to_owned(), JSON, options.to_string().into(), bearer, JSON, Class::Unary).await
     }
 
+    /// Deletes what is this very object in this very version.
+    pub async fn delete_version(&self, path: &str, uid: Uid, version: &str, bearer: Option<&Secret>) -> Result<Bytes, CallError> {
+        let options = serde_json::json!({
+            "apiVersion": "v1", "kind": "DeleteOptions",
+            "preconditions": {"uid": uid.to_string(), "resourceVersion": version},
+            "propagationPolicy": "Background",
+        });
+        self.call(Method::DELETE, path.to_owned(), JSON, options.to_string().into(), bearer, JSON, Class::Unary).await
+    }
+
     /// Opens a watch; each item is one line.
     pub async fn watch(&self, path: String, bearer: Option<&Secret>) -> Result<Lines, CallError> {
         // Boxed, so that a task that waits does not keep the room that a request needs.

@@ -213,7 +213,8 @@ impl Controller {
     /// A VirtualCluster is there: its task hears of it, or is started.
     fn there(&mut self, vc: Arc<VirtualCluster>, tasks: &Arc<Tasks>) {
         let Some(uid) = uid(&vc) else { return };
-        if vc.metadata.deletion_timestamp.is_none() {
+        // One that is going has what it had, until it has gone.
+        if vc.metadata.deletion_timestamp.is_none() || !self.tenants.contains_key(&uid) {
             let (namespace, name) = (vc.namespace().unwrap_or_default(), vc.name_any());
             self.shared.hosts.register(uid, created(&vc), (&namespace, &name), &vc.spec.ingress_hosts);
             self.shared.addresses.register(uid, created(&vc), (&namespace, &name), &vc.spec.external_addresses);
@@ -400,8 +401,7 @@ async fn withdraw(shared: Arc<Shared>, id: TenantId) {
     let mut undecided = Undecided::default();
     loop {
         tokio::time::sleep(WITHDRAW).await;
-        let Some(profile) = shared.registered(id.uid()) else { continue };
-        if let Err(error) = shared.engine.withdraw(&id, &profile, &mut undecided).await {
+        if let Err(error) = shared.engine.withdraw(&id, || shared.registered(id.uid()), &mut undecided).await {
             warn!(tenant = %id, error = %Chain(&error), "what was taken from a tenant could not be ended yet");
         }
     }

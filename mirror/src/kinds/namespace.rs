@@ -1,5 +1,5 @@
 //! Namespace: made in the super cluster when the first object goes down into it; its metadata there is ours alone. The tenant's labels of it are
-//! there under hashed keys: selectors of namespaces select by them, and nothing else reads them.
+//! there under hashed keys, but for its name: selectors of namespaces select by them, and nothing else reads them.
 //!
 //! *Caveats*: the super name is [`common::TenantId::namespace`] of the tenant's name, which [`Downward::rename`] cannot say: whoever plans
 //! for a kind of [`Demand::Contents`] takes it from there.

@@ -5,7 +5,7 @@ mod external;
 mod families;
 mod ports;
 
-use common::{InSuper, InTenant};
+use common::{InSuper, InTenant, keys};
 use serde_json::{Map, Value, json};
 
 use crate::bound::{Bound, Takes};
@@ -124,12 +124,14 @@ impl Downward for Service {
         if leads_to_its_server(tenant, cx) {
             within(&mut spec);
         }
-        external::keep_own(&mut spec, cx);
+        let claims = external::keep_own(&mut spec, cx);
         families::down(&mut spec, &cx.profile.service_slices);
         if let Some(Value::Object(selector)) = spec.get_mut("selector") {
             *selector = metadata::match_labels_down(selector, cx.policy);
         }
-        metadata::down_with_spec(&tenant.meta, spec, cx.policy)
+        let InSuper(mut content) = metadata::down_with_spec(&tenant.meta, spec, cx.policy)?;
+        content.annotations.extend(claims.map(|claims| (keys::CLAIMS.to_owned(), claims)));
+        Ok(InSuper(content))
     }
 
     fn left_out(&self, InTenant(tenant): &InTenant<Object>, sup: Option<&InSuper<Object>>, cx: &Cx<'_>) -> Option<Hold> {
@@ -142,6 +144,10 @@ impl Downward for Service {
 
     fn may_stay(&self, InSuper(sup): &InSuper<Object>, cx: &Cx<'_>) -> bool {
         external::are_own(sup, cx)
+    }
+
+    fn without_taken(&self, InSuper(sup): &InSuper<Object>, cx: &Cx<'_>) -> Option<Value> {
+        external::without_taken(sup, cx)
     }
 
     fn claims(&self) -> bool {

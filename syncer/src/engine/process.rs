@@ -420,7 +420,8 @@ impl Job<'_> {
         };
         let mut index = self.tenant.index.lock();
         let Some(entry) = index.get_mut(self.key) else { return };
-        entry.settled = Some(Settled { tenant, sup, reported });
+        // What an attachment that has ended decides on is looked at again by the next.
+        entry.settled = (!self.attached.cancel.is_cancelled()).then_some(Settled { tenant, sup, reported });
         entry.failures = 0;
         entry.told = None;
         if let Some(moved) = entry.moved.take() {

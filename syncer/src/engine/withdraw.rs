@@ -11,11 +11,13 @@ use mirror::Cx;
 use mirror::cx::{NoHandlers, NoPods, NothingPublished, Profile};
 use mirror::kind::{Downward, KindId};
 use mirror::object::Object;
+use runtime::kubeconfig::Secret;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::Engine;
 use crate::index::{Index, Key, Place, Slot};
-use crate::remote::CallError;
+use crate::remote::{CallError, Patch};
 
 /// How long a pair may be undecided before its super copy is looked at without its tenant: more than it takes to write for one that is well.
 const WAIT: Duration = Duration::from_secs(5);
@@ -38,14 +40,14 @@ struct Doubt {
 }
 
 impl Undecided {
-    /// What is to be looked at now. A pair that agrees was decided on by what is registered now.
-    fn due(&mut self, index: &Index, tenant: Uid, profile: &Profile, now: Instant) -> Vec<(Key, Uid, Place)> {
+    /// What is to be looked at now. A pair of an attached tenant that agrees was decided on by what is registered now.
+    fn due(&mut self, index: &Index, tenant: Uid, profile: &Profile, is_attached: bool, now: Instant) -> Vec<(Key, Uid, Place)> {
         if self.profile != *profile {
             *self = Self { profile: profile.clone(), pairs: HashMap::new() };
         }
         let mut before = std::mem::take(&mut self.pairs);
         let mut due = Vec::new();
-        for (key, entry) in index.iter().filter(|(key, entry)| depends(key.kind) && entry.settled.is_none()) {
+        for (key, entry) in index.iter().filter(|(key, entry)| depends(key.kind) && !(is_attached && entry.settled.is_some())) {
             let Slot::Here(facts, place) = &entry.sup else { continue };
             if facts.deleting || place.owner.tenant != tenant {
                 continue;
@@ -72,47 +74,95 @@ fn depends(kind: KindId) -> bool {
 }
 
 impl Engine {
-    /// Ends what went down for a tenant and may not stay by what is registered for it now, of pairs on which nobody decides.
-    pub(crate) async fn withdraw(&self, id: &TenantId, profile: &Profile, undecided: &mut Undecided) -> Result<(), CallError> {
+    /// Ends what went down for a tenant and may not stay by what is registered for it now, of pairs on which nobody decides. What cannot be ended
+    /// holds nothing else back.
+    pub(crate) async fn withdraw(
+        &self,
+        id: &TenantId,
+        registered: impl Fn() -> Option<Profile>,
+        undecided: &mut Undecided,
+    ) -> Result<(), CallError> {
+        let Some(profile) = registered() else { return Ok(()) };
         let Some(tenant) = self.0.tenants.get(id.as_str()).filter(|_| self.super_synced()) else { return Ok(()) };
-        let due = undecided.due(&tenant.index.lock(), id.uid(), profile, Instant::now());
+        let attached = tenant.attached();
+        if let Some(attached) = &attached {
+            self.register(attached, &profile.hosts, &profile.external);
+        }
+        let due = undecided.due(&tenant.index.lock(), id.uid(), &profile, attached.is_some(), Instant::now());
         if due.is_empty() {
             return Ok(());
         }
-        let writer = &self.0.writer;
-        let bearer = match tenant.attached() {
-            Some(attached) => writer.token(&attached).await?,
-            None => writer.issue(id).await?.token,
+        let bearer = match &attached {
+            Some(attached) => self.0.writer.token(attached).await?,
+            None => self.0.writer.issue(id).await?.token,
         };
+        let mut first = None;
         for (key, uid, place) in due {
-            let Some(kind) = key.kind.downward() else { continue };
-            let path = kind.resource().path(Some(&place.namespace), &place.name);
-            let sup = match self.sup().get(&path, Some(&bearer)).await {
-                Err(error) if error.is_not_found() => continue,
-                other => Object::parse(&other?)
-                    .map_err(|error| CallError::Unreadable { side: "super", source: serde::de::Error::custom(error) })?,
-            };
-            if sup.meta.uid != uid {
-                continue;
+            if registered().as_ref() != Some(&profile) {
+                // What was taken may have been given back.
+                break;
             }
-            if self.may_stay(kind, &InSuper(sup), id, profile) {
-                undecided.found_right(&key);
-                continue;
-            }
-            tracing::info!(tenant = %id, object = %key, "what was taken from a tenant ends, though nothing is written for it");
-            let ended = self.sup().delete(&path, uid, None, Some(&bearer)).await;
-            self.0.metrics.wrote("super", kind.resource().kind, "withdraw", ended.is_ok());
-            match ended {
-                Err(error) if matches!(error.code(), Some(404 | 409)) => {}
-                other => drop(other?),
+            match self.end_taken(&key, uid, &place, id, &profile, &bearer).await {
+                Ok(true) => undecided.found_right(&key),
+                Ok(false) => {}
+                Err(error) => drop(first.get_or_insert(error)),
             }
         }
-        Ok(())
+        let Some(error) = first else { return Ok(()) };
+        if let (Some(401), Some(attached)) = (error.code(), &attached) {
+            self.0.writer.forget_token(attached).await;
+        }
+        Err(error)
     }
 
-    fn may_stay(&self, kind: &dyn Downward, sup: &InSuper<Object>, id: &TenantId, profile: &Profile) -> bool {
+    /// Ends of one super copy what is its tenant's no longer, as it is now: whatever somebody else made of it meanwhile is looked at again. True if
+    /// it may stay as it is.
+    async fn end_taken(
+        &self,
+        key: &Key,
+        uid: Uid,
+        place: &Place,
+        id: &TenantId,
+        profile: &Profile,
+        bearer: &Secret,
+    ) -> Result<bool, CallError> {
+        let Some(kind) = key.kind.downward() else { return Ok(true) };
+        let path = kind.resource().path(Some(&place.namespace), &place.name);
+        let sup = match self.sup().get(&path, Some(bearer)).await {
+            Err(error) if error.is_not_found() => return Ok(true),
+            other => {
+                Object::parse(&other?).map_err(|error| CallError::Unreadable { side: "super", source: serde::de::Error::custom(error) })?
+            }
+        };
+        if sup.meta.uid != uid {
+            return Ok(true);
+        }
+        let sup = InSuper(sup);
+        let (may_stay, less) = self.with_registered(id, profile, |cx| (kind.may_stay(&sup, cx), kind.without_taken(&sup, cx)));
+        if may_stay {
+            return Ok(true);
+        }
+        tracing::info!(tenant = %id, object = %key, "what was taken from a tenant ends, though nothing is written for it");
+        let version = &sup.0.meta.version;
+        let ended = match less {
+            Some(mut less) => {
+                if let Some(fields) = less.as_object_mut() {
+                    fields.insert("metadata".to_owned(), json!({"uid": uid.to_string(), "resourceVersion": version}));
+                }
+                self.sup().patch(&path, Patch::Merge, &less, Some(bearer)).await
+            }
+            None => self.sup().delete_version(&path, uid, version, Some(bearer)).await,
+        };
+        self.0.metrics.wrote("super", kind.resource().kind, "withdraw", ended.is_ok());
+        match ended {
+            Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(false),
+            other => other.map(|_| false),
+        }
+    }
+
+    fn with_registered<T>(&self, id: &TenantId, profile: &Profile, ask: impl FnOnce(&Cx<'_>) -> T) -> T {
         let nodes = BTreeSet::new();
-        let cx = Cx {
+        ask(&Cx {
             tenant: id,
             policy: &self.0.policy,
             profile,
@@ -123,8 +173,7 @@ impl Engine {
             pods: &NoPods,
             published: &NothingPublished,
             handlers: &NoHandlers,
-        };
-        kind.may_stay(sup, &cx)
+        })
     }
 }
 
@@ -172,7 +221,7 @@ mod tests {
         show(&mut index, "Ingress", 1);
         show(&mut index, "ConfigMap", 1);
         let mut due = |index: &Index, profile: &Profile| -> Vec<Key> {
-            let due: Vec<_> = undecided.due(index, TENANT, profile, Instant::now()).into_iter().map(|(key, ..)| key).collect();
+            let due: Vec<_> = undecided.due(index, TENANT, profile, true, Instant::now()).into_iter().map(|(key, ..)| key).collect();
             for key in &due {
                 undecided.found_right(key);
             }
@@ -197,7 +246,7 @@ mod tests {
         assert!(due(&index, &after).is_empty());
         tokio::time::advance(WAIT).await;
         assert_eq!(due(&index, &after), [key("Ingress")]);
-        let other = undecided.due(&index, Uid::from_bits(98), &before, Instant::now() + WAIT);
+        let other = undecided.due(&index, Uid::from_bits(98), &before, true, Instant::now() + WAIT);
         assert!(other.is_empty(), "another's record");
     }
 }

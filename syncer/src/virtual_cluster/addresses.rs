@@ -3,13 +3,12 @@
 //! As with hosts ([`super::hosts`]) the older VirtualCluster keeps what overlaps, by the time that it was made, then by namespace and name.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::Uid;
 use mirror::external::ExternalAddresses;
 use parking_lot::Mutex;
-use runtime::address::{AddressPolicy, Cidr};
+use runtime::address::{AddressPolicy, Cidr, denied};
 
 use super::claim::{Slice, overlap};
 use super::note::Note;
@@ -100,8 +99,7 @@ impl Ranges {
         if let Some(platform) = self.platform.iter().find(|platform| overlap(**platform, range)) {
             return Err(format!("it is the platform's in part or whole, by --platform-ranges: {}", said(*platform)));
         }
-        let policy = AddressPolicy::default();
-        if !policy.allows(range.0) || !policy.allows(last(range)) {
+        if !AddressPolicy::default().allows(range.0) || denied().any(|denied| overlap(denied.parts(), range)) {
             return Err("loopback, link-local, metadata and multicast addresses are nobody's".to_owned());
         }
         Ok(range)
@@ -110,10 +108,14 @@ impl Ranges {
 
 impl State {
     fn set(&mut self, uid: Uid, now: Option<Registration>) {
-        if self.tenants.get(&uid) == now.as_ref() {
+        let before = self.tenants.get(&uid);
+        if before == now.as_ref() {
             return;
         }
-        self.answers.clear();
+        // Most register nothing, and are nothing to the others.
+        if before.into_iter().chain(&now).any(|one| !one.is_empty()) {
+            self.answers.clear();
+        }
         match now {
             Some(now) => drop(self.tenants.insert(uid, now)),
             None => drop(self.tenants.remove(&uid)),
@@ -141,14 +143,6 @@ impl State {
 impl Registration {
     fn is_empty(&self) -> bool {
         self.ranges.is_empty() && self.invalid.is_none()
-    }
-}
-
-/// The last address of a range.
-fn last((network, prefix): Slice) -> IpAddr {
-    match network {
-        IpAddr::V4(network) => IpAddr::V4((network.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0)).into()),
-        IpAddr::V6(network) => IpAddr::V6((network.to_bits() | u128::MAX.checked_shr(prefix.into()).unwrap_or(0)).into()),
     }
 }
 
@@ -252,6 +246,8 @@ mod tests {
             ("0.0.0.0/0", "--platform-ranges"),
             ("169.254.169.254/32", "nobody's"),
             ("127.0.0.0/8", "nobody's"),
+            ("100.0.0.0/8", "nobody's"),
+            ("168.0.0.0/7", "nobody's"),
             ("::/0", "nobody's"),
             ("fe80::/10", "nobody's"),
         ] {

@@ -64,6 +64,9 @@ impl Job<'_> {
                 }
                 Err(error) if offer.is_some_and(|offer| self.declined(&error, offer)) => return None,
                 Err(error) => {
+                    if error.code().is_some() {
+                        self.tenant.counts.lock().refused(self.key);
+                    }
                     let end = self.failed_step(&error, create, name).await;
                     if end.is_some() {
                         // What failed is paced by its back-off.
