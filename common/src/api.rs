@@ -5,8 +5,12 @@
 
 pub mod cluster_version;
 pub mod condition;
+pub mod synced_resource;
 pub mod virtual_cluster;
 
 pub use cluster_version::{ClusterVersion, ClusterVersionSpec};
 pub use condition::{Condition, ConditionStatus, ConditionType, condition, set_condition};
+pub use synced_resource::{
+    Direction, Field, FieldVerdict, FollowedVersion, SyncedResource, SyncedResourceSpec, SyncedResourceStatus,
+};
 pub use virtual_cluster::{DeletionPolicy, NodeMode, Nodes, VirtualCluster, VirtualClusterSpec, VirtualClusterStatus};

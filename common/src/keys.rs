@@ -122,5 +122,11 @@ pub const AGENT: &str = "vn-agent";
 /// The one ClusterRole that writers are bound to, and the name of the RoleBinding in each super namespace.
 pub const WRITER_ROLE: &str = "vc-tenant-writer";
 
+/// Label on a ClusterRole of the super cluster whose rules the syncer gets: to see the objects of a `SyncedResource`. Value: `"true"`.
+pub const AGGREGATE_TO_SYNCER: &str = "tenancy.x-k8s.io/aggregate-to-syncer";
+
+/// Label on a ClusterRole of the super cluster whose rules tenants' writers get, each in its tenant's namespaces. Value: `"true"`.
+pub const AGGREGATE_TO_WRITER: &str = "tenancy.x-k8s.io/aggregate-to-writer";
+
 /// Key prefix of the built-in label domain that passes unhashed.
 pub const APP_LABEL_PREFIX: &str = "app.kubernetes.io/";

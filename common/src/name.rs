@@ -190,6 +190,11 @@ impl TenantId {
         Self { uid, id: id.into(), hint: virtual_cluster.into() }
     }
 
+    /// The name of the VirtualCluster, for readers; others may have the same.
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
     /// The UID of the VirtualCluster.
     pub fn uid(&self) -> Uid {
         self.uid

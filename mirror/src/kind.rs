@@ -488,24 +488,36 @@ impl std::fmt::Debug for Kind {
     }
 }
 
-/// The place of a kind in [`crate::KINDS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KindId(u8);
+/// A row: one of [`crate::KINDS`], or one that was made at run time ([`KindId::made`]). Each is itself and no other.
+#[derive(Clone, Copy)]
+pub struct KindId(&'static Kind);
 
 impl KindId {
-    /// The row of this kind's name, for example `Pod`.
+    /// The row of the table that has this kind's name, for example `Pod`.
     pub fn named(kind: &str) -> Option<Self> {
         Self::all().find(|id| id.kind().resource().kind == kind)
     }
 
-    /// All rows in order.
+    /// All rows of the table in order.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..crate::KINDS.len()).filter_map(|row| u8::try_from(row).ok()).map(Self)
+        crate::KINDS.iter().map(Self)
+    }
+
+    /// A row beside the table, as configuration asks for it.
+    ///
+    /// *Caveats*: it stays until the process ends, some kilobytes, so that keys may name it for ever. Administrators make rows, no tenant does.
+    pub fn made(row: impl Downward + 'static) -> Self {
+        Self(Box::leak(Box::new(Kind::Down(Box::leak(Box::new(row))))))
+    }
+
+    /// Whether configuration made it.
+    pub fn is_made(self) -> bool {
+        Self::all().all(|id| id != self)
     }
 
     /// The row.
     pub fn kind(self) -> Kind {
-        *crate::KINDS.get(usize::from(self.0)).expect("ids are made from the table")
+        *self.0
     }
 
     /// The row, if it goes down.
@@ -514,5 +526,25 @@ impl KindId {
             Kind::Down(kind) => Some(kind),
             Kind::Up(_) => None,
         }
+    }
+}
+
+impl PartialEq for KindId {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for KindId {}
+
+impl std::hash::Hash for KindId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        std::ptr::from_ref(self.0).hash(state);
+    }
+}
+
+impl std::fmt::Debug for KindId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }

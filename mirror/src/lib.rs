@@ -15,11 +15,13 @@ pub mod kinds;
 pub mod metadata;
 pub mod mounts;
 pub mod object;
+mod observed;
 pub mod plan;
 pub mod queue;
 #[cfg(test)]
 mod schema;
 pub mod scrub;
+pub mod served;
 pub mod shape;
 pub mod shown;
 mod size;

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use common::{InSuper, InTenant, Namespace, keys};
 use mirror::kind::{About, Audience, Demand, Observe};
-use mirror::{Content, Cx, Downward, KINDS, Kind, Object, Upward};
+use mirror::kinds::synced::Synced;
+use mirror::{Content, Cx, Downward, KINDS, Kind, KindId, Object, Upward};
 use serde_json::{Value, json};
 
 #[path = "support/fixture.rs"]
@@ -49,8 +50,20 @@ fn fixtures(kind: &Kind) -> Vec<(String, String)> {
     found
 }
 
+/// Every row of the table, and those that the sample of configured ones makes.
+fn rows() -> Vec<Kind> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples/synced-resources.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let specs = documents.into_iter().filter(|document| document["kind"] == "SyncedResource");
+    let made = specs.map(|mut document| {
+        let spec = serde_json::from_value(document["spec"].take()).unwrap();
+        KindId::made(Synced::of(&spec, "v1").unwrap()).kind()
+    });
+    KINDS.iter().copied().chain(made).collect()
+}
+
 fn each(mut law: impl FnMut(&Kind, &str, &Value)) {
-    for row in KINDS {
+    for row in &rows() {
         for (name, text) in fixtures(row) {
             law(row, &name, &serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}")));
         }
@@ -135,7 +148,7 @@ fn upward_outcome(kind: &dyn Upward, text: &str) -> Value {
 
 #[test]
 fn every_fixture_gives_what_its_snapshot_says() {
-    for row in KINDS {
+    for row in &rows() {
         let plural = row.resource().plural;
         fixtures(row);
         let mut settings = insta::Settings::clone_current();
@@ -178,7 +191,7 @@ fn what_may_not_be_served_is_noticed_to_be_so() {
 /// What no table names is refused, so a row without tables carries nothing; a Namespace carries nothing but its labels.
 #[test]
 fn every_row_names_its_fields() {
-    for row in KINDS {
+    for row in &rows() {
         if let Kind::Down(kind) = row {
             let carries = kind.demand() != Demand::Contents;
             assert_eq!(!kind.fields().is_empty(), carries, "{row:?}");

@@ -15,7 +15,6 @@ use std::time::Duration;
 use common::{Super, Tenant as TenantSide, TenantId, Uid};
 use dashmap::{DashMap, DashSet};
 use kube::core::Selector;
-use mirror::KINDS;
 use mirror::cx::{Policy, Profile};
 use mirror::external::ExternalAddresses;
 use mirror::host::Hosts;
@@ -462,5 +461,3 @@ pub(crate) fn downward_kinds() -> impl Iterator<Item = KindId> {
 pub(crate) fn watched_kinds() -> impl Iterator<Item = KindId> {
     KindId::all().filter(|id| id.downward().is_some_and(|kind| kind.observe() == Observe::Watched))
 }
-
-const _: () = assert!(KINDS.len() < 256, "a KindId is one byte");

@@ -17,12 +17,13 @@ pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod storage_class;
+pub mod synced;
 pub mod volume_attributes_class;
 
 use crate::kind::Kind;
 
-/// Every kind that is kept consistent. Adding one is a file here, a `mod` line, a row, and a fixture.
-pub const KINDS: &[Kind] = &[
+/// Every kind that is kept consistent whatever is configured. Adding one is a file here, a `mod` line, a row, and a fixture.
+pub static KINDS: &[Kind] = &[
     Kind::Down(&namespace::Namespace),
     Kind::Down(&config_map::ConfigMap),
     Kind::Down(&secret::Secret),

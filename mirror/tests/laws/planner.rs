@@ -128,7 +128,12 @@ impl<'a> World<'a> {
             Step::UpdateSuper { content, uid, version } => {
                 let old = self.met(Side::Super, *uid).clone();
                 assert_eq!(Some(version.as_str()), old["metadata"]["resourceVersion"].as_str(), "the version that was read");
-                self.sup = Some(self.written(content, &uid.to_string(), old.get("status")));
+                let mut new = self.written(content, &uid.to_string(), old.get("status"));
+                // Its controllers have not seen a newer one: they say nothing else meanwhile.
+                if let Some(generation) = old["metadata"].get("generation") {
+                    new["metadata"]["generation"] = generation.clone();
+                }
+                self.sup = Some(new);
             }
             Step::DeleteSuper { uid, .. } => {
                 self.met(Side::Super, *uid);

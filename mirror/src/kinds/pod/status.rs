@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Fields, objects, objects_mut, text, verdicts};
 use crate::cx::Cx;
 use crate::object::Object;
+use crate::observed::{OBSERVED, Observed};
 use crate::scrub::Scrub;
 use crate::shape::Verdict;
 
@@ -27,8 +28,6 @@ const BUILT_IN: [&str; 9] = [
 ];
 
 const CONTAINER_STATUSES: [&str; 3] = ["containerStatuses", "ephemeralContainerStatuses", "initContainerStatuses"];
-
-const OBSERVED: &str = "observedGeneration";
 
 /// The tenant's status. `tenant` is needed only where there are readiness gates.
 pub(super) fn up(sup: &InSuper<Object>, tenant: Option<&InTenant<Object>>, cx: &Cx<'_>) -> Value {
@@ -125,30 +124,4 @@ pub(super) fn conditions_down(tenant: &InTenant<Object>, sup: &InSuper<Object>) 
 fn stated(condition: &Fields) -> Fields {
     let stated = condition.iter().filter(|(key, value)| *key != OBSERVED && !value.is_null() && value.as_str() != Some(""));
     stated.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// How generations of the super copy read in the tenant.
-struct Observed {
-    /// The super copy's newest generation.
-    newest: i64,
-    /// The tenant's generation that it was made from.
-    tenant: Option<i64>,
-}
-
-impl Observed {
-    fn of(sup: &Object) -> Self {
-        let tenant = sup.meta.annotations.get(keys::GENERATION).and_then(|text| text.parse().ok()).filter(|generation| *generation > 0);
-        Self { newest: sup.meta.generation, tenant }
-    }
-
-    /// The newest generation is the one that was asked for; an earlier one is told as the one before it.
-    fn apply(&self, fields: &mut Fields) {
-        let Some(seen) = fields.remove(OBSERVED).and_then(|seen| seen.as_i64()) else {
-            return;
-        };
-        if let Some(tenant) = self.tenant {
-            let told = if seen >= self.newest { tenant } else { (tenant - 1).max(1) };
-            fields.insert(OBSERVED.to_owned(), Value::from(told));
-        }
-    }
 }
