@@ -9,6 +9,7 @@ pub mod alike;
 pub mod audit;
 pub mod bed;
 pub mod between;
+pub mod definitions;
 pub mod dial;
 pub mod dns;
 pub mod env;

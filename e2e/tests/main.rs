@@ -41,6 +41,7 @@ mod remains;
 mod restart;
 mod services;
 mod skew;
+mod synced;
 mod tokens;
 mod upgrade;
 mod volumes;

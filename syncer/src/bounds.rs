@@ -64,6 +64,13 @@ impl Counts {
         }
     }
 
+    /// A kind is followed no more.
+    pub fn end_kind(&mut self, kind: KindId) {
+        self.taken.remove(&kind);
+        self.promised.remove(&kind);
+        self.waiting.remove(&kind);
+    }
+
     /// What is to be looked at again when the address of a Pod has moved.
     pub fn on_pods(&self) -> Vec<Key> {
         let depends = |kind: &KindId| kind.downward().is_some_and(Downward::depends_on_pods);

@@ -1,5 +1,6 @@
 //! The engine: attaches tenants, lets informers fill the index, and works on keys by turn.
 
+mod configured;
 mod intake;
 mod patrol;
 mod process;
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::configured::Configured;
 pub(crate) use self::withdraw::Undecided;
 use crate::events::{Copier, Recorder};
 use crate::handlers::Handlers;
@@ -155,6 +157,7 @@ pub(crate) struct Shared {
     pub(crate) super_synced: DashSet<KindId>,
     /// The kinds that the super cluster does not serve.
     pub(crate) super_unserved: DashSet<KindId>,
+    pub(crate) configured: Configured,
     pub(crate) health: DashMap<Arc<str>, Arc<Watchfulness>>,
     pub(crate) noted: Noted,
 }
@@ -207,6 +210,7 @@ impl Engine {
             trust_bundles: Reader::default(),
             super_synced: DashSet::new(),
             super_unserved: DashSet::new(),
+            configured: Configured::default(),
             health: DashMap::new(),
             noted: Noted::default(),
         }))
@@ -220,6 +224,8 @@ impl Engine {
             let (engine, stop) = (self.clone(), tasks.stop().clone());
             tasks.spawn("worker", async move { engine.work_until(&stop).await });
         }
+        let engine = self.clone();
+        until_stopped(tasks, "configured", async move { engine.follow_configured().await });
         let engine = self.clone();
         until_stopped(tasks, "patrol", async move { engine.patrol_for_ever().await });
         let (nodes, tenants) = (self.0.nodes.clone(), self.0.tenants.clone());

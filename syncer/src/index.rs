@@ -5,7 +5,7 @@ mod entry;
 mod reference;
 mod room;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -75,6 +75,8 @@ pub struct Index {
     left_out: LeftOut,
     /// Super names that are not the tenant's own: by kind, tenant namespace and super name.
     renamed: HashMap<(KindId, Namespace<Tenant>, String), Name<Tenant>>,
+    /// Kinds that were configured once: what is still told of them is late.
+    ended: HashSet<KindId>,
 }
 
 impl Index {
@@ -130,7 +132,7 @@ impl Index {
 
     /// A tenant's copy was seen. True if the pair must be looked at.
     pub fn tenant_seen(&mut self, key: &Key, facts: Facts, body: &[u8]) -> bool {
-        if !self.has_room(key) {
+        if self.ended.contains(&key.kind) || !self.has_room(key) {
             return false;
         }
         self.left_out.gone(key);
@@ -180,6 +182,9 @@ impl Index {
 
     /// A super copy was seen. True if the pair must be looked at.
     pub fn super_seen(&mut self, key: &Key, facts: Facts, place: Place, body: Option<&[u8]>) -> bool {
+        if self.ended.contains(&key.kind) {
+            return false;
+        }
         let epoch = self.sup.get(&key.kind).copied().unwrap_or_default().epoch;
         self.built_high = self.built_high.max(facts.built.map(|built| built.version).unwrap_or_default());
         if let Some(known) = renamed(key) {
@@ -209,6 +214,9 @@ impl Index {
 
     /// The super copy of this UID is gone. True if it was the one we knew.
     pub fn super_gone(&mut self, key: &Key, uid: Uid, evidence: Evidence) -> bool {
+        if self.ended.contains(&key.kind) {
+            return false;
+        }
         let entry = self.entry(key);
         if let Slot::Here(facts, _) = &entry.sup
             && facts.uid != uid
@@ -317,20 +325,41 @@ impl Index {
         self.referring = 0;
         self.holders_known = false;
         self.left_out = LeftOut::default();
-        for entry in self.entries.values_mut() {
-            entry.tenant = Slot::Unknown;
-            entry.tenant_body = None;
-            entry.ended = None;
-            entry.settled = None;
-            entry.references.clear();
-            entry.asked = false;
-            entry.failures = 0;
-            entry.told = None;
-            (entry.mounts, entry.pending) = (None, None);
-            // How long nobody was attached says nothing about how fast we are.
-            entry.moved = None;
-        }
+        self.entries.values_mut().for_each(forget_tenant);
     }
+
+    /// Forgets what was known of the tenant's side of a kind, keeping the super side: it is not followed there any more. What is below stays.
+    ///
+    /// *Caveats*: for kinds that refer to no others.
+    pub fn reset_kind(&mut self, kind: KindId) {
+        self.tenant.remove(&kind);
+        self.left_out.list_begins(kind);
+        self.entries.iter_mut().filter(|(key, _)| key.kind == kind).for_each(|(_, entry)| forget_tenant(entry));
+    }
+
+    /// Forgets a kind that is configured no more, and takes nothing of it in from now on. What is below stays.
+    pub fn end_kind(&mut self, kind: KindId) {
+        self.reset_kind(kind);
+        self.sup.remove(&kind);
+        self.entries.retain(|key, _| key.kind != kind);
+        self.renamed.retain(|(of, ..), _| *of != kind);
+        self.ended.insert(kind);
+    }
+}
+
+/// Forgets what was known of the tenant's side of a pair.
+fn forget_tenant(entry: &mut Entry) {
+    entry.tenant = Slot::Unknown;
+    entry.tenant_body = None;
+    entry.ended = None;
+    entry.settled = None;
+    entry.references.clear();
+    entry.asked = false;
+    entry.failures = 0;
+    entry.told = None;
+    (entry.mounts, entry.pending) = (None, None);
+    // How long nobody was attached says nothing about how fast we are.
+    entry.moved = None;
 }
 
 /// Where a pair stands by its super name, if that is not the tenant's own.

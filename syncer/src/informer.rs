@@ -53,6 +53,8 @@ pub struct Source {
     pub kind: &'static str,
     /// A label selector, URL-encoded where needed.
     pub selector: Option<String>,
+    /// Only the object of this name, which needs no encoding.
+    pub name: Option<String>,
     /// Skip what is there and watch from now on (Events).
     pub from_now: bool,
     /// What one list may take.
@@ -281,7 +283,8 @@ impl<S: Side, F: FnMut(Told)> Informer<S, F> {
 
     fn query(&self, rest: &str) -> String {
         let selector = self.source.selector.as_ref().map(|s| format!("labelSelector={s}&")).unwrap_or_default();
-        format!("{}?{selector}{rest}", self.source.path)
+        let name = self.source.name.as_ref().map(|name| format!("fieldSelector=metadata.name%3D{name}&")).unwrap_or_default();
+        format!("{}?{selector}{name}{rest}", self.source.path)
     }
 }
 

@@ -14,7 +14,7 @@ Written by `cargo xtask manifests` from the table of kinds (`mirror/src/kinds/mo
 A tenant's object of a kind that goes **down** is carried to the super cluster field by field. What is *carried* arrives as it is; what is *rewritten* becomes what is said beside it; what is
 *left out* is dropped without a word; what is *refused* holds the whole object back, and an Event on the tenant's object names the field and what to do. A field that stands nowhere here is refused,
 unless the administrator lets unknown ones pass. A value that asks for nothing (`false`, `0`, an empty text or list) is never refused. Labels and selectors, annotations, names and owners of every
-kind go through one function each: see ARCHITECTURE.md. A kind that is not here stays in the tenant.
+kind go through one function each: see ARCHITECTURE.md. A kind that is not here stays in the tenant, unless it is one of custom resources that a SyncedResource names.
 ";
 
 /// What is said of a kind that need not be served.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use common::api::{ClusterVersion, VirtualCluster};
+use common::api::{ClusterVersion, SyncedResource, VirtualCluster};
 use common::keys;
 use kube::CustomResourceExt;
 use mirror::kind::{Kind, Observe};
@@ -72,9 +72,10 @@ fn generated() -> anyhow::Result<BTreeMap<String, String>> {
     Ok(BTreeMap::from([
         ("manifests/crds/virtualclusters.yaml".to_owned(), yaml(&[VirtualCluster::crd()])?),
         ("manifests/crds/clusterversions.yaml".to_owned(), yaml(&[ClusterVersion::crd()])?),
+        ("manifests/crds/syncedresources.yaml".to_owned(), yaml(&[SyncedResource::crd()])?),
         ("manifests/rbac.yaml".to_owned(), yaml(&identities(&rows))?),
         ("manifests/rbac-vn-agent.yaml".to_owned(), yaml(&agent_identities())?),
-        ("manifests/rbac-vn-agent-super.yaml".to_owned(), yaml(&agent_super_identities(&rows))?),
+        ("manifests/rbac-vn-agent-super.yaml".to_owned(), yaml(&agent_super_identities())?),
         ("docs/kinds.md".to_owned(), crate::kinds::page(mirror::KINDS)),
     ]))
 }
@@ -120,19 +121,18 @@ fn row(kind: &Kind) -> Row {
 
 /// Who may do what in the super cluster.
 fn identities(rows: &[Row]) -> Vec<Value> {
+    let configured = format!("{}-configured", keys::SYNCER);
     vec![
         json!({
             "apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": keys::SYNCER, "namespace": keys::SYSTEM_NAMESPACE},
         }),
         cluster_role(keys::SYNCER, &syncer_rules(rows)),
-        cluster_role(keys::WRITER_ROLE, &writer_rules(rows)),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": keys::SYNCER},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": keys::SYNCER},
-            "subjects": [syncer()],
-        }),
+        cluster_role_binding(keys::SYNCER),
+        aggregated(&configured, keys::AGGREGATE_TO_SYNCER),
+        cluster_role_binding(&configured),
+        aggregated(keys::WRITER_ROLE, keys::AGGREGATE_TO_WRITER),
+        part_of_writers("kinds", &writer_rules(rows)),
         role(keys::SYSTEM_NAMESPACE, &lease_rules()),
         role_binding(keys::SYSTEM_NAMESPACE),
         role(keys::WRITERS_NAMESPACE, &mint_rules()),
@@ -148,6 +148,10 @@ fn syncer_rules(rows: &[Row]) -> Vec<Value> {
     let mut rules = vec![
         rule("tenancy.x-k8s.io", &["virtualclusters"], READS),
         rule("tenancy.x-k8s.io", &["virtualclusters/status"], &["patch"]),
+        // What of custom resources goes down, and in which versions they are served.
+        rule("tenancy.x-k8s.io", &["syncedresources"], READS),
+        rule("tenancy.x-k8s.io", &["syncedresources/status"], &["patch"]),
+        rule("apiextensions.k8s.io", &["customresourcedefinitions"], READS),
         rule("", &["namespaces"], &["create", "delete", "get", "list", "patch", "update", "watch"]),
         // Which ranges Services have addresses from: tenants' API servers are told of those.
         rule("networking.k8s.io", &["servicecidrs"], &["list"]),
@@ -205,13 +209,13 @@ fn agent_identities() -> Vec<Value> {
     ]
 }
 
-/// In place of the same names in `rbac.yaml` and `admission.yaml`, for `--backend=super` alone: tenants' identities stream too, and vn-agent
-/// may ask for their tokens.
-fn agent_super_identities(rows: &[Row]) -> Vec<Value> {
+/// For `--backend=super` alone: tenants' identities stream too, which a policy in place of that of the same name in `admission.yaml` bounds, and
+/// vn-agent may ask for their tokens.
+fn agent_super_identities() -> Vec<Value> {
     let role = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": keys::AGENT});
     let metadata = json!({"name": keys::AGENT, "namespace": keys::WRITERS_NAMESPACE});
     vec![
-        cluster_role(keys::WRITER_ROLE, &[writer_rules(rows), stream_rules()].concat()),
+        part_of_writers("streams", &stream_rules()),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
             "rules": [rule("", &["serviceaccounts/token"], &["create"])],
@@ -287,6 +291,34 @@ fn cluster_role(name: &str, rules: &[Value]) -> Value {
     })
 }
 
+/// A role that has the rules of all that bear a label. API servers fill them in.
+fn aggregated(name: &str, label: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": name},
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]},
+    })
+}
+
+/// Rules that are among those of a tenant's writer.
+fn part_of_writers(what: &str, rules: &[Value]) -> Value {
+    let mut role = cluster_role(&format!("{}-{what}", keys::WRITER_ROLE), rules);
+    if let Some(metadata) = role.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("labels".to_owned(), json!({keys::AGGREGATE_TO_WRITER: "true"}));
+    }
+    role
+}
+
+/// Gives the syncer the role of this name.
+fn cluster_role_binding(name: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        "subjects": [syncer()],
+    })
+}
+
 fn role(namespace: &str, rules: &[Value]) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
@@ -354,7 +386,7 @@ mod tests {
     fn nobody_has_a_wildcard_or_a_right_to_become_somebody_else() {
         let rows = rows();
         let generated = [identities(&rows), agent_identities()].concat().into_iter().map(|role| ("generated".to_owned(), role));
-        let before_api_server = agent_super_identities(&rows).into_iter().map(|role| ("rbac-vn-agent-super.yaml".to_owned(), role));
+        let before_api_server = agent_super_identities().into_iter().map(|role| ("rbac-vn-agent-super.yaml".to_owned(), role));
         let mut checked = 0;
         for (place, role) in generated.chain(before_api_server).chain(shipped()) {
             let streams = place == "rbac-vn-agent-super.yaml";
@@ -421,6 +453,17 @@ mod tests {
     }
 
     #[test]
+    fn roles_that_are_put_together_bear_their_labels() {
+        let shipped = shipped();
+        for (whole, label) in [("vc-tenant-writer", keys::AGGREGATE_TO_WRITER), ("vc-syncer-configured", keys::AGGREGATE_TO_SYNCER)] {
+            let role = shipped.iter().find(|(_, document)| document["kind"] == "ClusterRole" && document["metadata"]["name"] == whole);
+            let selector = &role.unwrap().1["aggregationRule"]["clusterRoleSelectors"];
+            assert_eq!(selector, &json!([{"matchLabels": {label: "true"}}]), "{whole}");
+            assert!(shipped.iter().any(|(_, document)| document["metadata"]["labels"][label] == "true"), "{whole}");
+        }
+    }
+
+    #[test]
     fn a_writer_has_what_goes_down_and_nothing_else() {
         let grants = grants(&writer_rules(ROWS));
         let resources: BTreeSet<_> = grants.iter().map(|(resource, ..)| resource.as_str()).collect();
@@ -467,19 +510,15 @@ mod tests {
 
     #[test]
     fn s62_before_the_api_server_vn_agent_asks_for_tokens_and_writers_stream_and_nothing_else() {
-        let writer = "ClusterRole /vc-tenant-writer: ";
+        let writer = "ClusterRole /vc-tenant-writer-streams: ";
         let (writers, agents): (Vec<_>, Vec<_>) = rights("rbac-vn-agent-super.yaml").into_iter().partition(|line| line.starts_with(writer));
         let expected = [
             "Role vc-writers/vn-agent: /serviceaccounts/token: create",
             "RoleBinding vc-writers/vn-agent: Role vn-agent to ServiceAccount vc-agents/vn-agent",
         ];
         assert_eq!(agents, expected);
-        // It stands in the place of the writers' role, with all that is there.
-        let usual: Vec<_> = rights("rbac.yaml").into_iter().filter(|line| line.starts_with(writer)).collect();
         let expected = ["pods/log: get", "pods/attach: create,get", "pods/exec: create,get", "pods/portforward: create,get"];
-        let (as_usual, more) = writers.split_at(usual.len());
-        assert_eq!(as_usual, usual);
-        assert_eq!(more, expected.map(|right| format!("{writer}/{right}")));
+        assert_eq!(writers, expected.map(|right| format!("{writer}/{right}")));
     }
 
     #[test]

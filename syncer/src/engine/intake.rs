@@ -62,7 +62,7 @@ impl Engine {
     }
 
     /// Counts what an informer tells of itself.
-    fn note(&self, side: &'static str, kind: &'static str, noted: &Noted, told: &Told) {
+    pub(super) fn note(&self, side: &'static str, kind: &'static str, noted: &Noted, told: &Told) {
         match told {
             Told::ListBegins => self.0.metrics.relisted(side, kind),
             Told::Failed(_) => self.0.metrics.watch_failed(side, kind),
@@ -255,22 +255,12 @@ impl Engine {
         let seen = self.0.health.get(&tenant.lane).map(|entry| entry.value().clone()).unwrap_or_default();
         for kind in downward_kinds() {
             let (engine, tenant, attached, seen) = (self.clone(), tenant.clone(), attached.clone(), seen.clone());
-            let source = self.tenant_source(kind);
-            let cancel = attached.cancel.clone();
             until_stopped(tasks, "tenant-informer", async move {
-                let informers = async {
-                    loop {
-                        let sink = |told| engine.tenant_told(&tenant, &attached, &seen, kind, told);
-                        let informer = run(attached.remote.clone(), source.clone(), sink);
-                        tokio::select! {
-                            () = informer => return,
-                            () = attached.relist.notified() => {}
-                        }
-                    }
-                };
-                let _ = cancel.run_until_cancelled(informers).await;
+                let informer = engine.inform(&tenant, &attached, &seen, kind);
+                let _ = attached.cancel.run_until_cancelled(informer).await;
             });
         }
+        self.watch_configured(tenant, attached, &seen, tasks);
         let (engine, tenant, attached) = (self.clone(), tenant.clone(), attached.clone());
         let selector = Some(format!("{}=true", keys::VIRTUAL_NODE.replace('/', "%2F")));
         let source = Source { selector, ..whole("/api/v1/nodes", "Node") };
@@ -283,6 +273,18 @@ impl Engine {
             };
             let _ = cancel.run_until_cancelled(run(remote, source, sink)).await;
         });
+    }
+
+    /// Follows a kind in a tenant for ever, until dropped.
+    pub(super) async fn inform(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId) {
+        loop {
+            let informer =
+                run(attached.remote.clone(), self.tenant_source(kind), |told| self.tenant_told(tenant, attached, seen, kind, told));
+            tokio::select! {
+                () = informer => return,
+                () = attached.relist.notified() => {}
+            }
+        }
     }
 
     fn tenant_told(&self, tenant: &Tenant, attached: &Attached, seen: &Watchfulness, kind: KindId, told: Told) {
@@ -315,6 +317,8 @@ impl Engine {
                 tenant.index.lock().unserved(kind);
                 seen.synced.insert(kind);
             }
+            // A kind that is defined, or no more defined, by now.
+            Told::Failed(error) if kind.is_made() && error.is_not_found() => {}
             Told::Failed(error) => {
                 tracing::warn!(tenant = %tenant.lane, kind = kind.kind().resource().kind, error = %chain(&error), "tenant informer failed");
                 if error.code() == Some(401) {
@@ -414,7 +418,7 @@ impl Engine {
     /// What is watched of a kind in the super cluster: all that bears a tenant's label, in the namespaces of all tenants.
     ///
     /// Controllers copy the labels of what they work for: the slices of a tenant's Services bear its label too, and are not looked at.
-    fn super_source(&self, kind: KindId) -> Source {
+    pub(super) fn super_source(&self, kind: KindId) -> Source {
         let selectors = [Some(keys::TENANT), kind.downward().and_then(Downward::super_selector)];
         self.source(kind, &selectors.into_iter().flatten().collect::<Vec<_>>())
     }
@@ -425,7 +429,7 @@ impl Engine {
     }
 
     fn source(&self, kind: KindId, selectors: &[&str]) -> Source {
-        let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21");
+        let encoded = |text: &str| text.replace('/', "%2F").replace('=', "%3D").replace('!', "%21").replace(',', "%2C");
         let selector = (!selectors.is_empty()).then(|| selectors.iter().map(|text| encoded(text)).collect::<Vec<_>>().join("%2C"));
         let resource = kind.kind().resource();
         let optional = kind.kind().is_optional().then_some(self.0.options.patrol_interval);
@@ -434,8 +438,8 @@ impl Engine {
 }
 
 /// A whole collection, which every API server has.
-fn whole(path: &str, kind: &'static str) -> Source {
-    Source { path: path.into(), kind, selector: None, from_now: false, bounds: Bounds::default(), optional: None }
+pub(super) fn whole(path: &str, kind: &'static str) -> Source {
+    Source { path: path.into(), kind, selector: None, name: None, from_now: false, bounds: Bounds::default(), optional: None }
 }
 
 /// Takes the address of the tenant's API server or name server out of a passing super Service.

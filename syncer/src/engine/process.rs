@@ -207,7 +207,7 @@ impl Engine {
         let waits = || namespace.is_some_and(|namespace| tenant.turn.lock().waits(namespace.as_str()));
         let listed = match kind.observe() {
             Observe::Watched if kind.graceful() => self.super_synced() && has_patrolled(tenant) && !waits(),
-            Observe::Watched => self.super_synced(),
+            Observe::Watched => self.super_synced() && self.0.super_synced.contains(&key.kind),
             Observe::Patrolled => self.super_synced() && tenant.index.lock().synced(key.kind, true) && !waits(),
         };
         listed && tenant.index.lock().synced(key.kind, false)

@@ -329,3 +329,23 @@ fn s34_objects_without_end_are_not_taken_in() {
     index.list_begins(key("a").kind, true);
     assert!(index.tenant_seen(&key("b"), some, &[]) && index.left_out() == 0);
 }
+
+#[test]
+fn a_kind_that_is_left_is_forgotten_and_what_is_still_told_of_it_is_late() {
+    let mut index = Index::default();
+    let other = Key { kind: KindId::named("Ingress").unwrap(), ..key("a") };
+    for key in [key("a"), other.clone()] {
+        index.list_begins(key.kind, true);
+        index.tenant_seen(&key, facts(1, 5), &[]);
+        index.super_seen(&key, facts(50, 3), place(1), None);
+        index.list_ends(key.kind, true);
+    }
+    index.reset_kind(key("a").kind);
+    assert!(!index.synced(key("a").kind, false) && index.synced(other.kind, false));
+    let entry = index.get(&key("a")).unwrap();
+    assert!(matches!((&entry.tenant, &entry.sup), (Slot::Unknown, Slot::Here(..))), "what is below is known");
+    index.end_kind(key("a").kind);
+    assert!(!index.tenant_seen(&key("a"), facts(1, 6), &[]) && !index.super_seen(&key("a"), facts(50, 4), place(1), None));
+    assert!(!index.super_gone(&key("a"), Uid::from_bits(50), Evidence::Seen));
+    assert!(index.get(&key("a")).is_none() && index.get(&other).is_some());
+}

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Job, Standing};
 use crate::brake::Say;
+use crate::engine::configured::DEFINITIONS;
 use crate::engine::intake::super_known;
 use crate::index::{Slot, uid_of};
 use crate::remote::CallError;
@@ -102,8 +103,20 @@ impl Job<'_> {
         }
         let collection = self.kind.resource().collection(self.key.namespace.as_ref().map(Namespace::as_str));
         let path = format!("{collection}?fieldSelector=metadata.name%3D{}", self.key.name);
-        let list = self.attached.remote.list_metadata(path, None).await?;
-        let list: Standing = serde_json::from_slice(&list).map_err(unreadable)?;
+        let list = match self.attached.remote.list_metadata(path, None).await {
+            // A kind that nobody defines has no objects.
+            Err(error) if error.is_not_found() && self.key.kind.is_made() => {
+                let resource = self.kind.resource();
+                let path = format!("{DEFINITIONS}?fieldSelector=metadata.name%3D{}.{}", resource.plural, resource.group);
+                let definitions = self.attached.remote.list_metadata(path, None).await?;
+                let definitions: Standing = serde_json::from_slice(&definitions).map_err(unreadable)?;
+                if definitions.items.as_ref().is_some_and(|items| !items.is_empty()) {
+                    return Err(error);
+                }
+                definitions
+            }
+            list => serde_json::from_slice(&list?).map_err(unreadable)?,
+        };
         let version: u64 = list.metadata.resource_version.parse().unwrap_or(0);
         let built = self.tenant.index.lock().built_high;
         if self.attached.is_set_back(version, built) {
