@@ -10,7 +10,5 @@ pub mod virtual_cluster;
 
 pub use cluster_version::{ClusterVersion, ClusterVersionSpec};
 pub use condition::{Condition, ConditionStatus, ConditionType, condition, set_condition};
-pub use synced_resource::{
-    Direction, Field, FieldVerdict, FollowedVersion, SyncedResource, SyncedResourceSpec, SyncedResourceStatus,
-};
+pub use synced_resource::{Direction, Field, FieldVerdict, FollowedVersion, SyncedResource, SyncedResourceSpec, SyncedResourceStatus};
 pub use virtual_cluster::{DeletionPolicy, NodeMode, Nodes, VirtualCluster, VirtualClusterSpec, VirtualClusterStatus};

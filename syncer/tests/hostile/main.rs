@@ -53,7 +53,8 @@ impl Heard {
 
     fn told_of(server: &Server, limits: Limits, bounds: Bounds, optional: Option<Duration>) -> Self {
         let remote = remote(server, limits);
-        let source = Source { path: "/api/v1/configmaps".into(), kind: "ConfigMap", selector: None, name: None, from_now: false, bounds, optional };
+        let source =
+            Source { path: "/api/v1/configmaps".into(), kind: "ConfigMap", selector: None, name: None, from_now: false, bounds, optional };
         let (sender, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(run(remote, source, move |told| drop(sender.send(told))));
