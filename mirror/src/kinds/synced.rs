@@ -1,7 +1,7 @@
 //! A kind of custom resources, as a `SyncedResource` configures it: a row that is made at run time, and goes down like any other.
 //!
 //! What nobody of us has read can carry anything: Pods, references out of the tenant's namespace, marks of ours. So nothing is carried that the
-//! administrator has not named, and of what he names as a whole what leads out is refused unless it is named itself ([`fields`]).
+//! administrator has not named, and of what he names as a whole what leads out is refused unless it is named itself (`fields`).
 //!
 //! *Caveats*: what of the spec we never ask for stays as the super cluster has it; of what we ask for, what a controller there fills in is
 //! taken away again unless the verdict is `CopyOrKeep`.
