@@ -209,8 +209,10 @@ async fn binding(story: &Story) -> anyhow::Result<()> {
 async fn forbidden(story: &Story) -> anyhow::Result<()> {
     let tenant = story.tenant(0)?;
     let roles = Api::<ClusterRole>::all(story.bed.sup.client());
-    let rights = roles.get(keys::WRITER_ROLE).await?.rules;
-    edit(&roles, keys::WRITER_ROLE, json!({ "rules": [] })).await?;
+    // The role itself is what a controller makes of its parts.
+    let part = format!("{}-kinds", keys::WRITER_ROLE);
+    let rights = roles.get(&part).await?.rules;
+    edit(&roles, &part, json!({ "rules": [] })).await?;
     let place = tenant.namespace_below("bound");
     let user = format!("system:serviceaccount:{}:{}", keys::WRITERS_NAMESPACE, tenant.id.writer());
     let ask = json!({ "spec": { "user": user, "resourceAttributes": { "namespace": place, "verb": "create", "resource": "services" } } });
@@ -227,7 +229,7 @@ async fn forbidden(story: &Story) -> anyhow::Result<()> {
     anyhow::ensure!(!said.contains(keys::WRITERS_NAMESPACE) && !said.contains(tenant.id.writer().as_str()), "the tenant reads {said:?}");
     let message = story.standing(0)?.says("Ready", "True", "WriterForbidden").await?;
     anyhow::ensure!(message.contains(&place) && message.contains(keys::WRITER_ROLE), "the condition does not say what to mend: {message}");
-    edit(&roles, keys::WRITER_ROLE, json!({ "rules": rights })).await?;
+    edit(&roles, &part, json!({ "rules": rights })).await?;
     tenant.holds_below::<Service>("it goes down", "bound", "late", |_| true).await?;
     story.standing(0)?.says("Ready", "True", "Synced").await.map(drop)
 }

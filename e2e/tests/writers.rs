@@ -63,7 +63,7 @@ async fn weighed(story: &Story) -> anyhow::Result<()> {
     syncer.kept_alive(told).await
 }
 
-/// Gives the tenants their weights while the syncer runs, and both something to do while it is held: then counts whose turn it was.
+/// Gives the tenants their weights while the syncer runs, and both something to do while nothing can be written: then counts whose turn it was.
 async fn turns(story: &Story, syncer: &SyncerProcess, round: &str, weights: [u8; 2]) -> anyhow::Result<()> {
     for (i, weight) in weights.into_iter().enumerate() {
         story.standing(i)?.change(&json!({ "spec": { "weight": weight } })).await?;
@@ -76,12 +76,21 @@ async fn turns(story: &Story, syncer: &SyncerProcess, round: &str, weights: [u8;
     story.standing(0)?.is_ready().await?;
     story.standing(1)?.is_ready().await?;
     let mark = story.bed.sup.audit().mark();
-    syncer.process.pause()?;
+    // The super cluster takes nothing until all wait: whose events come first is no matter then.
+    story.bed.sup.api_server.pause()?;
     let crowd = story.tenants.iter().flat_map(|tenant| (0..CROWD).map(move |i| (tenant, format!("{round}-{i}"))));
     let made = stream::iter(crowd).map(async |(tenant, name)| tenant.apply(&map(&name)).await.map(drop)).buffer_unordered(8);
-    let made = made.try_collect::<()>().await;
-    syncer.process.resume()?;
-    made?;
+    let wait = async {
+        made.try_collect::<()>().await?;
+        eventually("all wait", PATIENCE, async || {
+            let waiting = syncer.metric("vc_queue_length", "").await?;
+            Ok(Seen::when(waiting >= 0.95 * f64::from(u32::try_from(2 * CROWD)?), waiting))
+        })
+        .await
+    };
+    let waited = wait.await;
+    story.bed.sup.api_server.resume()?;
+    waited?;
     for tenant in &story.tenants {
         let maps: Api<ConfigMap> = tenant.below("default");
         eventually("all went down", PATIENCE, async || {

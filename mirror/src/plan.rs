@@ -539,7 +539,7 @@ fn refused(kind: &dyn Downward, sup: &SuperCopy, hold: Hold, cx: &Cx<'_>) -> Out
 /// What stands against the super copy where somebody else bound the tenant's: a node that its API server or its user chose, and that the
 /// super copy was not made for. The node is no part of what moves, so this is looked at whenever it shows.
 fn misplaced(kind: &dyn Downward, tenant: &TenantCopy, sup: &SuperCopy, cx: &Cx<'_>) -> Early<Option<Hold>> {
-    if tenant.facts.deleting || !bound_by_another(&tenant.facts) || tenant.facts.node == sup.facts.node {
+    if !kind.graceful() || tenant.facts.deleting || !bound_by_another(&tenant.facts) || tenant.facts.node == sup.facts.node {
         return Ok(None);
     }
     let Some(body) = &tenant.body else {

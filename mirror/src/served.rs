@@ -15,6 +15,13 @@ pub enum Served {
     Versions(BTreeMap<String, bool>),
 }
 
+/// Bytes of a definition that are read: more than etcd stores of one.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Versions that one may serve, and the characters of a name of one: it is a DNS label.
+const MOST_VERSIONS: usize = 32;
+const LONGEST_NAME: usize = 63;
+
 /// Where there is no definition.
 pub const UNDEFINED: Served = Served::Not("there is no such CustomResourceDefinition");
 
@@ -71,6 +78,9 @@ impl Served {
     ///
     /// *Errors*: it is none.
     pub fn of(definition: &[u8], spec: &SyncedResourceSpec) -> Result<Self, serde_json::Error> {
+        if definition.len() > MOST_BYTES {
+            return Ok(Self::Not("the definition is too large"));
+        }
         let definition: Definition = serde_json::from_slice(definition)?;
         let Spec { group, names, scope, versions } = definition.spec;
         if (group, names.plural, names.kind) != (spec.group.clone(), spec.plural.clone(), spec.kind.clone()) {
@@ -83,8 +93,14 @@ impl Served {
         if !definition.status.conditions.iter().any(is_served) {
             return Ok(Self::Not("the definition is not established"));
         }
-        let versions = versions.into_iter().filter(|version| version.served);
-        Ok(Self::Versions(versions.map(|version| (version.name, version.subresources.status.is_some())).collect()))
+        let versions: Vec<_> = versions.into_iter().filter(|version| version.served).collect();
+        let is_name =
+            |name: &str| !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if versions.len() > MOST_VERSIONS || !versions.iter().all(|version| is_name(&version.name)) {
+            return Ok(Self::Not("its versions cannot be read"));
+        }
+        let versions = versions.into_iter().map(|version| (version.name, version.subresources.status.is_some()));
+        Ok(Self::Versions(versions.collect()))
     }
 
     /// The versions, newest first.
@@ -184,5 +200,18 @@ mod tests {
         young["status"] = json!({});
         assert!(matches!(served(&young), Served::Not(_)));
         assert!(Served::of(b"{}", &spec()).is_err());
+    }
+
+    #[test]
+    fn s33_versions_without_end_or_with_any_name_are_none() {
+        let long = "v".repeat(64);
+        let many: Vec<String> = (1..=33).map(|number| format!("v{number}")).collect();
+        for names in [vec![long.as_str()], vec!["v1", "a\nb"], vec![""], many.iter().map(String::as_str).collect()] {
+            let versions: Vec<_> = names.iter().map(|name| (*name, true, false)).collect();
+            let served = Served::of(definition(&versions).to_string().as_bytes(), &spec()).unwrap();
+            assert_eq!(served, Served::Not("its versions cannot be read"), "{names:?}");
+        }
+        let large = definition(&[("v1", true, false)]).to_string() + &" ".repeat(MOST_BYTES);
+        assert_eq!(Served::of(large.as_bytes(), &spec()).unwrap(), Served::Not("the definition is too large"));
     }
 }

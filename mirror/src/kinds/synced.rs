@@ -8,6 +8,8 @@
 
 mod fields;
 
+use std::collections::BTreeMap;
+
 use common::api::{FieldVerdict, SyncedResourceSpec};
 use common::{InSuper, InTenant, Owner, keys};
 use serde_json::{Map, Value};
@@ -35,6 +37,8 @@ pub struct Synced {
     fields: Fields,
     tables: &'static [(&'static str, &'static Table)],
     selector: Option<&'static str>,
+    /// The same, as labels.
+    labels: BTreeMap<String, String>,
     bounds: &'static [Bound],
     /// Where what comes back stands, below the status; one that is empty is the whole.
     returns: Vec<Vec<String>>,
@@ -71,6 +75,7 @@ impl Synced {
             fields,
             tables: Box::leak(Box::new([("", table)])),
             selector: selector.as_deref().map(leak),
+            labels: spec.match_labels.clone(),
             bounds: Box::leak(Box::new([Bound {
                 reason: "TooManyObjects",
                 what: leak(&format!("{}.{}", spec.plural, spec.group)),
@@ -129,6 +134,9 @@ impl Downward for Synced {
     }
 
     fn down(&self, InTenant(tenant): &InTenant<Object>, cx: &Cx<'_>) -> Result<InSuper<Content>, Hold> {
+        if !self.labels.iter().all(|(key, value)| tenant.meta.labels.get(key) == Some(value)) {
+            return Err(Hold::Stays);
+        }
         let table = self.tables.first().map_or(&[][..], |(_, table)| *table);
         // Never what is unknown, whatever the policy says of kinds whose schema we know.
         let mut body = carry_body(&tenant.body, table, false).map_err(unnamed)?;

@@ -15,6 +15,7 @@ mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::api::{SyncedResource, SyncedResourceSpec, SyncedResourceStatus};
 use common::{Side, Super, TenantId};
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use runtime::log::Chain;
 use runtime::task::Tasks;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use self::each::{AtEnd, Set, each};
 use super::intake::{chain, whole};
@@ -91,6 +93,12 @@ struct Row {
     failed: Mutex<Option<String>>,
 }
 
+/// The longest time that a tenant's definition that changes again and again is not looked at; it begins with a second.
+const LONGEST: Duration = Duration::from_mins(1);
+
+/// So long it must have stayed the same to be looked at at once.
+const QUIET: Duration = Duration::from_mins(5);
+
 /// Where definitions are.
 pub(super) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
@@ -137,6 +145,9 @@ impl Engine {
             }
             Told::Gone(bytes) => {
                 if let Ok(object) = serde_json::from_slice::<SyncedResource>(&bytes) {
+                    if let Some(listed) = listed {
+                        listed.remove(&object.name_any());
+                    }
                     configured.replace(&object.name_any(), None);
                 }
             }
@@ -212,6 +223,7 @@ impl Engine {
         let definition = run(attached.remote.clone(), definition_of(&kind.asked), sink);
         let objects = async {
             let mut row: Option<Arc<Row>> = None;
+            let (mut wait, mut changed_at) = (Duration::ZERO, Instant::now());
             loop {
                 let now = served.borrow_and_update().clone();
                 let next = now.as_ref().and_then(|now| self.meet(&kind, attached, now));
@@ -227,9 +239,18 @@ impl Engine {
                     }
                     std::future::pending::<()>().await;
                 };
+                let changed = async {
+                    let is_over = served.changed().await.is_err();
+                    if changed_at.elapsed() > QUIET {
+                        wait = Duration::ZERO;
+                    }
+                    tokio::time::sleep(wait).await;
+                    (wait, changed_at) = ((wait * 2).clamp(Duration::from_secs(1), LONGEST), Instant::now());
+                    is_over
+                };
                 tokio::select! {
                     () = objects => {}
-                    changed = served.changed() => if changed.is_err() { return },
+                    is_over = changed => if is_over { return },
                 }
             }
         };
@@ -306,11 +327,11 @@ impl Configured {
     /// The row of a version that is followed; none if the kind is followed no more.
     fn row(&self, kind: &Arc<Followed>, version: &str) -> Option<Arc<Row>> {
         let is_it = |row: &&Arc<Row>| Arc::ptr_eq(&row.of, kind) && row.kind.kind().resource().version == version;
-        let is_followed = self.followed.borrow().iter().any(|followed| Arc::ptr_eq(followed, kind));
+        let is_followed = || self.followed.borrow().iter().any(|followed| Arc::ptr_eq(followed, kind));
         let mut found = None;
         self.rows.send_if_modified(|all| {
             found = all.iter().find(is_it).cloned();
-            if found.is_some() || !is_followed {
+            if found.is_some() || !is_followed() {
                 return false;
             }
             // It was looked through before it was followed.
@@ -378,7 +399,10 @@ fn served_told(told: Told, spec: &SyncedResourceSpec, found: &mut Option<Served>
                 None => is_now(served),
             }
         }
-        Told::Gone(_) => is_now(UNDEFINED),
+        Told::Gone(_) => match found {
+            Some(found) => *found = UNDEFINED,
+            None => is_now(UNDEFINED),
+        },
         Told::ListEnds(_) => found.take().into_iter().for_each(is_now),
         Told::Failed(error) => tracing::debug!(kind = spec.kind, error = %chain(&error), "a definition cannot be followed"),
         Told::Opened | Told::Unreadable(_) | Told::Unserved => {}

@@ -184,7 +184,12 @@ impl Engine {
             self.unreadable(Super::NAME, kind.kind().resource().kind, &self.0.noted, &error);
             true
         });
-        if tenant.index.lock().super_seen(&key, seen.facts, place, Some(bytes)) && tenant.attached().is_some() {
+        let mut index = tenant.index.lock();
+        // Of a kind that is configured each version shows what all tenants have: those that met the super cluster in another keep nothing of it here.
+        let body = (!kind.is_made() || index.synced(kind, false)).then_some(bytes.as_ref());
+        let is_news = index.super_seen(&key, seen.facts, place, body);
+        drop(index);
+        if is_news && tenant.attached().is_some() {
             self.0.work.push(&tenant.lane, key);
         }
         if moved {

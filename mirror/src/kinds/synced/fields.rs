@@ -196,7 +196,8 @@ fn stays_within(value: &Value, at: &str) -> Result<(), Hold> {
 
 fn leads_out(key: &str) -> bool {
     let lower = key.to_ascii_lowercase();
-    LEADS_OUT.contains(&key) || ["namespace", "namespaces", "namespaceselector"].iter().any(|end| lower.ends_with(end))
+    LEADS_OUT.iter().any(|known| known.eq_ignore_ascii_case(key))
+        || ["namespace", "namespaces", "namespaceselector"].iter().any(|end| lower.ends_with(end))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl Engine {
             configured.moved.notified().await;
             tokio::time::sleep(TOGETHER).await;
             let all = configured.asked.borrow().clone();
-            let mut has_written = false;
+            let (mut has_written, mut has_failed) = (false, false);
             for asked in all.iter() {
                 let Some(wanted) = self.wanted(asked) else { continue };
                 let (path, status) = (format!("{CONFIGURED}/{}/status", asked.name), json!({"status": wanted}));
@@ -44,10 +44,13 @@ impl Engine {
                     Err(error) if error.is_not_found() => {}
                     Err(error) => {
                         tracing::warn!(object = asked.name, error = %chain(&error), "status of the SyncedResource not written");
-                        tokio::time::sleep(AGAIN).await;
-                        configured.moved.notify_one();
+                        has_failed = true;
                     }
                 }
+            }
+            if has_failed {
+                tokio::time::sleep(AGAIN).await;
+                configured.moved.notify_one();
             }
             if has_written {
                 tokio::time::sleep(PACE).await;
@@ -77,12 +80,16 @@ impl Engine {
         }
         let followed = self.0.configured.followed.borrow().iter().find(|kind| Arc::ptr_eq(&kind.asked, asked)).cloned()?;
         let mut versions: BTreeMap<String, i32> = BTreeMap::new();
-        let mut nowhere = Vec::new();
+        let (mut named, mut nowhere) = (Vec::new(), 0_usize);
         for met in followed.tenants.lock().values() {
             match met {
                 Met::In(version) => *versions.entry(version.clone()).or_default() += 1,
-                Met::Nowhere(who, serves) if serves.is_empty() => nowhere.push(format!("{who} serves none")),
-                Met::Nowhere(who, serves) => nowhere.push(format!("{who} serves {}", serves.join(", "))),
+                Met::Nowhere(who, serves) => {
+                    nowhere += 1;
+                    if named.len() < NAMED {
+                        named.push(format!("{who} serves {}", if serves.is_empty() { "none".to_owned() } else { serves.join(", ") }));
+                    }
+                }
             }
         }
         let failed =
@@ -92,11 +99,10 @@ impl Engine {
                 "NotRead",
                 format!("it cannot be read in this cluster: {error}; the rights need the label {}", common::keys::AGGREGATE_TO_SYNCER),
             )
-        } else if nowhere.is_empty() {
+        } else if nowhere == 0 {
             Condition::new(ConditionType::Ready, ConditionStatus::True, "Followed", "it goes down where tenants have it")
         } else {
-            let named: Vec<_> = nowhere.iter().take(NAMED).map(String::as_str).collect();
-            let rest = nowhere.len().saturating_sub(NAMED);
+            let rest = nowhere.saturating_sub(named.len());
             let more = if rest == 0 { String::new() } else { format!("; and {rest} more") };
             let here = followed.served.names().join(", ");
             not("NoCommonVersion", format!("this cluster serves {here}; of the tenants, {}{more}", named.join("; ")))
